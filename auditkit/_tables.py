@@ -1,0 +1,131 @@
+"""Read a table file into a DataFrame without running anything in it; every failure says what is wrong with the file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from auditkit.errors import InputError, SchemaError, UntrustedFileError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+MISSING_TEXTS = ("", "NA", "N/A", "NaN", "nan", "null", "NULL")
+"""CSV texts read as missing; "None" is not among them, because it is a legitimate category."""
+
+_PICKLES = (".pkl", ".pickle", ".joblib")
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """Read a .csv, .parquet, .arrow or .feather file.
+
+    Args:
+        path: The file. CSV must be UTF-8, comma-separated and have a header; the texts in ``MISSING_TEXTS`` are
+            missing values.
+
+    Returns:
+        The rows, numbered from 0; a pandas index stored in the file is dropped.
+
+    Raises:
+        InputError: The file is missing, a folder, empty, damaged, ragged or of an unsupported kind.
+        SchemaError: Two columns have the same name.
+        UntrustedFileError: The file is a pickle.
+    """
+    file = Path(path)
+    reader = _reader(file)
+    if not file.exists():
+        raise InputError(f"path: there is no file {str(path)!r}; check the spelling and the working directory")
+    if file.is_dir():
+        raise InputError(f"path: {str(path)!r} is a folder; name one {_supported()} file in it")
+    if file.stat().st_size == 0:
+        raise InputError(f"path: {str(path)!r} is empty (0 bytes)")
+    table = _read_checked(reader, file)
+    _check_columns(table, file)
+    frame = table.to_pandas(ignore_metadata=True)
+    return frame.drop(columns=[column for column in frame if str(column).startswith("__index_level_")])
+
+
+def hash_file(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _reader(file: Path) -> Callable[[Path], pa.Table]:
+    suffix = file.suffix.lower()
+    if suffix in _PICKLES:
+        raise UntrustedFileError(
+            f"path: {file.name!r} is a pickle, which can run code when it is read; "
+            "save the table with DataFrame.to_parquet or to_csv instead"
+        )
+    if suffix not in _READERS:
+        raise InputError(f"path: {file.name!r} has the suffix {suffix!r}; supported are {_supported()}")
+    return _READERS[suffix]
+
+
+def _read_checked(reader: Callable[[Path], pa.Table], file: Path) -> pa.Table:
+    import pyarrow as pa
+
+    try:
+        table = reader(file)
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"path: {str(file)!r} cannot be read as {file.suffix}: {reason}") from error
+    if table.num_rows == 0:
+        raise InputError(f"path: {str(file)!r} has columns but no rows")
+    return table
+
+
+def _check_columns(table: pa.Table, file: Path) -> None:
+    import pyarrow as pa
+
+    repeated = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
+    if repeated:
+        raise SchemaError(
+            f"path: {file.name!r} has several columns called {', '.join(map(repr, repeated))}; rename them"
+        )
+    undecoded = [field.name for field in table.schema if pa.types.is_binary(field.type)]
+    if file.suffix.lower() == ".csv" and undecoded:
+        raise InputError(f"path: {file.name!r} is not UTF-8 in column {undecoded[0]!r}; save it again as UTF-8")
+    only = table.column_names[0] if table.num_columns == 1 else ""
+    if ";" in only or "\t" in only:
+        raise SchemaError(f"path: {file.name!r} is not separated by commas (header {only[:60]!r}); save it with commas")
+
+
+def _read_csv(file: Path) -> pa.Table:
+    from pyarrow import csv
+
+    # Arrow rejects rows that are too short as well as too long; pandas would fill the short ones in silence.
+    return csv.read_csv(
+        file,
+        parse_options=csv.ParseOptions(newlines_in_values=True),
+        convert_options=csv.ConvertOptions(strings_can_be_null=True, null_values=list(MISSING_TEXTS)),
+    )
+
+
+def _read_parquet(file: Path) -> pa.Table:
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(file) as stored:
+        return stored.read()
+
+
+def _read_arrow(file: Path) -> pa.Table:
+    from pyarrow import feather
+
+    return feather.read_table(file, memory_map=False)
+
+
+_READERS: dict[str, Callable[[Path], pa.Table]] = {
+    ".csv": _read_csv,
+    ".parquet": _read_parquet,
+    ".arrow": _read_arrow,
+    ".feather": _read_arrow,
+}
+
+
+def _supported() -> str:
+    return ", ".join(_READERS)

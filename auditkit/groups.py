@@ -1,0 +1,232 @@
+"""Protected attributes as integer codes, and the cells that they split the rows into."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from auditkit._typing import IntArray, VectorLike
+from auditkit._validation import to_numpy
+from auditkit.errors import InputError, SchemaError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+
+LABEL = "@label"
+"""Name of the stratum formed by the labels, wherever a criterion is ``given`` something."""
+
+MISSING = "(missing)"
+"""Category of the rows whose attribute value is None or NaN."""
+
+
+@dataclass(frozen=True, eq=False)
+class CellTable:
+    """The combinations of attribute (and label) values that occur, without the rows.
+
+    Attributes:
+        names: The columns that were crossed, shape (a,).
+        codes: Category code of every cell in every column, shape (c, a).
+        categories: The values behind the codes, one tuple per column.
+    """
+
+    names: tuple[str, ...]
+    codes: IntArray
+    categories: tuple[tuple[Hashable, ...], ...]
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells c."""
+        return len(self.codes)
+
+    def columns(self, names: Iterable[str]) -> list[int]:
+        """Positions of the named columns."""
+        return [self.names.index(name) for name in names]
+
+    def value(self, cell: int, name: str) -> Hashable:
+        """Value of one column in one cell."""
+        column = self.names.index(name)
+        return self.categories[column][self.codes[cell, column]]
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """Rows assigned to cells.
+
+    Attributes:
+        table: What the cells are.
+        index: Cell of every row, shape (n,).
+    """
+
+    table: CellTable
+    index: IntArray
+
+    @cached_property
+    def _device_index(self) -> dict[Any, Any]:
+        return {}
+
+    def index_on(self, device: torch.device) -> torch.Tensor:
+        """The row-to-cell index as an int64 tensor on ``device`` (kept after the first call)."""
+        import torch
+
+        if device not in self._device_index:
+            self._device_index[device] = torch.as_tensor(self.index, device=device)
+        return self._device_index[device]
+
+
+class Groups:
+    """The protected attributes (and legitimate strata) of n rows.
+
+    Args:
+        attributes: Column name → one hashable value per row; also a DataFrame. Missing values (None, NaN) form
+            their own category ``"(missing)"``. A pandas categorical keeps categories that no row has, so that a
+            group without rows is reported instead of forgotten.
+
+    Raises:
+        InputError: No column, columns of different lengths, or values that are not one-dimensional.
+    """
+
+    def __init__(self, attributes: Mapping[str, VectorLike] | pd.DataFrame) -> None:
+        columns = {str(name): attributes[name] for name in attributes}
+        if not columns:
+            raise InputError('groups needs at least one attribute; pass e.g. Groups({"sex": sex})')
+        self._codes: dict[str, IntArray] = {}
+        self._categories: dict[str, tuple[Hashable, ...]] = {}
+        self._cells: dict[tuple[str, ...], Cells] = {}
+        self.derived: dict[Hashable, Any] = {}  # what others computed from the groups alone, kept for the next call
+        for name, values in columns.items():
+            if name == LABEL:
+                raise InputError(f"an attribute cannot be called {LABEL!r}; that name stands for the labels")
+            self._codes[name], self._categories[name] = factorize(name, values)
+        lengths = {name: len(codes) for name, codes in self._codes.items()}
+        if len(set(lengths.values())) > 1:
+            raise InputError(f"all attributes must have the same number of rows; got {lengths}")
+        self.n_rows: int = next(iter(lengths.values()))
+
+    def __len__(self) -> int:
+        return self.n_rows
+
+    def __repr__(self) -> str:
+        columns = ", ".join(f"{name} ({len(c)})" for name, c in self._categories.items())
+        return f"Groups(n_rows={self.n_rows}; {columns})"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Column names, in the order given."""
+        return tuple(self._codes)
+
+    def codes(self, name: str) -> IntArray:
+        """Category code of every row in one column, shape (n,)."""
+        self._require(name)
+        return self._codes[name]
+
+    def categories(self, name: str) -> tuple[Hashable, ...]:
+        """Values of one column, sorted; ``"(missing)"`` last."""
+        self._require(name)
+        return self._categories[name]
+
+    def values(self, name: str) -> np.ndarray[Any, Any]:
+        """One column as an object array of its values, shape (n,)."""
+        return object_array(self.categories(name))[self.codes(name)]
+
+    def take(self, rows: VectorLike) -> Groups:
+        """The groups of some rows (indices or a boolean mask), with the same categories."""
+        chosen = to_numpy(rows)
+        part = object.__new__(Groups)
+        part._codes = {name: codes[chosen] for name, codes in self._codes.items()}
+        part._categories = self._categories
+        part._cells = {}
+        part.derived = {}
+        part.n_rows = len(next(iter(part._codes.values())))
+        return part
+
+    def cells(self, names: Sequence[str], *, labels: VectorLike | None = None) -> Cells:
+        """Cross the named columns into the cells that occur.
+
+        Args:
+            names: Column names; may hold ``LABEL``, which stands for ``labels``.
+            labels: Label of every row, shape (n,); needed only with ``LABEL``.
+
+        Returns:
+            The cells in lexicographic order of their codes.
+        """
+        key = tuple(dict.fromkeys(names))
+        if LABEL in key:
+            return self._cross(key, labels)
+        if key not in self._cells:
+            self._cells[key] = self._cross(key, None)
+        return self._cells[key]
+
+    def _cross(self, names: tuple[str, ...], labels: VectorLike | None) -> Cells:
+        codes, categories = [], []
+        for name in names:
+            if name == LABEL:
+                column, values = self._label_codes(labels)
+            else:
+                column, values = self.codes(name), self.categories(name)
+            codes.append(column)
+            categories.append(values)
+        sizes = [len(values) for values in categories]
+        if np.prod([float(size) for size in sizes]) > 2**62:
+            raise InputError(f"crossing {names} makes too many combinations; cross fewer attributes or bin them")
+        flat = np.zeros(self.n_rows, dtype=np.int64)
+        for column, size in zip(codes, sizes, strict=True):
+            flat = flat * size + column
+        occurring, index = np.unique(flat, return_inverse=True)
+        table = np.stack(np.unravel_index(occurring, sizes), axis=1) if names else np.zeros((len(occurring), 0), np.int64)
+        return Cells(CellTable(names, table.astype(np.int64), tuple(categories)), index.astype(np.int64))
+
+    def _label_codes(self, labels: VectorLike | None) -> tuple[IntArray, tuple[Hashable, ...]]:
+        if labels is None:
+            raise InputError("labels are needed: a criterion is conditioned on the label; pass labels=")
+        codes, categories = factorize("labels", labels)
+        if len(codes) != self.n_rows:
+            raise InputError(f"labels must have {self.n_rows} rows, as many as groups has; got {len(codes)}")
+        return codes, categories
+
+    def _require(self, name: str) -> None:
+        if name not in self._codes:
+            raise SchemaError(f"groups has no attribute {name!r}; it has {', '.join(map(repr, self.names))}")
+
+
+def factorize(name: str, values: VectorLike) -> tuple[IntArray, tuple[Hashable, ...]]:
+    """Replace values by codes into their sorted categories, ``"(missing)"`` last."""
+    import pandas as pd
+
+    if isinstance(values, pd.Series):
+        series = values.reset_index(drop=True)
+    else:
+        array = to_numpy(values)
+        if array.ndim != 1:
+            raise InputError(f"attribute {name!r} must have shape (n,), one value per row; got shape {array.shape}")
+        series = pd.Series(array)
+    if isinstance(series.dtype, pd.CategoricalDtype):
+        codes, categories = series.cat.codes.to_numpy().astype(np.int64), list(series.cat.categories)
+    else:
+        codes, uniques = pd.factorize(series, use_na_sentinel=True)
+        codes, categories = _sort_categories(codes.astype(np.int64), list(uniques))
+    plain: list[Hashable] = [value.item() if isinstance(value, np.generic) else value for value in categories]
+    if (codes < 0).any():
+        codes = np.where(codes < 0, len(plain), codes)
+        plain.append(MISSING)
+    return codes, tuple(plain)
+
+
+def _sort_categories(codes: IntArray, categories: list[Any]) -> tuple[IntArray, list[Any]]:
+    try:
+        order = sorted(range(len(categories)), key=categories.__getitem__)
+    except TypeError:  # values of several types have no common order; their text does
+        order = sorted(range(len(categories)), key=lambda i: (type(categories[i]).__name__, str(categories[i])))
+    rank = np.empty(len(order) + 1, dtype=np.int64)
+    rank[order] = np.arange(len(order))
+    rank[-1] = -1  # the missing sentinel stays -1
+    return rank[codes], [categories[i] for i in order]
+
+
+def object_array(values: Sequence[Hashable]) -> np.ndarray[Any, Any]:
+    """An object array that keeps tuples whole instead of unpacking them."""
+    return np.fromiter(values, dtype=object, count=len(values))

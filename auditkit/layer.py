@@ -1,0 +1,324 @@
+"""The fairness layer and `project`: the Euclidean projection of scores onto the fairness constraint set.
+
+    ỹ = argmin ½ Σ wᵢ (yᵢ − zᵢ)²   subject to   L ≤ T·M·y ≤ U   and, if bounds are given,   lb ≤ y ≤ ub
+
+The forward pass finds which constraints and bounds are active; the result is then computed once more from that knowledge by
+differentiable operations, so that autograd yields J = D − D Aᵀ (A D Aᵀ)⁺ A D (A: active rows of T·M, D: rows that no bound
+holds) without a solver in the backward pass. Source: METHOD §2; arXiv 2605.17118.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from auditkit._typing import FloatArray, VectorLike
+from auditkit._validation import check_vector
+from auditkit.criteria import Criterion, check_criteria
+from auditkit.errors import InfeasibleError, InputError, SolverError
+from auditkit.groups import Groups
+from auditkit.projection import (
+    ConstraintSystem,
+    ProjectionProblem,
+    ProjectionResult,
+    Solution,
+    Status,
+    build_constraints,
+    build_problem,
+    certify,
+    check_row_inputs,
+)
+from auditkit.solvers import solve
+from auditkit.solvers.active_set import CellRange, conflicting_criteria, smallest_relaxation
+from auditkit.solvers.closed_form import StratumLayout, find_layout, recover_duals, shift_cells
+
+Bounds = tuple[Any, Any] | None
+OnInfeasible = Literal["raise", "relax"]
+
+
+def project(
+    scores: VectorLike,
+    groups: Groups,
+    criteria: Criterion | Sequence[Criterion],
+    *,
+    labels: VectorLike | None = None,
+    bounds: Bounds = None,
+    weights: VectorLike | None = None,
+    solver: str = "newton",
+    on_infeasible: OnInfeasible = "raise",
+) -> ProjectionResult:
+    """The closest scores that satisfy every criterion on these rows, with a certificate.
+
+        ỹ = argmin ½ Σ wᵢ (yᵢ − zᵢ)²   subject to   |contrast of cell means − target| ≤ ε,   lb ≤ y ≤ ub
+
+    Args:
+        scores: z, shape (n,).
+        groups: Attributes of the same rows.
+        criteria: One criterion or several that must hold together.
+        labels: y, shape (n,); needed by EER and by criteria given the label.
+        bounds: (lb, ub), each a number, one per row, or None.
+        weights: Row weights, shape (n,): a row of weight 2 counts as two equal rows, in the means and in the distance.
+        solver: "newton" (exact), "osqp" or "cvxpy" (general solvers at their own accuracy).
+        on_infeasible: "raise", or "relax" to return the scores with the least violation, marked as such.
+
+    Returns:
+        Scores of the kind, dtype and device that came in; multipliers and certificate in float64.
+
+    Raises:
+        InputError: Wrong shapes, NaN or infinite values, labels missing.
+        InfeasibleError: The criteria contradict each other or the bounds; names them and the smallest relaxation.
+        SolverError: The solver did not reach its accuracy.
+
+    Source: METHOD §2; arXiv 2605.17118, the fairness layer.
+    """
+    listed = check_criteria(criteria)
+    vector = _as_tensor(scores, groups)
+    checked_labels, checked_weights = check_row_inputs(groups, listed, labels, weights)
+    system = build_constraints(groups, listed, labels=checked_labels, weights=checked_weights)
+    problem = _make_feasible(
+        build_problem(vector, system, weights=checked_weights, bounds=bounds), on_infeasible=on_infeasible
+    )
+    solution = _solve(problem, solver)
+    output = solution.scores.to(vector.dtype)
+    return ProjectionResult(
+        scores=output if isinstance(scores, Tensor) else output.numpy(),
+        status=Status.RELAXED if problem.system.relaxation > 0 else Status.OPTIMAL,
+        duals=solution.duals,
+        certificate=certify(problem, output, solution.duals),
+        constraints=tuple(system.contrasts.describe(k) for k in range(system.contrasts.n_contrasts)),
+        iterations=solution.iterations,
+        solver=solver,
+    )
+
+
+class FairnessLayer(nn.Module):
+    """Projection of a batch of scores onto the fairness constraint set, as the last module of a network.
+
+        ỹ = argmin ½‖y − z‖²   subject to   |contrast of cell means − target| ≤ ε for every criterion,   lb ≤ y ≤ ub
+
+    The guarantee is about the batch it is given: parity on every batch is not parity on their union. A group without a
+    row in the batch has no mean and is not constrained there. The layer holds no parameters and no state across batches.
+
+    Args:
+        criteria: One criterion or several that must hold together.
+        bounds: (lb, ub), each a number or None.
+        solver: "newton", "osqp" or "cvxpy"; which constraints are active is taken from its answer.
+        on_infeasible: "raise", or "relax" for the scores with the least violation.
+
+    Raises:
+        InputError: No criterion, or something that is not one.
+
+    Source: METHOD §2; arXiv 2605.17118, the fairness layer and its gradient.
+    """
+
+    def __init__(
+        self,
+        criteria: Criterion | Sequence[Criterion],
+        *,
+        bounds: Bounds = None,
+        solver: str = "newton",
+        on_infeasible: OnInfeasible = "raise",
+    ) -> None:
+        super().__init__()
+        self.criteria = check_criteria(criteria)
+        self.bounds = bounds
+        self.solver = solver
+        self.on_infeasible: OnInfeasible = on_infeasible
+
+    def extra_repr(self) -> str:
+        """What ``print`` shows between the brackets."""
+        return f"{', '.join(c.name for c in self.criteria)}, bounds={self.bounds}, solver={self.solver!r}"
+
+    def forward(
+        self,
+        scores: Float[Tensor, " n"],
+        groups: Groups,
+        labels: VectorLike | None = None,
+        *,
+        weights: VectorLike | None = None,
+    ) -> Float[Tensor, " n"]:
+        """Project a batch.
+
+        Args:
+            scores: z, shape (n,); gradients flow back through it.
+            groups: Attributes of the same rows.
+            labels: y, shape (n,); needed by EER and by criteria given the label.
+            weights: Row weights, shape (n,).
+
+        Returns:
+            ỹ, shape (n,), dtype and device of ``scores``.
+
+        Raises:
+            InputError: Wrong shapes, NaN or infinite values, labels missing.
+            InfeasibleError: The criteria contradict each other or the bounds.
+        """
+        _check_scores(scores, groups)
+        system, checked_weights = self._constraints(groups, labels, weights)
+        layout = find_layout_once(system, scores.device) if self.bounds is None and self.solver == "newton" else None
+        if layout is not None:
+            return _project_closed_form(scores, system, layout, checked_weights)
+        problem = build_problem(scores, system, weights=checked_weights, bounds=self.bounds)
+        problem = _make_feasible(problem, on_infeasible=self.on_infeasible)
+        return _replay(scores, problem, _solve(problem, self.solver))
+
+    def _constraints(
+        self, groups: Groups, labels: VectorLike | None, weights: VectorLike | None
+    ) -> tuple[ConstraintSystem, FloatArray | None]:
+        if weights is None and not any(criterion.needs_labels for criterion in self.criteria):
+            if self.criteria not in groups.derived:
+                groups.derived[self.criteria] = build_constraints(groups, self.criteria)
+            return groups.derived[self.criteria], None
+        checked_labels, checked_weights = check_row_inputs(groups, self.criteria, labels, weights)
+        system = build_constraints(groups, self.criteria, labels=checked_labels, weights=checked_weights)
+        return system, checked_weights
+
+
+def find_layout_once(system: ConstraintSystem, device: torch.device) -> StratumLayout | None:
+    """`find_layout`, kept with the system for the next batch of the same groups."""
+    if device not in system.layouts:
+        system.layouts[device] = find_layout(system, device)
+    return system.layouts[device]
+
+
+def _project_closed_form(
+    scores: Float[Tensor, " n"], system: ConstraintSystem, layout: StratumLayout, weights: FloatArray | None
+) -> Float[Tensor, " n"]:
+    index = system.cells.index_on(scores.device)
+    weight = torch.as_tensor(system.cell_weight, device=scores.device)
+    shift = _closed_form_shift(_cell_means(scores, index, weight, weights), weight, system, layout)
+    return (scores.to(torch.float64) + shift[index]).to(scores.dtype)
+
+
+def _closed_form_shift(
+    means: Float[Tensor, " c"], weight: Float[Tensor, " c"], system: ConstraintSystem, layout: StratumLayout
+) -> Float[Tensor, " c"]:
+    if system.label_mean is not None and system.criteria[0].family == "EER":
+        means = means - torch.as_tensor(system.label_mean, device=means.device)
+    return shift_cells(means, weight, layout, system.criteria[0].tolerance)
+
+
+def _cell_means(
+    values: Float[Tensor, " n"], index: Tensor, weight: Float[Tensor, " c"], weights: FloatArray | None
+) -> Float[Tensor, " c"]:
+    exact = values.to(torch.float64)
+    if weights is not None:
+        exact = exact * torch.as_tensor(weights, device=exact.device)
+    sums = torch.zeros_like(weight).index_add(0, index, exact)
+    return sums / torch.where(weight > 0, weight, 1.0)
+
+
+def _solve(problem: ProjectionProblem, solver: str) -> Solution:
+    layout = None if problem.is_bounded or problem.system.relaxation else find_layout(problem.system, problem.scores.device)
+    if solver != "newton" or layout is None:
+        return solve(problem, solver=solver)
+    means = torch.as_tensor(problem.cell_means(problem.scores), device=problem.scores.device)
+    weight = torch.as_tensor(problem.system.cell_weight, device=problem.scores.device)
+    shift = _closed_form_shift(means, weight, problem.system, layout).cpu().numpy()
+    return Solution(problem.shifted(shift), recover_duals(problem.system, shift), 0)
+
+
+def _replay(
+    scores: Float[Tensor, " n"], problem: ProjectionProblem, solution: Solution
+) -> Float[Tensor, " n"]:
+    """The solution from its active constraints and held rows, by differentiable operations.
+
+    At a kink (a constraint that is met with equality and has multiplier zero, a row exactly at its bound) the constraint
+    counts as inactive and the row as held: one element of the generalised Jacobian.
+    """
+    free = problem.free_rows(problem.explained_by(solution.duals))
+    exact = scores.to(torch.float64)
+    held = torch.where(free, exact, problem.clip(solution.scores))
+    shift = _active_shift(problem, held, free, solution)
+    output = torch.where(free, exact + shift[problem.index], held)
+    difference = float((output.detach() - solution.scores).abs().max()) if len(scores) else 0.0
+    if difference > 1e-6 * max(1.0, float(problem.scores.abs().max()) if len(scores) else 0.0):
+        raise SolverError(
+            f"the multipliers and the scores of the solver disagree by {difference:.2e}, so there is no reliable gradient; "
+            "use solver='newton'"
+        )
+    return output.to(scores.dtype)
+
+
+def _active_shift(problem: ProjectionProblem, held: Tensor, free: Tensor, solution: Solution) -> Float[Tensor, " c"]:
+    """δ = −W⁻¹ Aᵀν with (A D W⁻¹ Aᵀ) ν = A·(cell means) − side, A the active rows of T."""
+    system, device, active = problem.system, held.device, solution.active
+    if not active.size:
+        return torch.zeros(len(system.cell_weight), dtype=torch.float64, device=device)
+    weight = torch.as_tensor(np.where(system.cell_weight > 0, system.cell_weight, 1.0), device=device)
+    rows = torch.as_tensor(system.matrix[active], device=device)
+    upper_side = solution.duals[active] > 0
+    side = torch.as_tensor(np.where(upper_side, system.upper[active], system.lower[active]), device=device)
+    share = problem.cell_sums(free.to(torch.float64)) / weight
+    gram = (rows * (share / weight)) @ rows.T
+    inverse = torch.linalg.pinv(gram, hermitian=True, rtol=1e-12)
+    return -(rows.T @ (inverse @ (rows @ (problem.cell_sums(held) / weight) - side))) / weight
+
+
+def _make_feasible(problem: ProjectionProblem, *, on_infeasible: OnInfeasible) -> ProjectionProblem:
+    """The problem itself when it has a solution; else an error, or the least relaxation that gives it one."""
+    if on_infeasible not in ("raise", "relax"):
+        raise InputError(f"on_infeasible must be 'raise' or 'relax'; got {on_infeasible!r}")
+    if _is_always_feasible(problem):
+        return problem
+    system, cell_range = problem.system, _cell_range(problem)
+    relaxation = smallest_relaxation(system, cell_range, range(len(system.criteria)))
+    if relaxation == 0:
+        return problem
+    if on_infeasible == "relax":
+        return replace(problem, system=replace(system, relaxation=relaxation * (1 + 1e-6), layouts={}))
+    names = tuple(system.criteria[k].name for k in conflicting_criteria(system, cell_range))
+    within = " within the bounds" if problem.is_bounded else ""
+    raise InfeasibleError(
+        f"no scores satisfy {' and '.join(names)}{within}; every tolerance would have to grow by {relaxation:.6g}. "
+        "Raise the tolerances, widen the bounds, drop a criterion, or pass on_infeasible='relax'",
+        criteria=names,
+        smallest_relaxation=relaxation,
+    )
+
+
+def _is_always_feasible(problem: ProjectionProblem) -> bool:
+    """Constant scores satisfy pairwise parity; the labels themselves satisfy residual criteria when nothing bounds them."""
+    residual = problem.system.contrasts.residual
+    if problem.is_bounded:
+        scalar = all(b is None or b.ndim == 0 for b in (problem.lower_bound, problem.upper_bound))
+        return scalar and not residual.any()
+    return bool(residual.all() or not residual.any())
+
+
+def _cell_range(problem: ProjectionProblem) -> CellRange | None:
+    if not problem.is_bounded:
+        return None
+    ones = torch.ones_like(problem.scores)
+    size = len(problem.system.cell_weight)
+    low = None if problem.lower_bound is None else problem.cell_means(ones * problem.lower_bound)
+    high = None if problem.upper_bound is None else problem.cell_means(ones * problem.upper_bound)
+    return CellRange(
+        np.full(size, -np.inf) if low is None else low, np.full(size, np.inf) if high is None else high
+    )
+
+
+def _as_tensor(scores: VectorLike, groups: Groups) -> Tensor:
+    if isinstance(scores, Tensor):
+        _check_scores(scores, groups)
+        return scores.detach()
+    if isinstance(scores, np.ndarray) and scores.dtype == np.float32:
+        return torch.as_tensor(check_vector("scores", scores, n_rows=groups.n_rows).astype(np.float32))
+    return torch.as_tensor(check_vector("scores", scores, n_rows=groups.n_rows))
+
+
+def _check_scores(scores: Tensor, groups: Groups) -> None:
+    if not isinstance(groups, Groups):
+        raise InputError(f'groups must be an auditkit.Groups, e.g. Groups({{"sex": sex}}); got {type(groups).__name__}')
+    if scores.ndim != 1 or not scores.is_floating_point():
+        raise InputError(f"scores must be floating-point of shape (n,); got {scores.dtype} of shape {tuple(scores.shape)}")
+    if len(scores) != groups.n_rows:
+        raise InputError(f"scores must have {groups.n_rows} rows, as many as groups has; got {len(scores)}")
+    if not bool(torch.isfinite(scores.detach()).all()):
+        bad = torch.nonzero(~torch.isfinite(scores.detach())).flatten()
+        raise InputError(f"scores hold {len(bad)} NaN or infinite values (first at row {int(bad[0])}); drop or mend them")
