@@ -230,6 +230,14 @@ class Contrasts:
         second = np.where(_expand(self.minus, event_values) >= 0, event_values[self.minus], 0.0)
         return event_values[self.plus] - second
 
+    def contrast_sum(self, event_values: FloatArray) -> FloatArray:
+        """value[plus] + value[minus], the latter 0 where there is none; shape (m,)."""
+        return event_values[self.plus] + np.where(self.minus >= 0, event_values[self.minus], 0.0)
+
+    def contrast_min(self, event_values: FloatArray) -> FloatArray:
+        """The smaller of value[plus] and value[minus], the latter left out where there is none; shape (m,)."""
+        return np.minimum(event_values[self.plus], np.where(self.minus >= 0, event_values[self.minus], np.inf))
+
     def describe(self, contrast: int) -> str:
         """One contrast in words, e.g. ``Female − Male | label=1``."""
         plus, minus = self.events[self.plus[contrast]], self.minus[contrast]
