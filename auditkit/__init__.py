@@ -1,0 +1,127 @@
+"""auditkit: audit pretrained models for conditional parity and equalized residuals, and enforce both.
+
+Names are imported when they are first used, so that ``import auditkit`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from auditkit.auditing import AuditResult, audit, evaluate_moments, take_moments
+    from auditkit.baselines import Sample
+    from auditkit.comparison import CompareConfig, Comparison, compare
+    from auditkit.config import AuditFile, load_config, make_config, sample_config
+    from auditkit.criteria import (
+        ECP,
+        EER,
+        Criterion,
+        demographic_parity,
+        equal_opportunity,
+        equalized_odds,
+    )
+    from auditkit.datasets import AuditData, from_frame, load_table, split_rows
+    from auditkit.deployment import Calibration, calibrate
+    from auditkit.errors import AuditkitError
+    from auditkit.feature_cache import extract_features, read_manifest
+    from auditkit.finetuning import FairHead, TuneConfig, tune_head
+    from auditkit.groups import Groups
+    from auditkit.jobs import run_audit, run_compare, run_demo, run_tune
+    from auditkit.layer import FairnessLayer, project
+    from auditkit.models import load_model
+    from auditkit.moments import Moments
+
+_HOMES = {
+    "AuditData": "datasets",
+    "AuditFile": "config",
+    "AuditResult": "auditing",
+    "AuditkitError": "errors",
+    "Calibration": "deployment",
+    "CompareConfig": "comparison",
+    "Comparison": "comparison",
+    "Criterion": "criteria",
+    "ECP": "criteria",
+    "EER": "criteria",
+    "FairHead": "finetuning",
+    "FairnessLayer": "layer",
+    "Groups": "groups",
+    "Moments": "moments",
+    "Sample": "baselines",
+    "TuneConfig": "finetuning",
+    "audit": "auditing",
+    "calibrate": "deployment",
+    "compare": "comparison",
+    "demographic_parity": "criteria",
+    "equal_opportunity": "criteria",
+    "equalized_odds": "criteria",
+    "evaluate_moments": "auditing",
+    "extract_features": "feature_cache",
+    "from_frame": "datasets",
+    "load_config": "config",
+    "load_model": "models",
+    "load_table": "datasets",
+    "make_config": "config",
+    "project": "layer",
+    "read_manifest": "feature_cache",
+    "run_audit": "jobs",
+    "run_compare": "jobs",
+    "run_demo": "jobs",
+    "run_tune": "jobs",
+    "sample_config": "config",
+    "split_rows": "datasets",
+    "take_moments": "auditing",
+    "tune_head": "finetuning",
+}
+
+__all__ = [
+    "ECP",
+    "EER",
+    "AuditData",
+    "AuditFile",
+    "AuditResult",
+    "AuditkitError",
+    "Calibration",
+    "CompareConfig",
+    "Comparison",
+    "Criterion",
+    "FairHead",
+    "FairnessLayer",
+    "Groups",
+    "Moments",
+    "Sample",
+    "TuneConfig",
+    "audit",
+    "calibrate",
+    "compare",
+    "demographic_parity",
+    "equal_opportunity",
+    "equalized_odds",
+    "evaluate_moments",
+    "extract_features",
+    "from_frame",
+    "load_config",
+    "load_model",
+    "load_table",
+    "make_config",
+    "project",
+    "read_manifest",
+    "run_audit",
+    "run_compare",
+    "run_demo",
+    "run_tune",
+    "sample_config",
+    "split_rows",
+    "take_moments",
+    "tune_head",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'auditkit' has no attribute {name!r}")
+    return getattr(import_module(f"auditkit.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

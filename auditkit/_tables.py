@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from auditkit.errors import InputError, SchemaError, UntrustedFileError
 
@@ -48,9 +48,14 @@ def read_table(path: str | Path) -> pd.DataFrame:
     return frame.drop(columns=[column for column in frame if str(column).startswith("__index_level_")])
 
 
+def column(frame: pd.DataFrame, name: str) -> pd.Series:
+    """One column of a frame whose column names are unique."""
+    return cast("pd.Series", frame[name])
+
+
 def hash_file(path: str | Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
-    with open(path, "rb") as stream:
+    with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

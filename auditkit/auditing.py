@@ -192,6 +192,7 @@ def take_moments(
     *,
     labels: VectorLike | None = None,
     threshold: float | None = None,
+    decisions: VectorLike | None = None,
     weights: VectorLike | None = None,
 ) -> Moments:
     """The sums per cell that an audit of these criteria needs: the only pass over the rows.
@@ -201,7 +202,8 @@ def take_moments(
         groups: Attributes of the same rows.
         criteria: The criteria.
         labels: y, shape (n,).
-        threshold: Decision threshold.
+        threshold: Scores at or above it are positive decisions.
+        decisions: The decisions themselves (or their probabilities), shape (n,), in place of a threshold.
         weights: Row weights, shape (n,).
 
     Returns:
@@ -217,18 +219,24 @@ def take_moments(
     if not len(z):
         raise InputError("scores is empty; an audit needs at least one row")
     y = None if labels is None else check_vector("labels", labels, n_rows=groups.n_rows)
+    chosen = _decide(z, threshold, decisions)
     columns = columns_of(criteria)
-    if y is not None and threshold is not None and np.isin(y, (0.0, 1.0)).all():
+    if y is not None and chosen is not None and np.isin(y, (0.0, 1.0)).all():
         columns = tuple(dict.fromkeys((*columns, LABEL)))
     _check_label_strata(columns, y)
-    decisions = None if threshold is None else (z >= threshold).astype(np.float64)
     return Moments.from_rows(
         z,
         groups.cells(columns, labels=y),
         labels=y,
-        decisions=decisions,
+        decisions=chosen,
         weights=check_weights(weights, n_rows=groups.n_rows),
     )
+
+
+def _decide(scores: FloatArray, threshold: float | None, decisions: VectorLike | None) -> FloatArray | None:
+    if decisions is not None:
+        return check_vector("decisions", decisions, n_rows=len(scores))
+    return None if threshold is None else (scores >= threshold).astype(np.float64)
 
 
 def evaluate_moments(

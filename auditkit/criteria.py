@@ -10,7 +10,7 @@ Source: Troxell, Roemer, Montúfar (2026), arXiv 2605.17118, section 3.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, Literal
@@ -68,6 +68,12 @@ class Criterion:
         return Criterion(
             self.family, self.attributes, tolerance, self.given, self.form, self.label_value, name=self.name
         )
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Criterion:
+        """The criterion that `to_dict` wrote."""
+        names = {key: tuple(content[key]) for key in ("attributes", "given")}
+        return cls(**{**content, **names})
 
     def to_dict(self) -> dict[str, Any]:
         """The criterion as JSON-ready values."""

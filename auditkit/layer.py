@@ -10,8 +10,7 @@ holds) without a solver in the backward pass. Source: METHOD §2; arXiv 2605.171
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from auditkit._typing import FloatArray, VectorLike
 from auditkit._validation import check_vector
 from auditkit.criteria import Criterion, check_criteria
-from auditkit.errors import InfeasibleError, InputError, SolverError
+from auditkit.errors import InputError, SolverError
 from auditkit.groups import Groups
 from auditkit.projection import (
     ConstraintSystem,
@@ -35,11 +34,10 @@ from auditkit.projection import (
     check_row_inputs,
 )
 from auditkit.solvers import solve
-from auditkit.solvers.active_set import CellRange, conflicting_criteria, smallest_relaxation
-from auditkit.solvers.closed_form import StratumLayout, find_layout, recover_duals, shift_cells
+from auditkit.solvers.closed_form import StratumLayout, closed_form_shift, find_layout
+from auditkit.solvers.feasibility import OnInfeasible, ensure_feasible
 
 Bounds = tuple[Any, Any] | None
-OnInfeasible = Literal["raise", "relax"]
 
 
 def project(
@@ -81,10 +79,10 @@ def project(
     vector = _as_tensor(scores, groups)
     checked_labels, checked_weights = check_row_inputs(groups, listed, labels, weights)
     system = build_constraints(groups, listed, labels=checked_labels, weights=checked_weights)
-    problem = _make_feasible(
+    problem = ensure_feasible(
         build_problem(vector, system, weights=checked_weights, bounds=bounds), on_infeasible=on_infeasible
     )
-    solution = _solve(problem, solver)
+    solution = solve(problem, solver=solver)
     output = solution.scores.to(vector.dtype)
     return ProjectionResult(
         scores=output if isinstance(scores, Tensor) else output.numpy(),
@@ -160,12 +158,12 @@ class FairnessLayer(nn.Module):
         """
         _check_scores(scores, groups)
         system, checked_weights = self._constraints(groups, labels, weights)
-        layout = find_layout_once(system, scores.device) if self.bounds is None and self.solver == "newton" else None
+        layout = find_layout(system, scores.device) if self.bounds is None and self.solver == "newton" else None
         if layout is not None:
             return _project_closed_form(scores, system, layout, checked_weights)
         problem = build_problem(scores, system, weights=checked_weights, bounds=self.bounds)
-        problem = _make_feasible(problem, on_infeasible=self.on_infeasible)
-        return _replay(scores, problem, _solve(problem, self.solver))
+        problem = ensure_feasible(problem, on_infeasible=self.on_infeasible)
+        return _replay(scores, problem, solve(problem, solver=self.solver))
 
     def _constraints(
         self, groups: Groups, labels: VectorLike | None, weights: VectorLike | None
@@ -179,28 +177,13 @@ class FairnessLayer(nn.Module):
         return system, checked_weights
 
 
-def find_layout_once(system: ConstraintSystem, device: torch.device) -> StratumLayout | None:
-    """`find_layout`, kept with the system for the next batch of the same groups."""
-    if device not in system.layouts:
-        system.layouts[device] = find_layout(system, device)
-    return system.layouts[device]
-
-
 def _project_closed_form(
     scores: Float[Tensor, " n"], system: ConstraintSystem, layout: StratumLayout, weights: FloatArray | None
 ) -> Float[Tensor, " n"]:
     index = system.cells.index_on(scores.device)
     weight = torch.as_tensor(system.cell_weight, device=scores.device)
-    shift = _closed_form_shift(_cell_means(scores, index, weight, weights), weight, system, layout)
+    shift = closed_form_shift(_cell_means(scores, index, weight, weights), weight, system, layout)
     return (scores.to(torch.float64) + shift[index]).to(scores.dtype)
-
-
-def _closed_form_shift(
-    means: Float[Tensor, " c"], weight: Float[Tensor, " c"], system: ConstraintSystem, layout: StratumLayout
-) -> Float[Tensor, " c"]:
-    if system.label_mean is not None and system.criteria[0].family == "EER":
-        means = means - torch.as_tensor(system.label_mean, device=means.device)
-    return shift_cells(means, weight, layout, system.criteria[0].tolerance)
 
 
 def _cell_means(
@@ -211,16 +194,6 @@ def _cell_means(
         exact = exact * torch.as_tensor(weights, device=exact.device)
     sums = torch.zeros_like(weight).index_add(0, index, exact)
     return sums / torch.where(weight > 0, weight, 1.0)
-
-
-def _solve(problem: ProjectionProblem, solver: str) -> Solution:
-    layout = None if problem.is_bounded or problem.system.relaxation else find_layout(problem.system, problem.scores.device)
-    if solver != "newton" or layout is None:
-        return solve(problem, solver=solver)
-    means = torch.as_tensor(problem.cell_means(problem.scores), device=problem.scores.device)
-    weight = torch.as_tensor(problem.system.cell_weight, device=problem.scores.device)
-    shift = _closed_form_shift(means, weight, problem.system, layout).cpu().numpy()
-    return Solution(problem.shifted(shift), recover_duals(problem.system, shift), 0)
 
 
 def _replay(
@@ -258,49 +231,6 @@ def _active_shift(problem: ProjectionProblem, held: Tensor, free: Tensor, soluti
     gram = (rows * (share / weight)) @ rows.T
     inverse = torch.linalg.pinv(gram, hermitian=True, rtol=1e-12)
     return -(rows.T @ (inverse @ (rows @ (problem.cell_sums(held) / weight) - side))) / weight
-
-
-def _make_feasible(problem: ProjectionProblem, *, on_infeasible: OnInfeasible) -> ProjectionProblem:
-    """The problem itself when it has a solution; else an error, or the least relaxation that gives it one."""
-    if on_infeasible not in ("raise", "relax"):
-        raise InputError(f"on_infeasible must be 'raise' or 'relax'; got {on_infeasible!r}")
-    if _is_always_feasible(problem):
-        return problem
-    system, cell_range = problem.system, _cell_range(problem)
-    relaxation = smallest_relaxation(system, cell_range, range(len(system.criteria)))
-    if relaxation == 0:
-        return problem
-    if on_infeasible == "relax":
-        return replace(problem, system=replace(system, relaxation=relaxation * (1 + 1e-6), layouts={}))
-    names = tuple(system.criteria[k].name for k in conflicting_criteria(system, cell_range))
-    within = " within the bounds" if problem.is_bounded else ""
-    raise InfeasibleError(
-        f"no scores satisfy {' and '.join(names)}{within}; every tolerance would have to grow by {relaxation:.6g}. "
-        "Raise the tolerances, widen the bounds, drop a criterion, or pass on_infeasible='relax'",
-        criteria=names,
-        smallest_relaxation=relaxation,
-    )
-
-
-def _is_always_feasible(problem: ProjectionProblem) -> bool:
-    """Constant scores satisfy pairwise parity; the labels themselves satisfy residual criteria when nothing bounds them."""
-    residual = problem.system.contrasts.residual
-    if problem.is_bounded:
-        scalar = all(b is None or b.ndim == 0 for b in (problem.lower_bound, problem.upper_bound))
-        return scalar and not residual.any()
-    return bool(residual.all() or not residual.any())
-
-
-def _cell_range(problem: ProjectionProblem) -> CellRange | None:
-    if not problem.is_bounded:
-        return None
-    ones = torch.ones_like(problem.scores)
-    size = len(problem.system.cell_weight)
-    low = None if problem.lower_bound is None else problem.cell_means(ones * problem.lower_bound)
-    high = None if problem.upper_bound is None else problem.cell_means(ones * problem.upper_bound)
-    return CellRange(
-        np.full(size, -np.inf) if low is None else low, np.full(size, np.inf) if high is None else high
-    )
 
 
 def _as_tensor(scores: VectorLike, groups: Groups) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from auditkit._typing import FloatArray, IntArray
+from auditkit._typing import FloatArray, IntArray, VectorLike
 from auditkit._validation import check_vector, check_weights
 from auditkit.criteria import Contrasts, Criterion, columns_of, compile_contrasts
 from auditkit.errors import InputError
@@ -50,6 +50,7 @@ class ConstraintSystem:
         target: What every contrast is compared with, shape (m,): zero for ECP, label contrasts for EER.
         label_mean: Mean label of every cell, shape (c,); None where no labels were given.
         relaxation: Added to every tolerance; zero unless the caller asked for the least-violating point.
+        margin: Taken off the tolerances, shape (m,); None takes nothing off.
         layouts: What the closed form derived from the constraints, by device.
     """
 
@@ -61,12 +62,14 @@ class ConstraintSystem:
     target: FloatArray
     label_mean: FloatArray | None = None
     relaxation: float = 0.0
+    margin: FloatArray | None = None
     layouts: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
     def tolerance(self) -> FloatArray:
-        """ε of every contrast with the relaxation added, shape (m,)."""
-        return self.contrasts.tolerance + self.relaxation
+        """ε of every contrast with the relaxation added and the margin taken off, shape (m,)."""
+        tolerance = self.contrasts.tolerance + self.relaxation
+        return tolerance if self.margin is None else np.maximum(tolerance - self.margin, 0.0)
 
     @property
     def lower(self) -> FloatArray:
@@ -115,6 +118,36 @@ def build_constraints(
         label_mean = label_sum / np.where(cell_weight > 0, cell_weight, 1.0)
         target = np.where(contrasts.residual, matrix @ label_mean, 0.0)
     return ConstraintSystem(tuple(criteria), cells, contrasts, cell_weight, matrix, target, label_mean)
+
+
+def measure_gaps(
+    scores: VectorLike,
+    groups: Groups,
+    criteria: Sequence[Criterion],
+    *,
+    labels: VectorLike | None = None,
+    weights: VectorLike | None = None,
+) -> dict[str, float]:
+    """The largest absolute gap of every criterion on these rows, without intervals.
+
+    Args:
+        scores: z, shape (n,).
+        groups: Attributes of the same rows.
+        criteria: The criteria.
+        labels: y, shape (n,), where a criterion needs them.
+        weights: Row weights, shape (n,).
+
+    Returns:
+        Criterion name → gap in score units; NaN where no two groups could be compared.
+    """
+    z = check_vector("scores", scores, n_rows=groups.n_rows)
+    y, w = check_row_inputs(groups, criteria, labels, weights)
+    system = build_constraints(groups, criteria, labels=y, weights=w)
+    sums = np.bincount(system.cells.index, weights=z if w is None else z * w, minlength=len(system.cell_weight))
+    gaps = np.abs(system.matrix @ (sums / np.where(system.cell_weight > 0, system.cell_weight, 1.0)) - system.target)
+    owner = system.contrasts.criterion
+    return {c.name: float(gaps[owner == k].max(initial=-np.inf)) if (owner == k).any() else float("nan")
+            for k, c in enumerate(criteria)}  # fmt: skip
 
 
 def require_labels(criteria: Sequence[Criterion], labels: object) -> None:
@@ -170,8 +203,12 @@ class ProjectionProblem:
 
     def explained_by(self, duals: FloatArray) -> Float[Tensor, " n"]:
         """clip(z − Tᵀλ/W): the scores that minimise the Lagrangian at these multipliers."""
+        return self.shifted(self.shift_of(duals))
+
+    def shift_of(self, duals: FloatArray) -> FloatArray:
+        """δ = −Tᵀλ/W of every cell, shape (c,)."""
         weight = np.where(self.system.cell_weight > 0, self.system.cell_weight, 1.0)
-        return self.shifted(-(self.system.matrix.T @ duals) / weight)
+        return -(self.system.matrix.T @ duals) / weight
 
     def free_rows(self, values: Float[Tensor, " n"]) -> Bool[Tensor, " n"]:
         """Which rows no bound holds at these scores."""

@@ -1,27 +1,15 @@
-"""Small dense QPs and LPs in the cells: the reduced problem, and whether a problem has a solution at all."""
+"""Small dense QPs in the cells: the reduced problem, solved by a dual active-set method."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import daqp
 import numpy as np
 
 from auditkit._typing import FloatArray
 from auditkit.errors import SolverError
-from auditkit.projection import ConstraintSystem
 
 _OPTIMAL, _SOFT_OPTIMAL, _INFEASIBLE = 1, 2, -1
 _EQUALITY = 5
-
-
-@dataclass(frozen=True, eq=False)
-class CellRange:
-    """The interval that the bounds leave to every cell mean; both arrays have shape (c,)."""
-
-    low: FloatArray
-    high: FloatArray
 
 
 def solve_reduced(
@@ -106,43 +94,3 @@ def _refine(scaled: FloatArray, lower: FloatArray, upper: FloatArray, duals: Flo
     refined[active], *_ = np.linalg.lstsq(rows @ rows.T, -side, rcond=1e-13)
     kept_sign = (np.sign(refined[active]) == np.sign(duals[active])) | (lower[active] == upper[active])
     return refined if kept_sign.all() else duals
-
-
-def smallest_relaxation(system: ConstraintSystem, cell_range: CellRange | None, criteria: Sequence[int]) -> float:
-    """The least amount by which the tolerances of some criteria must grow for a solution to exist.
-
-        min s ≥ 0   subject to   L − s ≤ T·v ≤ U + s,   low ≤ v ≤ high
-
-    Returns:
-        s in score units; exactly 0 when the constraints can be met to within rounding.
-    """
-    import scipy.optimize
-
-    chosen = np.isin(system.contrasts.criterion, list(criteria))
-    rows, lower, upper = system.matrix[chosen], system.lower[chosen], system.upper[chosen]
-    if not len(rows):
-        return 0.0
-    slack = -np.ones((2 * len(rows), 1))
-    table = np.hstack([np.vstack([rows, -rows]), slack])
-    limits = [(None, None)] * rows.shape[1]
-    if cell_range is not None:
-        limits = list(zip(cell_range.low, cell_range.high, strict=True))
-    cost = np.zeros(rows.shape[1] + 1)
-    cost[-1] = 1.0
-    answer = scipy.optimize.linprog(
-        cost, A_ub=table, b_ub=np.concatenate([upper, -lower]), bounds=[*limits, (0, None)], method="highs"
-    )
-    if answer.status != 0:
-        raise SolverError(f"the feasibility check stopped: {answer.message}")
-    scale = max(1.0, float(np.abs(np.concatenate([lower, upper])).max()))
-    return float(answer.fun) if answer.fun > 1e-9 * scale else 0.0
-
-
-def conflicting_criteria(system: ConstraintSystem, cell_range: CellRange | None) -> tuple[int, ...]:
-    """A smallest set of criteria that cannot hold together: none can be left out of it."""
-    conflict = list(range(len(system.criteria)))
-    for criterion in tuple(conflict):
-        rest = [other for other in conflict if other != criterion]
-        if rest and smallest_relaxation(system, cell_range, rest) > 0:
-            conflict = rest
-    return tuple(conflict)

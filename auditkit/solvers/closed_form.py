@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from auditkit._typing import FloatArray
-from auditkit.projection import ConstraintSystem
+from auditkit.projection import ConstraintSystem, ProjectionProblem, Solution
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,12 +39,20 @@ class StratumLayout:
 
 
 def find_layout(system: ConstraintSystem, device: torch.device) -> StratumLayout | None:
-    """The layout when the closed form applies, else None.
+    """The layout when the closed form applies, else None; kept with the system for the next batch of the same groups.
 
     Args:
         system: The constraints of a batch.
         device: Where the scores are.
     """
+    if device not in system.layouts:
+        system.layouts[device] = _find_layout(system, device)
+    return system.layouts[device]
+
+
+def _find_layout(system: ConstraintSystem, device: torch.device) -> StratumLayout | None:
+    if system.margin is not None or system.relaxation:
+        return None
     if len(system.criteria) != 1 or (system.contrasts.cell_event.sum(axis=1) != 1).any():
         return None
     cells = system.contrasts.cell_event.argmax(axis=1)
@@ -61,6 +69,34 @@ def find_layout(system: ConstraintSystem, device: torch.device) -> StratumLayout
         occupied[k, : len(row)] = True
     pairwise = system.criteria[0].form == "pairwise"
     return StratumLayout(torch.as_tensor(table, device=device), torch.as_tensor(occupied, device=device), pairwise)
+
+
+def closed_form_shift(
+    means: Float[Tensor, " c"], weight: Float[Tensor, " c"], system: ConstraintSystem, layout: StratumLayout
+) -> Float[Tensor, " c"]:
+    """δ of every cell for the one criterion of a system, differentiable in the cell means.
+
+    Args:
+        means: Cell means of the scores, shape (c,).
+        weight: Total row weight of every cell, shape (c,).
+        system: The constraints.
+        layout: Which cells stand together.
+
+    Returns:
+        δ, shape (c,).
+    """
+    if system.criteria[0].family == "EER" and system.label_mean is not None:
+        means = means - torch.as_tensor(system.label_mean, device=means.device)
+    return shift_cells(means, weight, layout, system.criteria[0].tolerance)
+
+
+def solve(problem: ProjectionProblem, layout: StratumLayout) -> Solution:
+    """Project in closed form: scores and multipliers of a problem that `find_layout` has a layout for."""
+    device = problem.scores.device
+    means = torch.as_tensor(problem.cell_means(problem.scores), device=device)
+    weight = torch.as_tensor(problem.system.cell_weight, device=device)
+    shift = closed_form_shift(means, weight, problem.system, layout).cpu().numpy()
+    return Solution(problem.shifted(shift), recover_duals(problem.system, shift), 0)
 
 
 def shift_cells(

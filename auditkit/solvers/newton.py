@@ -20,7 +20,9 @@ import torch
 from auditkit._typing import FloatArray
 from auditkit.errors import SolverError
 from auditkit.projection import ProjectionProblem, Solution
+from auditkit.solvers import closed_form
 from auditkit.solvers.active_set import solve_reduced
+from auditkit.solvers.closed_form import find_layout
 
 MAX_STEPS = 200
 MAX_HALVINGS = 60
@@ -52,6 +54,9 @@ def solve(problem: ProjectionProblem) -> Solution:
     Raises:
         SolverError: Newton's method did not reach that level.
     """
+    layout = None if problem.is_bounded else find_layout(problem.system, problem.scores.device)
+    if layout is not None:
+        return closed_form.solve(problem, layout)
     point = _evaluate(problem, np.zeros(len(problem.system.matrix)))
     for step in range(MAX_STEPS):
         if _is_solved(problem, point):

@@ -1,0 +1,236 @@
+"""The command line: parse, call one public function, print what came out, leave with the exit code.
+
+Exit codes: 0 pass or done · 1 the audit failed · 3 inconclusive · 2 the input or the request is wrong · 70 an error of auditkit
+itself · 130 interrupted. Whatever takes long to import is imported by the command that needs it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from auditkit.errors import AuditkitError, InputError
+
+if TYPE_CHECKING:
+    from auditkit.auditing import AuditResult
+    from auditkit.config import AuditFile
+    from auditkit.jobs import RunResult
+
+__all__ = ["app", "main"]
+
+PASSED, FAILED, WRONG, INCONCLUSIVE, BROKEN, INTERRUPTED = 0, 1, 2, 3, 70, 130
+EXIT_CODES = {"pass": PASSED, "fail": FAILED, "inconclusive": INCONCLUSIVE}
+
+app = typer.Typer(
+    name="auditkit",
+    help="Audit and enforce group fairness on a frozen prediction model.",
+    epilog="Exit codes: 0 pass or done, 1 the audit failed, 2 wrong input or request, 3 inconclusive.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+AuditPath = Annotated[Path, typer.Argument(metavar="FILE", help="The audit file (YAML); `auditkit init` writes one.")]
+RunPath = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a run.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="Folder of the run.", show_default="runs/<name>")
+]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed, in place of the audit file's.")]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and leave the process with its exit code.
+
+    Args:
+        arguments: What follows the program's name; None takes it from the process.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in given
+    try:
+        code = app([word for word in given if word != "--debug"], standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        code = _complain("interrupted; nothing was finished", INTERRUPTED)
+    except typer.Exit as stop:
+        code = stop.exit_code
+    except Exception as error:
+        if debug:
+            raise
+        code = _refuse(error)
+    sys.exit(code or PASSED)
+
+
+def _refuse(error: Exception) -> int:
+    """One line on stderr that says what went wrong, and the exit code for it."""
+    usage = getattr(error, "format_message", None)  # of every usage error of the command-line parser
+    if usage is not None:
+        return _complain(f"{usage()} Try `auditkit --help`.", WRONG)
+    if isinstance(error, AuditkitError):
+        return _complain(str(error), WRONG)
+    name = type(error).__name__
+    return _complain(f"{name}: {error}; run with --debug for the traceback", BROKEN)
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"auditkit: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
+    return code
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"auditkit {version('auditkit')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    del version, debug  # --version acts when it is parsed; `main` looks for --debug before anything is
+
+
+@app.command()
+def demo(out: Out = None, seed: Seed = None) -> int:
+    """Audit the bundled sample model, tune its head, and write the report."""
+    from auditkit import jobs
+    from auditkit.progress import RichProgress
+
+    result = jobs.run_demo(out=out or Path("runs/demo"), seed=seed or 0, progress=RichProgress())
+    _show(result)
+    return PASSED
+
+
+@app.command()
+def audit(file: AuditPath, out: Out = None, seed: Seed = None) -> int:
+    """Measure every gap of a model as it is; exit 1 when a gap lies above its tolerance."""
+    from auditkit import jobs
+
+    result = _run(jobs.run_audit, file, out, seed)
+    return EXIT_CODES[result.outcome.verdict]
+
+
+@app.command()
+def tune(file: AuditPath, out: Out = None, seed: Seed = None) -> int:
+    """Audit, tune a head on the frozen features, and audit again; exit by the enforced criteria."""
+    from auditkit import jobs
+
+    result = _run(jobs.run_tune, file, out, seed)
+    return EXIT_CODES[_enforced_verdict(_load(file, seed), result.after or result.outcome)]
+
+
+@app.command()
+def compare(file: AuditPath, out: Out = None, seed: Seed = None) -> int:
+    """Set the methods of the audit file side by side on one split."""
+    from auditkit import jobs
+
+    _run(jobs.run_compare, file, out, seed)
+    return PASSED
+
+
+@app.command()
+def report(folder: RunPath) -> int:
+    """Write report.html again from the numbers in a run's folder."""
+    from auditkit.reporting import write_report
+
+    typer.echo(f"report: {write_report(folder)}")
+    return PASSED
+
+
+@app.command()
+def verify(folder: RunPath) -> int:
+    """Recompute a run's findings from its stored sums and compare every file with its hash; exit 1 on a difference."""
+    from auditkit.reporting import verify_run
+    from auditkit.reporting.console import print_checks
+
+    checks = verify_run(folder)
+    print_checks(checks)
+    return PASSED if all(check.passed for check in checks) else FAILED
+
+
+@app.command()
+def schema() -> int:
+    """Print the JSON Schema of the audit file."""
+    import json
+
+    from auditkit.config import config_schema
+
+    typer.echo(json.dumps(config_schema(), indent=2, ensure_ascii=False))
+    return PASSED
+
+
+@app.command()
+def init(
+    table: Annotated[Path | None, typer.Argument(metavar="[TABLE]", help="A table to take the columns from.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Where to write; by default stdout.")
+    ] = None,
+) -> int:
+    """Write a commented audit file to start from."""
+    from auditkit.config import example_config
+
+    text = example_config() if table is None else _config_for(table, out)
+    if out is None:
+        typer.echo(text, nl=False)
+        return PASSED
+    if out.exists():
+        raise InputError(f"--out: {out.name!r} exists and is left as it is; name another file")
+    out.write_text(text, encoding="utf-8")
+    typer.echo(f"written: {out}")
+    return PASSED
+
+
+def _config_for(table: Path, out: Path | None) -> str:
+    from auditkit.config import config_for_table
+    from auditkit.datasets import read_table
+
+    frame = read_table(table)
+    return config_for_table(table, frame, folder=Path.cwd() if out is None else out.parent)
+
+
+def _load(file: Path, seed: int | None) -> AuditFile:
+    from auditkit.config import load_config
+
+    config = load_config(file)
+    return config if seed is None else config.model_copy(update={"seed": seed})
+
+
+def _run(job: Callable[..., RunResult], file: Path, out: Path | None, seed: int | None) -> RunResult:
+    from auditkit.progress import RichProgress
+
+    config = _load(file, seed)
+    result = job(config, out=out or Path("runs") / folder_name(config.name), progress=RichProgress())
+    _show(result)
+    return result
+
+
+def folder_name(name: str) -> str:
+    """The name of an audit as the name of a folder: letters, digits and hyphens."""
+    words = "".join(letter if letter.isalnum() else " " for letter in name.lower()).split()
+    return "-".join(words) or "audit"
+
+
+def _show(result: RunResult) -> None:
+    from auditkit.reporting.console import print_run
+
+    print_run(result)
+
+
+def _enforced_verdict(config: AuditFile, outcome: AuditResult) -> str:
+    """The verdict over the enforced criteria alone, at whatever tolerance they were audited with."""
+    from auditkit.auditing import combine_verdicts
+
+    enforced = {_identity(criterion) for criterion in config.build_enforced()}
+    verdicts = [finding.verdict for finding in outcome.findings if _identity(finding.criterion) in enforced]
+    return combine_verdicts(verdicts) if verdicts else outcome.verdict
+
+
+def _identity(criterion: Any) -> tuple[object, ...]:
+    return criterion.family, criterion.attributes, criterion.given, criterion.form, criterion.label_value

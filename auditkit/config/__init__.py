@@ -1,0 +1,22 @@
+"""The audit file: what is audited, on which data, and what is tuned, written before any result is seen.
+
+The file is YAML, read with the safe loader; nothing in it is executed or filled in from the environment.
+"""
+
+from __future__ import annotations
+
+from auditkit.config.audit_file import AuditFile, CriterionSpec, DataSpec, SplitSpec, TuneSpec
+from auditkit.config.reading import config_schema, example_config, load_config, make_config, sample_config
+
+__all__ = [
+    "AuditFile",
+    "CriterionSpec",
+    "DataSpec",
+    "SplitSpec",
+    "TuneSpec",
+    "config_schema",
+    "example_config",
+    "load_config",
+    "make_config",
+    "sample_config",
+]

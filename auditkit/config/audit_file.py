@@ -1,0 +1,270 @@
+"""The keys of the audit file, with their types, their defaults and what must agree between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import BeforeValidator, Field, PrivateAttr, WithJsonSchema, model_validator
+
+from auditkit.criteria import ECP, EER, Criterion, demographic_parity, equal_opportunity, equalized_odds
+from auditkit.groups import LABEL
+
+SAMPLE = "sample:"
+METHODS = ("unconstrained", "layer", "calibrated", "projection", "penalty", "threshold_optimizer")
+_NAMED = {
+    "demographic_parity": demographic_parity,
+    "equal_opportunity": equal_opportunity,
+    "equalized_odds": equalized_odds,
+}
+_STRING_LIST = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
+
+Location = tuple[str | int, ...]
+
+
+class PlacedError(ValueError):
+    """A value is wrong at ``location``, which pydantic cannot know from where the check runs."""
+
+    def __init__(self, location: Location, message: str) -> None:
+        super().__init__(message)
+        self.location = location
+
+
+def _number(value: Any) -> Any:
+    """Refuse true and false as numbers; leave text such as 1e-2, which YAML 1.1 reads as a string, to pydantic."""
+    if isinstance(value, bool):
+        raise ValueError(f"must be a number; got {str(value).lower()}")
+    return value
+
+
+def _names(value: Any) -> Any:
+    listed = [value] if isinstance(value, str) else value
+    if not isinstance(listed, list | tuple) or not all(isinstance(name, str) and name for name in listed):
+        raise ValueError(f"must be a column name or a list of column names; got {value!r}")
+    return tuple(listed)
+
+
+def _specs(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+Whole = Annotated[int, BeforeValidator(_number)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_names), WithJsonSchema(_STRING_LIST)]
+
+
+class _Section(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class BinSpec(_Section):
+    """A numeric column cut into bands."""
+
+    column: str
+    bins: tuple[Number, ...] = Field(description="Increasing inner edges; each band holds its lower edge.")
+
+
+AttributeSpec = str | dict[str, BinSpec]
+Attributes = Annotated[tuple[AttributeSpec, ...], BeforeValidator(_specs)]
+
+
+class DataSpec(_Section):
+    """The table and the roles of its columns."""
+
+    path: str = Field(description="csv, parquet or arrow, relative to this file; sample:<name> is a bundled table.")
+    attributes: Attributes = Field(description="Protected attributes: columns, or name: {column, bins}.")
+    strata: Attributes = Field(default=(), description="Legitimate conditions that a criterion may be given.")
+    label: str | None = Field(default=None, description="Column of outcomes.")
+    positive_label: str | int | float | bool | None = Field(
+        default=None, description="Value of the label that counts as 1."
+    )
+    score: str | None = Field(default=None, description="Column of scores, when the table holds predictions.")
+    features: Names | None = Field(default=None, description="Columns the model reads; by default all others.")
+    exclude: Names = Field(default=(), description="Columns to leave out.")
+
+
+class CriterionSpec(_Section):
+    """One criterion, as `auditkit.ECP`, `auditkit.EER` and their named special cases take it."""
+
+    family: Literal["ECP", "EER", "demographic_parity", "equalized_odds", "equal_opportunity"]
+    attributes: Names
+    tolerance: Number = Field(description="Largest gap accepted, in the unit of the scores.")
+    given: Names = Field(default=(), description="Strata, for ECP and EER; the label's column conditions on the label.")
+    form: Literal["absolute", "pairwise"] | None = Field(default=None, description="Of EER only; absolute by default.")
+    positive: int | float | None = Field(default=None, description="Of equal_opportunity only; 1 by default.")
+    name: str = Field(default="", description="What reports call it; made from the rest when empty.")
+
+    @model_validator(mode="after")
+    def _check(self) -> CriterionSpec:
+        for key, families in {"form": ("EER",), "positive": ("equal_opportunity",), "given": ("ECP", "EER")}.items():
+            if getattr(self, key) not in (None, ()) and self.family not in families:
+                raise ValueError(f"{key} belongs to {' and '.join(families)} only; got it with {self.family}")
+        self.build()
+        return self
+
+    def build(self, *, label: str | None = None) -> Criterion:
+        """The criterion; the label's column among ``given`` stands for the label."""
+        given = tuple(LABEL if name == label else name for name in self.given)
+        if self.family == "ECP":
+            return ECP(self.attributes, tolerance=self.tolerance, given=given, name=self.name)
+        if self.family == "EER":
+            form = self.form or "absolute"
+            return EER(self.attributes, tolerance=self.tolerance, given=given, form=form, name=self.name)
+        options = {} if self.positive is None else {"positive": self.positive}
+        built = _NAMED[self.family](self.attributes, tolerance=self.tolerance, **options)
+        return Criterion(
+            built.family,
+            built.attributes,
+            built.tolerance,
+            built.given,
+            built.form,
+            built.label_value,
+            name=self.name or built.name,
+        )
+
+
+class SplitSpec(_Section):
+    """Shares of the rows that tune the head, calibrate it and test it."""
+
+    tune: Number = Field(default=0.4, gt=0, lt=1)
+    calibrate: Number = Field(default=0.3, gt=0, lt=1)
+    test: Number = Field(default=0.3, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> SplitSpec:
+        total = self.tune + self.calibrate + self.test
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"tune + calibrate + test must be 1; got {total:g}")
+        return self
+
+
+class TuneSpec(_Section):
+    """How the head is tuned; the fields of `auditkit.TuneConfig` that a file may set."""
+
+    epochs: Whole = Field(default=200, ge=1)
+    learning_rate: Number = Field(default=0.02, gt=0)
+    hidden: Whole | None = Field(default=None, ge=1, description="Width of a hidden layer; null is a linear head.")
+    score_space: Literal["probability", "logit", "identity"] = "probability"
+    batch_size: Whole | None = Field(default=None, ge=1, description="Rows per step; null takes all at once.")
+
+
+class AuditFile(_Section):
+    """A checked audit file.
+
+    Attributes mirror the keys of the file; `data_path` and `model_spec` are relative to the folder it lies in.
+    """
+
+    name: str = Field(default="audit", min_length=1, description="What reports call the audit.")
+    data: DataSpec
+    model: str | None = Field(
+        default=None, description="sample:<name>, timm:<name> or a folder; not needed with data.score."
+    )
+    criteria: tuple[CriterionSpec, ...] = Field(min_length=1, description="What is audited.")
+    enforce: tuple[CriterionSpec, ...] | None = Field(
+        default=None, description="What the head is tuned for; by default the criteria that need no label."
+    )
+    threshold: Number | None = Field(
+        default=0.5, description="Scores at or above it are positive decisions; null: none."
+    )
+    confidence: Number = Field(default=0.95, gt=0, lt=1, description="Joint confidence of all intervals.")
+    seed: Whole = Field(default=0, ge=0)
+    split: SplitSpec = SplitSpec()
+    tune: TuneSpec = TuneSpec()
+    methods: tuple[str, ...] = Field(default=METHODS, min_length=1, description="What compare puts side by side.")
+    _folder: Path = PrivateAttr(default_factory=Path)
+
+    @model_validator(mode="after")
+    def _check(self) -> AuditFile:
+        for location, message in _inconsistencies(self):
+            raise PlacedError(location, message)
+        return self
+
+    def within(self, folder: Path) -> AuditFile:
+        """The same file, with its paths relative to ``folder``."""
+        placed = self.model_copy()
+        placed._folder = folder
+        return placed
+
+    @property
+    def data_path(self) -> Path:
+        """Where the table lies."""
+        if self.data.path.startswith(SAMPLE):
+            from auditkit.models import sample_folder
+
+            return sample_folder(self.data.path.removeprefix(SAMPLE)) / "heldout.parquet"
+        return self._folder / self.data.path
+
+    @property
+    def model_spec(self) -> str | Path | None:
+        """What `auditkit.load_model` takes; None when the table holds the scores."""
+        if self.model is None or self.model.startswith((SAMPLE, "timm:")):
+            return self.model
+        return self._folder / self.model
+
+    def table_options(self) -> dict[str, Any]:
+        """The keyword arguments of `auditkit.datasets.load_table`."""
+        return {name: value for name, value in self.data.model_dump(mode="python").items() if name != "path"}
+
+    def build_criteria(self) -> tuple[Criterion, ...]:
+        """The criteria that are audited."""
+        return tuple(spec.build(label=self.data.label) for spec in self.criteria)
+
+    def build_enforced(self) -> tuple[Criterion, ...]:
+        """The criteria that the head is tuned for; empty when each needs labels and none was asked for."""
+        if self.enforce is None:
+            return tuple(criterion for criterion in self.build_criteria() if not criterion.needs_labels)
+        return tuple(spec.build(label=self.data.label) for spec in self.enforce)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as JSON-ready values: every default written out, paths as in the file, every criterion named.
+
+        `make_config` reads it back.
+        """
+        plan = self.model_dump(mode="json")
+        default = [
+            spec for spec, built in zip(self.criteria, self.build_criteria(), strict=True) if not built.needs_labels
+        ]
+        enforce = default if self.enforce is None else self.enforce
+        plan["criteria"] = [_named(spec, self.data.label) for spec in self.criteria]
+        plan["enforce"] = [_named(spec, self.data.label) for spec in enforce]
+        return plan
+
+
+def _named(spec: CriterionSpec, label: str | None) -> dict[str, Any]:
+    return {**spec.model_dump(mode="json"), "name": spec.build(label=label).name}
+
+
+def _inconsistencies(file: AuditFile) -> Iterator[tuple[Location, str]]:
+    """Every mistake that lies between two keys of the file, with the place to mend it."""
+    data = file.data
+    if file.model is None and data.score is None:
+        yield ("data",), "there is neither a model: nor data.score, the column of a table of predictions; give one"
+    if data.positive_label is not None and data.label is None:
+        yield ("data", "positive_label"), "positive_label needs label, the column that it is a value of"
+    attributes, strata = _column_names(data.attributes), _column_names(data.strata)
+    if not attributes:
+        yield ("data", "attributes"), "attributes must name at least one protected attribute"
+    for key in ("criteria", "enforce"):
+        for position, spec in enumerate(getattr(file, key) or ()):
+            for part, message in _unknown_columns(spec, attributes, strata, data.label):
+                yield (key, position, part), message
+            if data.label is None and spec.build().needs_labels:
+                yield (key, position), f"{spec.family} needs the outcomes; name their column in data.label"
+
+
+def _column_names(specs: tuple[AttributeSpec, ...]) -> tuple[str, ...]:
+    return tuple(name for spec in specs for name in ([spec] if isinstance(spec, str) else spec))
+
+
+def _unknown_columns(
+    spec: CriterionSpec, attributes: tuple[str, ...], strata: tuple[str, ...], label: str | None
+) -> Iterator[tuple[str, str]]:
+    for name in spec.attributes:
+        if name not in attributes:
+            yield "attributes", f"{name!r} is not among data.attributes ({', '.join(attributes)})"
+    known = (*strata, *attributes, *([label, LABEL] if label else []))
+    for name in spec.given:
+        if name not in known:
+            yield "given", f"{name!r} is not among data.strata ({', '.join(strata) or 'none'})"

@@ -1,0 +1,363 @@
+"""Tables, predictions and splits: what an audit reads, with protected attributes kept apart from features."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import itertools
+import json
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+import numpy as np
+
+from auditkit._tables import column, hash_file, read_table
+from auditkit._typing import FloatArray, IntArray, VectorLike
+from auditkit._validation import check_vector, to_numpy
+from auditkit.errors import InputError, SchemaError
+from auditkit.groups import Groups
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["AttributeSpec", "AuditData", "from_frame", "hash_file", "load_table", "read_table", "split_rows"]
+
+AttributeSpec: TypeAlias = "str | Mapping[str, Mapping[str, Any]]"
+"""A column name, or ``{new name: {"column": numeric column, "bins": increasing edges}}``."""
+
+
+@dataclass(frozen=True, eq=False)
+class AuditData:
+    """One data set, ready to audit.
+
+    Attributes:
+        name: What reports call it.
+        attributes: Protected attributes and strata, one column each, n rows.
+        features: What the model reads, n rows; None for a table of predictions.
+        labels: Outcome of every row, shape (n,); 1.0 and 0.0 where a positive label was named.
+        scores: Score of every row, shape (n,), when the table holds predictions.
+        sha256: Hash of the file's bytes, or of the frame's content when no file was read.
+        source: The file name as the caller gave it.
+    """
+
+    name: str
+    attributes: pd.DataFrame
+    features: pd.DataFrame | None
+    labels: FloatArray | None
+    scores: FloatArray | None
+    sha256: str
+    source: str
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows n."""
+        return len(self.attributes)
+
+    @cached_property
+    def groups(self) -> Groups:
+        """The attributes and strata as Groups."""
+        return Groups(self.attributes)
+
+    def take(self, rows: VectorLike) -> AuditData:
+        """Some of the rows (indices or a boolean mask); the hash is derived from this one's and the rows."""
+        chosen = _row_indices(rows, n_rows=self.n_rows)
+        return AuditData(
+            name=self.name,
+            attributes=self.attributes.iloc[chosen].reset_index(drop=True),
+            features=None if self.features is None else self.features.iloc[chosen].reset_index(drop=True),
+            labels=None if self.labels is None else self.labels[chosen],
+            scores=None if self.scores is None else self.scores[chosen],
+            sha256=hashlib.sha256(self.sha256.encode() + chosen.astype("<i8").tobytes()).hexdigest(),
+            source=self.source,
+        )
+
+
+def load_table(
+    path: str | Path,
+    *,
+    attributes: Sequence[AttributeSpec] | AttributeSpec,
+    label: str | None = None,
+    positive_label: Hashable | None = None,
+    score: str | None = None,
+    features: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+    strata: Sequence[AttributeSpec] | AttributeSpec = (),
+    name: str | None = None,
+) -> AuditData:
+    """Read a table and sort its columns into attributes, features, labels and scores.
+
+    Args:
+        path: A .csv, .parquet, .arrow or .feather file.
+        attributes: Protected attributes: column names, or numeric columns to cut into bins, such as
+            ``{"age_band": {"column": "age", "bins": [18, 30, 45, 60]}}``. Bins hold their lower edge; values below the
+            first or from the last edge on form open bins of their own.
+        label: Column of outcomes.
+        positive_label: Value of ``label`` that becomes 1.0 (every other value 0.0); needed for text labels.
+        score: Column of scores, for a table of predictions.
+        features: Columns the model reads. By default none when ``score`` is given, and otherwise every column that is
+            not a plain attribute, the label or excluded. The source of a binned attribute and the strata stay
+            features: a model may legitimately read them.
+        exclude: Columns to drop.
+        strata: Legitimate conditions, written like ``attributes``.
+        name: What reports call the data; the file's stem by default.
+
+    Raises:
+        SchemaError: A named column is missing or has the wrong kind.
+        InputError: The file cannot be read; a label or score is NaN; an attribute has a single value.
+    """
+    source = Path(path)
+    return _assemble(
+        read_table(source),
+        _Roles.parse(attributes, strata, label, positive_label, score, features, exclude),
+        origin=(name or source.stem, hash_file(source), str(path)),
+    )
+
+
+def from_frame(
+    frame: pd.DataFrame,
+    *,
+    attributes: Sequence[AttributeSpec] | AttributeSpec,
+    label: str | None = None,
+    positive_label: Hashable | None = None,
+    score: str | None = None,
+    features: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+    strata: Sequence[AttributeSpec] | AttributeSpec = (),
+    name: str | None = None,
+) -> AuditData:
+    """Sort the columns of a DataFrame into roles; every option is that of :func:`load_table`."""
+    import pandas as pd
+
+    if not isinstance(frame, pd.DataFrame):
+        raise InputError(f"frame must be a pandas DataFrame; got {type(frame).__name__}; use load_table for a file")
+    if frame.empty:
+        raise InputError(f"frame must have rows and columns; got shape {frame.shape}")
+    return _assemble(
+        frame.reset_index(drop=True),
+        _Roles.parse(attributes, strata, label, positive_label, score, features, exclude),
+        origin=(name or "frame", hash_frame(frame), "(DataFrame)"),
+    )
+
+
+def hash_frame(frame: pd.DataFrame) -> str:
+    """SHA-256 of a frame's column names, types and values; its index does not count."""
+    import pandas as pd
+
+    digest = hashlib.sha256(json.dumps([[str(c), str(frame[c].dtype)] for c in frame]).encode())
+    digest.update(cast("Any", pd).util.hash_pandas_object(frame, index=False).to_numpy().astype("<u8").tobytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class _Roles:
+    attributes: tuple[tuple[str, str, tuple[float, ...] | None], ...]  # (name, source column, bins)
+    strata: tuple[tuple[str, str, tuple[float, ...] | None], ...]
+    label: str | None
+    positive_label: Hashable | None
+    score: str | None
+    features: tuple[str, ...] | None
+    exclude: tuple[str, ...]
+
+    @classmethod
+    def parse(
+        cls,
+        attributes: Sequence[AttributeSpec] | AttributeSpec,
+        strata: Sequence[AttributeSpec] | AttributeSpec,
+        label: str | None,
+        positive_label: Hashable | None,
+        score: str | None,
+        features: Sequence[str] | None,
+        exclude: Sequence[str],
+    ) -> _Roles:
+        if positive_label is not None and label is None:
+            raise InputError("positive_label needs label=, the column that it is a value of")
+        parsed = tuple(_parse_specs("attributes", attributes)), tuple(_parse_specs("strata", strata))
+        if not parsed[0]:
+            raise InputError('attributes must name at least one protected attribute, such as attributes=["sex"]')
+        names = [name for name, _, _ in (*parsed[0], *parsed[1])]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise SchemaError(f"attributes and strata name {', '.join(map(repr, repeated))} twice; name each one once")
+        chosen = None if features is None else _names("features", features)
+        return cls(*parsed, label, positive_label, score, chosen, _names("exclude", exclude))
+
+    def check(self, frame: pd.DataFrame) -> None:
+        """Raise SchemaError for the first named column that the frame lacks."""
+        wanted = {"label": self.label, "score": self.score}
+        pairs = [(role, name) for role, name in wanted.items() if name is not None]
+        pairs += [("attributes", name) for _, name, _ in self.attributes]
+        pairs += [("strata", name) for _, name, _ in self.strata]
+        pairs += [("features", name) for name in self.features or ()]
+        pairs += [("exclude", name) for name in self.exclude]
+        for role, name in pairs:
+            if name not in frame.columns:
+                raise SchemaError(_missing_column(role, name, [str(c) for c in frame.columns]))
+
+    def feature_columns(self, frame: pd.DataFrame) -> list[str] | None:
+        if self.features is not None:
+            return [name for name in self.features if name not in self.exclude]
+        if self.score is not None:
+            return None
+        plain = {source for _, source, bins in self.attributes if bins is None}
+        taken = plain | {self.label} | set(self.exclude)
+        return [name for name in frame.columns if name not in taken]
+
+
+def _names(argument: str, columns: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(columns, str):
+        raise InputError(f"{argument} must be a list of column names; write {argument}=[{columns!r}]")
+    return tuple(columns)
+
+
+def _parse_specs(
+    argument: str, specs: Sequence[AttributeSpec] | AttributeSpec
+) -> Iterable[tuple[str, str, tuple[float, ...] | None]]:
+    for spec in [specs] if isinstance(specs, str | Mapping) else specs:
+        if isinstance(spec, str):
+            yield spec, spec, None
+        elif isinstance(spec, Mapping):
+            for name, rule in spec.items():
+                yield name, *_parse_bins(f"{argument}[{name!r}]", rule)
+        else:
+            raise InputError(f"{argument} must hold column names or bin mappings; got {spec!r}")
+
+
+def _parse_bins(where: str, rule: Mapping[str, Any]) -> tuple[str, tuple[float, ...]]:
+    if not isinstance(rule, Mapping) or set(rule) != {"column", "bins"}:
+        raise SchemaError(f'{where} must be {{"column": name, "bins": [edges]}}; got {rule!r}')
+    edges = check_vector(f"{where} bins", rule["bins"])
+    if edges.size == 0 or (np.diff(edges) <= 0).any():
+        raise InputError(f"{where} bins must be increasing edges such as [18, 30, 45]; got {list(rule['bins'])}")
+    return str(rule["column"]), tuple(edges.tolist())
+
+
+def _missing_column(role: str, column: str, present: list[str]) -> str:
+    close = difflib.get_close_matches(column, present, n=1, cutoff=0.6)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    return f"{role} names column {column!r}, which the table lacks{hint}; it has: {', '.join(present)}"
+
+
+def _assemble(frame: pd.DataFrame, roles: _Roles, *, origin: tuple[str, str, str]) -> AuditData:
+    import pandas as pd
+
+    roles.check(frame)
+    columns = roles.feature_columns(frame)
+    attributes = {name: _attribute(column(frame, source), name, bins) for name, source, bins in roles.attributes}
+    strata = {name: _binned(column(frame, source), name, bins) for name, source, bins in roles.strata}
+    return AuditData(
+        name=origin[0],
+        attributes=pd.DataFrame(attributes | strata),
+        features=None if columns is None else cast("pd.DataFrame", frame[columns]),
+        labels=None if roles.label is None else _labels(column(frame, roles.label), roles.label, roles.positive_label),
+        scores=None
+        if roles.score is None
+        else check_vector(f"score column {roles.score!r}", column(frame, roles.score)),
+        sha256=origin[1],
+        source=origin[2],
+    )
+
+
+def _attribute(values: pd.Series, name: str, bins: tuple[float, ...] | None) -> pd.Series:
+    groups = _binned(values, name, bins)
+    if groups.nunique(dropna=False) < 2:
+        raise InputError(f"attribute {name!r} has the single value {groups.iloc[0]!r}; there are no groups to compare")
+    return groups
+
+
+def _binned(values: pd.Series, name: str, bins: tuple[float, ...] | None) -> pd.Series:
+    import pandas as pd
+
+    if bins is None:
+        return values
+    if not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values):
+        raise SchemaError(f"attribute {name!r}: only numeric columns can be cut into bins; it is {values.dtype}")
+    inner = [f"[{low:g}, {high:g})" for low, high in itertools.pairwise(bins)]
+    titles = [f"<{bins[0]:g}", *inner, f">={bins[-1]:g}"]
+    cut = pd.Series(pd.cut(values, [-np.inf, *bins, np.inf], right=False, labels=titles))
+    empty = sorted({titles[0], titles[-1]} - set(cut))
+    return cut.cat.remove_categories(empty)  # an open bin nobody falls into is no group the caller asked for
+
+
+def _labels(values: pd.Series, name: str, positive: Hashable | None) -> FloatArray:
+    import pandas as pd
+
+    missing = np.flatnonzero(values.isna().to_numpy())
+    if missing.size:
+        raise InputError(
+            f"label column {name!r} has {missing.size} missing values (first at row {missing[0]}); drop those rows"
+        )
+    if positive is None:
+        if not pd.api.types.is_numeric_dtype(values):
+            raise InputError(
+                f"label column {name!r} holds text; pass positive_label=, the value that counts as 1 "
+                f"(values: {_shown_values(values)})"
+            )
+        return check_vector(f"label column {name!r}", values)
+    matches = values.to_numpy() == positive
+    if not np.any(matches):
+        raise InputError(
+            f"positive_label {positive!r} never occurs in column {name!r}; values: {_shown_values(values)}"
+        )
+    return np.asarray(matches, dtype=np.float64)
+
+
+def _shown_values(values: pd.Series) -> str:
+    texts = sorted({repr(value) for value in values.unique().tolist()})
+    return ", ".join(texts[:10]) + (", …" if len(texts) > 10 else "")
+
+
+def _row_indices(rows: VectorLike, *, n_rows: int) -> IntArray:
+    chosen = to_numpy(rows)
+    if chosen.dtype == bool:
+        if chosen.shape != (n_rows,):
+            raise InputError(f"rows, as a mask, must have shape ({n_rows},); got {chosen.shape}")
+        return np.flatnonzero(chosen).astype(np.int64)
+    if chosen.ndim != 1 or chosen.size == 0 or not np.issubdtype(chosen.dtype, np.integer):
+        raise InputError(f"rows must be a non-empty vector of row numbers or a boolean mask; got {chosen.dtype}")
+    if chosen.min() < 0 or chosen.max() >= n_rows:
+        raise InputError(f"rows must lie in 0…{n_rows - 1}; got {chosen.min()}…{chosen.max()}")
+    return chosen.astype(np.int64)
+
+
+def split_rows(
+    n_rows: int, *, fractions: Mapping[str, float], seed: int, stratify: IntArray | None = None
+) -> dict[str, IntArray]:
+    """Split row numbers into named parts, the same way for the same seed.
+
+    Args:
+        n_rows: Number of rows n.
+        fractions: Part name → share of the rows; positive, summing to 1.
+        seed: Seed of the shuffle.
+        stratify: Code of every row, shape (n,); each code is split in the given fractions, so that labels or groups
+            are equally common in every part.
+
+    Returns:
+        Part name → sorted row numbers; every row is in exactly one part.
+    """
+    shares = check_vector("fractions", list(fractions.values()))
+    if shares.size == 0 or (shares <= 0).any() or abs(shares.sum() - 1) > 1e-9:
+        raise InputError(f"fractions must be positive and sum to 1; got {dict(fractions)}")
+    codes = np.zeros(n_rows, dtype=np.int64) if stratify is None else np.asarray(stratify)
+    if codes.shape != (n_rows,):
+        raise InputError(f"stratify must have shape ({n_rows},), one code per row; got {codes.shape}")
+    part_of_row = _assign_parts(codes, np.cumsum(shares), np.random.default_rng(seed))
+    parts = {name: np.flatnonzero(part_of_row == i) for i, name in enumerate(fractions)}
+    empty = [name for name, rows in parts.items() if rows.size == 0]
+    if empty:
+        raise InputError(f"fractions leave {', '.join(empty)} without rows out of {n_rows}; enlarge that fraction")
+    return parts
+
+
+def _assign_parts(codes: IntArray, cumulative: FloatArray, rng: np.random.Generator) -> IntArray:
+    part_of_row = np.empty(len(codes), dtype=np.int64)
+    strata = np.unique(codes)
+    for code in strata:
+        rows = rng.permutation(np.flatnonzero(codes == code))
+        # A random rounding offset keeps small strata from always falling into the same part.
+        offset = 0.5 if len(strata) == 1 else rng.random()
+        cuts = np.floor(cumulative[:-1] * len(rows) + offset).astype(np.int64)
+        part_of_row[rows] = np.searchsorted(cuts, np.arange(len(rows)), side="right")
+    return part_of_row

@@ -1,0 +1,361 @@
+"""`tune_head`: train a small head on frozen features, through the fairness layer.
+
+    min_θ  mean loss( P(h_θ(x)), y )        P: projection of the batch's scores onto the fairness constraint set
+
+Because the loss sees the projected scores, the head spends its capacity on what the projection leaves alone. The backbone is
+not touched: it only supplies the features. Source: METHOD §2; arXiv 2605.17118, end-to-end training.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from auditkit._typing import FloatArray, IntArray, VectorLike
+from auditkit._validation import check_binary, check_probability, check_vector
+from auditkit.criteria import Criterion, check_criteria
+from auditkit.errors import InputError, SolverError
+from auditkit.groups import Groups
+from auditkit.layer import FairnessLayer
+from auditkit.progress import NullProgress, Progress
+from auditkit.projection import measure_gaps
+
+ScoreSpace = Literal["probability", "logit", "identity"]
+
+PROBABILITY_BOUNDS = (1e-3, 1 - 1e-3)
+"""Bounds of projected probabilities in training: the log-loss of a probability of exactly 0 or 1 is infinite."""
+
+
+@dataclass(frozen=True)
+class TuneConfig:
+    """How a head is trained.
+
+    Attributes:
+        seed: Seed of the validation split, the initial weights and the batches.
+        score_space: What the layer constrains: "probability" (in [0, 1]), "logit", or "identity" (regression).
+        hidden: Width of one hidden layer; None is a linear head.
+        epochs: Most passes over the rows.
+        learning_rate: Of AdamW.
+        weight_decay: Of AdamW.
+        batch_size: Rows per step; None takes all rows at once, the setting in which the constraint means most.
+        validation_fraction: Share of the rows held back for early stopping.
+        patience: Epochs without a better validation loss (at equal constraint) before stopping.
+    """
+
+    seed: int = 0
+    score_space: ScoreSpace = "probability"
+    hidden: int | None = None
+    epochs: int = 300
+    learning_rate: float = 0.02
+    weight_decay: float = 1e-4
+    batch_size: int | None = None
+    validation_fraction: float = 0.2
+    patience: int = 40
+
+    def __post_init__(self) -> None:
+        if self.score_space not in ("probability", "logit", "identity"):
+            raise InputError(f"score_space must be 'probability', 'logit' or 'identity'; got {self.score_space!r}")
+        for name in ("epochs", "patience"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1; got {getattr(self, name)!r}")
+        for name in ("hidden", "batch_size"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, or None; got {getattr(self, name)!r}")
+        check_probability("validation_fraction", self.validation_fraction)
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One line of the training history.
+
+    Attributes:
+        epoch: Number of the epoch, from 0.
+        loss: Mean training loss of the projected scores.
+        validation_loss: Mean loss of the projected validation scores.
+        gap: Largest constrained gap of the head's own training scores, before the projection.
+        validation_gap: The same on the validation rows.
+    """
+
+    epoch: int
+    loss: float
+    validation_loss: float
+    gap: float
+    validation_gap: float
+
+
+class FairHead(nn.Module):
+    """A linear or one-hidden-layer head on standardised frozen features: h(x) = w·φ((x − μ)/σ) + b.
+
+    Args:
+        n_features: Width of the features.
+        hidden: Width of the hidden layer; None for a linear head.
+        score_space: What calling the head returns: probabilities, logits, or the raw output.
+    """
+
+    def __init__(self, n_features: int, *, hidden: int | None = None, score_space: ScoreSpace = "probability") -> None:
+        super().__init__()
+        self.n_features = n_features
+        self.hidden = hidden
+        self.score_space: ScoreSpace = score_space
+        self.history: tuple[EpochRecord, ...] = ()
+        self.best_epoch: int | None = None
+        self.register_buffer("mean", torch.zeros(n_features, dtype=torch.float64))
+        self.register_buffer("scale", torch.ones(n_features, dtype=torch.float64))
+        layers: list[nn.Module] = [nn.Linear(n_features, 1)]
+        if hidden is not None:
+            layers = [nn.Linear(n_features, hidden), nn.ReLU(), nn.Linear(hidden, 1)]
+        self.body = nn.Sequential(*layers).double()
+
+    def logits(self, features: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """Output before the sigmoid, shape (n,)."""
+        standard = (features.to(torch.float64) - self.get_buffer("mean")) / self.get_buffer("scale")
+        return self.body(standard).squeeze(1)
+
+    def forward(self, features: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """Scores in the head's score space, shape (n,); not projected, and the same for equal features whatever the group."""
+        logits = self.logits(features)
+        return torch.sigmoid(logits) if self.score_space == "probability" else logits
+
+    def predict(self, features: VectorLike) -> FloatArray:
+        """Scores of a NumPy array or tensor of features, shape (n, d), without gradient, as NumPy."""
+        with torch.no_grad():
+            return self(check_features(features, n_features=self.n_features)).numpy()
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``head.safetensors`` and ``head.json`` into a folder; each appears whole or not at all."""
+        from safetensors.torch import save
+
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        settings = {"n_features": self.n_features, "hidden": self.hidden, "score_space": self.score_space}
+        files = {"head.safetensors": save(self.state_dict()), "head.json": json.dumps(settings, indent=2).encode()}
+        for name, content in files.items():
+            (target / f"{name}.tmp").write_bytes(content)
+            (target / f"{name}.tmp").replace(target / name)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> FairHead:
+        """Read what `save` wrote."""
+        from safetensors.torch import load_file
+
+        source = Path(folder)
+        if not (source / "head.json").is_file():
+            raise InputError(f"folder holds no head.json: {source}; pass the folder that FairHead.save wrote")
+        settings = json.loads((source / "head.json").read_text(encoding="utf-8"))
+        head = cls(settings["n_features"], hidden=settings["hidden"], score_space=settings["score_space"])
+        head.load_state_dict(load_file(source / "head.safetensors"))
+        return head.eval()
+
+
+@dataclass(frozen=True, eq=False)
+class HeadRows:
+    """Checked rows that a loss is taken over: features (n, d), labels (n,) and groups."""
+
+    features: Float[Tensor, "n d"]
+    labels: Float[Tensor, " n"]
+    groups: Groups
+
+    def take(self, rows: IntArray) -> HeadRows:
+        """Some of the rows."""
+        index = torch.as_tensor(rows)
+        return HeadRows(self.features[index], self.labels[index], self.groups.take(rows))
+
+
+@dataclass
+class _Best:
+    """The best epoch so far."""
+
+    loss: float = float("inf")
+    epoch: int = -1
+    state: dict[str, Any] = field(default_factory=dict)
+
+
+def tune_head(
+    features: VectorLike,
+    labels: VectorLike,
+    groups: Groups,
+    criteria: Criterion | Sequence[Criterion],
+    *,
+    config: TuneConfig | None = None,
+    progress: Progress | None = None,
+) -> FairHead:
+    """Train a head on frozen features through the fairness layer.
+
+    Args:
+        features: Frozen features, shape (n, d).
+        labels: Labels, shape (n,): 0 or 1, or any number with score_space="identity".
+        groups: Attributes of the same rows.
+        criteria: What the projected scores must satisfy, in units of the score space.
+        config: How to train.
+        progress: Where to report epochs; None reports nothing.
+
+    Returns:
+        The head at its best validation loss, with its history. Calling it gives scores that are not projected: apply a
+        `FairnessLayer` to a batch of them, or `calibrate` them for use row by row.
+
+    Raises:
+        InputError: Wrong shapes, NaN or infinite values, labels not binary in a binary score space.
+        InfeasibleError: The criteria cannot hold together on a batch.
+    """
+    listed, settings = check_criteria(criteria), config or TuneConfig()
+    rows = check_rows(features, labels, groups, settings)
+    return train(rows, _ProjectedLoss(listed, settings), listed, settings, progress or NullProgress())
+
+
+class _ProjectedLoss:
+    """Loss of the scores after the fairness layer."""
+
+    def __init__(self, criteria: Sequence[Criterion], config: TuneConfig) -> None:
+        bounds = PROBABILITY_BOUNDS if config.score_space == "probability" else None
+        self.layer = FairnessLayer(criteria, bounds=bounds)
+        self.config = config
+
+    def __call__(self, head: FairHead, rows: HeadRows) -> Tensor:
+        return prediction_loss(self.layer(head(rows.features), rows.groups, rows.labels), rows.labels, self.config)
+
+
+def train(
+    rows: HeadRows, loss: Any, criteria: Sequence[Criterion], config: TuneConfig, progress: Progress
+) -> FairHead:
+    """Minimise a loss over a head's weights with early stopping on held-back rows.
+
+    Args:
+        rows: All rows.
+        loss: Called with (head, rows); returns a differentiable scalar.
+        criteria: Whose gaps the history records.
+        config: How to train.
+        progress: Where to report epochs.
+
+    Returns:
+        The head at its best validation loss.
+
+    Raises:
+        SolverError: No epoch had a finite validation loss.
+    """
+    rng = np.random.default_rng(config.seed)
+    training, validation = _split(rows, rng, config)
+    head = _new_head(training, config)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    best, history = _Best(), []
+    with progress.stage("tuning the head", config.epochs) as advance:
+        for epoch in range(config.epochs):
+            training_loss = _run_epoch(head, optimizer, loss, training, rng, config)
+            history.append(_record(head, loss, epoch, training_loss, training, validation, criteria))
+            _keep_best(best, head, history[-1])
+            advance(1)
+            if epoch - best.epoch >= config.patience:
+                break
+    if best.epoch < 0:
+        raise SolverError("training diverged: no epoch had a finite validation loss; lower learning_rate")
+    head.load_state_dict(best.state)
+    head.history, head.best_epoch = tuple(history), best.epoch
+    return head.eval()
+
+
+def prediction_loss(scores: Float[Tensor, " n"], labels: Float[Tensor, " n"], config: TuneConfig) -> Tensor:
+    """Mean loss: cross-entropy for probabilities and logits, squared error for "identity"."""
+    if config.score_space == "probability":
+        low, high = PROBABILITY_BOUNDS
+        return nn.functional.binary_cross_entropy(scores.clamp(low, high), labels)
+    if config.score_space == "logit":
+        return nn.functional.binary_cross_entropy_with_logits(scores, labels)
+    return nn.functional.mse_loss(scores, labels)
+
+
+def check_features(features: VectorLike, *, n_features: int | None = None) -> Float[Tensor, "n d"]:
+    """Features as a finite float64 tensor of shape (n, d)."""
+    values = features.detach().cpu() if isinstance(features, Tensor) else torch.as_tensor(np.asarray(features))
+    if values.ndim != 2 or (n_features is not None and values.shape[1] != n_features):
+        wanted = "(n, d)" if n_features is None else f"(n, {n_features})"
+        raise InputError(f"features must have shape {wanted}; got {tuple(values.shape)}")
+    if not bool(torch.isfinite(values).all()):
+        raise InputError("features hold NaN or infinite values; drop those rows or fix the backbone that produced them")
+    return values.to(torch.float64)
+
+
+def check_rows(features: VectorLike, labels: VectorLike, groups: Groups, config: TuneConfig) -> HeadRows:
+    """Features, labels and groups of the same rows, checked."""
+    x = check_features(features)
+    y = check_vector("labels", labels, n_rows=groups.n_rows)
+    if config.score_space != "identity":
+        check_binary("labels", y)
+    if len(x) != groups.n_rows:
+        raise InputError(f"features must have {groups.n_rows} rows, as many as groups has; got {len(x)}")
+    return HeadRows(x, torch.as_tensor(y), groups)
+
+
+def _split(rows: HeadRows, rng: np.random.Generator, config: TuneConfig) -> tuple[HeadRows, HeadRows]:
+    order = rng.permutation(rows.groups.n_rows)
+    held = max(1, round(config.validation_fraction * len(order)))
+    if held >= len(order):
+        raise InputError(f"labels has {len(order)} rows, too few to hold some back for validation; pass more rows")
+    return rows.take(np.sort(order[held:])), rows.take(np.sort(order[:held]))
+
+
+def _new_head(training: HeadRows, config: TuneConfig) -> FairHead:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        head = FairHead(training.features.shape[1], hidden=config.hidden, score_space=config.score_space)
+    spread = training.features.std(dim=0, unbiased=False)
+    head.get_buffer("mean").copy_(training.features.mean(dim=0))
+    head.get_buffer("scale").copy_(torch.where(spread > 1e-12, spread, 1.0))
+    return head
+
+
+def _run_epoch(
+    head: FairHead, optimizer: torch.optim.Optimizer, loss: Any, rows: HeadRows, rng: np.random.Generator, config: TuneConfig
+) -> float:
+    total = 0.0
+    for batch in _batches(rows, rng, config.batch_size):
+        optimizer.zero_grad()
+        value = loss(head, batch)
+        value.backward()
+        optimizer.step()
+        total += float(value.detach()) * batch.groups.n_rows
+    return total / rows.groups.n_rows
+
+
+def _batches(rows: HeadRows, rng: np.random.Generator, batch_size: int | None) -> Iterator[HeadRows]:
+    if batch_size is None or batch_size >= rows.groups.n_rows:
+        yield rows
+        return
+    order = rng.permutation(rows.groups.n_rows)
+    for start in range(0, len(order), batch_size):
+        yield rows.take(order[start : start + batch_size])
+
+
+@torch.no_grad()
+def _record(
+    head: FairHead,
+    loss: Any,
+    epoch: int,
+    training_loss: float,
+    training: HeadRows,
+    validation: HeadRows,
+    criteria: Sequence[Criterion],
+) -> EpochRecord:
+    gaps = [
+        max(measure_gaps(head(rows.features), rows.groups, criteria, labels=rows.labels).values())
+        for rows in (training, validation)
+    ]
+    return EpochRecord(epoch, training_loss, float(loss(head, validation)), *gaps)
+
+
+def _keep_best(best: _Best, head: FairHead, record: EpochRecord) -> None:
+    if record.validation_loss < best.loss:
+        best.loss, best.epoch = record.validation_loss, record.epoch
+        best.state = {name: value.detach().clone() for name, value in head.state_dict().items()}
+
+
+def describe_training(head: FairHead, config: TuneConfig) -> dict[str, Any]:
+    """Configuration, best epoch and history as JSON-ready values."""
+    history = [asdict(record) for record in head.history]
+    return {"config": asdict(config), "best_epoch": head.best_epoch, "history": history}

@@ -1,0 +1,408 @@
+"""The jobs behind the command line and the app: read, score, audit, tune, calibrate, compare, write a run folder.
+
+A run folder appears whole or not at all. Everything in it but ``timing.json`` (and the dates that reports take from it) is
+the same for the same plan, data, model, seed and versions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from auditkit._tables import hash_file
+from auditkit._validation import check_binary
+from auditkit.auditing import AuditResult, audit
+from auditkit.baselines import FitContext, Sample
+from auditkit.comparison import CompareConfig, Comparison, MethodRun, compare_on_split, make_context
+from auditkit.config import AuditFile, sample_config
+from auditkit.criteria import Criterion
+from auditkit.datasets import AuditData, load_table, split_rows
+from auditkit.deployment import Calibration
+from auditkit.errors import InputError
+from auditkit.finetuning import FairHead, TuneConfig, describe_training
+from auditkit.models import load_model
+from auditkit.progress import NullProgress, Progress
+from auditkit.reporting import write_report
+
+if TYPE_CHECKING:
+    from auditkit.models import FrozenModel
+
+SCHEMA = "auditkit.run/1"
+PACKAGES = ("numpy", "scipy", "pandas", "pyarrow", "torch", "timm", "cvxpy", "osqp", "daqp", "fairlearn", "plotly")
+UNLISTED = ("run.json", "timing.json", "report.html")
+
+
+@dataclass(frozen=True, eq=False)
+class RunResult:
+    """What a job leaves behind.
+
+    Attributes:
+        outcome: Audit of the model as found.
+        after: Audit of the tuned and calibrated predictions on the test rows; None when nothing was tuned.
+        enforced: The criteria that the tuning enforced.
+        comparison: What comparison.json holds; None when nothing was compared.
+        folder: The run folder.
+    """
+
+    outcome: AuditResult
+    after: AuditResult | None
+    enforced: tuple[Criterion, ...]
+    comparison: dict[str, Any] | None
+    folder: Path
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What is audited: the data, scored by the frozen model or by whoever made the predictions table.
+
+    Attributes:
+        data: The table.
+        sample: Scores, labels, groups and features of its rows.
+        model: The frozen model; None for a table of predictions.
+    """
+
+    data: AuditData
+    sample: Sample
+    model: FrozenModel | None
+
+
+@dataclass(eq=False)
+class _Clock:
+    """Seconds per stage; the only thing about a run that is not reproducible."""
+
+    started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - begin, 3)
+
+    def to_dict(self) -> dict[str, Any]:
+        finished = datetime.now(UTC).isoformat(timespec="seconds")
+        return {"started": self.started, "finished": finished, "seconds": self.seconds}
+
+
+def run_demo(*, out: str | Path, seed: int = 0, progress: Progress | None = None) -> RunResult:
+    """Audit, tune, calibrate and compare on the bundled sample model and its held-out rows.
+
+    Args:
+        out: The run folder to write.
+        seed: Seed of the split, the training and the simulations.
+        progress: Where to report.
+
+    Returns:
+        The run.
+    """
+    config = sample_config().model_copy(update={"seed": seed})
+    return _run("demo", config, out=out, progress=progress, compared=True)
+
+
+def run_audit(config: AuditFile, *, out: str | Path, progress: Progress | None = None) -> RunResult:
+    """Audit every row of the data.
+
+    Args:
+        config: The audit file.
+        out: The run folder to write.
+        progress: Where to report.
+
+    Returns:
+        The run, with nothing tuned.
+
+    Raises:
+        InputError: The data, the model or the request is wrong.
+    """
+    clock, reporter = _Clock(), progress or NullProgress()
+    subject = load_subject(config, progress=reporter, clock=clock)
+    with clock.stage("audit"):
+        outcome = audit_sample(config, subject.sample, subject.sample.scores)
+    record = _record("audit", config, subject)
+    files = {"audit.json": outcome.to_dict()}
+    folder = _write_run(Path(out), record, files, clock=clock)
+    return RunResult(outcome, None, (), None, folder)
+
+
+def run_tune(config: AuditFile, *, out: str | Path, progress: Progress | None = None) -> RunResult:
+    """Audit on the test rows, tune a head through the layer, calibrate it, and audit the test rows again.
+
+    Args:
+        config: The audit file; its model must have features.
+        out: The run folder to write; also receives the head and its calibration.
+        progress: Where to report.
+
+    Returns:
+        The run.
+
+    Raises:
+        InputError: The data, the model or the request is wrong; labels not binary; no features.
+        InfeasibleError: The enforced criteria cannot hold together.
+    """
+    return _run("tune", config, out=out, progress=progress, compared=False)
+
+
+def run_compare(config: AuditFile, *, out: str | Path, progress: Progress | None = None) -> RunResult:
+    """`run_tune`, and every method of the audit file on the same split.
+
+    Args:
+        config: The audit file.
+        out: The run folder to write.
+        progress: Where to report.
+
+    Returns:
+        The run.
+
+    Raises:
+        InputError: As `run_tune`.
+        InfeasibleError: As `run_tune`.
+    """
+    return _run("compare", config, out=out, progress=progress, compared=True)
+
+
+def load_subject(
+    config: AuditFile, *, progress: Progress | None = None, clock: _Clock | None = None
+) -> Subject:
+    """Read the data and score it with the frozen model.
+
+    Args:
+        config: The audit file.
+        progress: Where to report.
+        clock: Where to note the time taken.
+
+    Returns:
+        The data with its scores and features.
+    """
+    watch, reporter = clock or _Clock(), progress or NullProgress()
+    with watch.stage("read"):
+        data = load_table(config.data_path, **config.table_options(), name=config.name)
+    if config.model_spec is None:
+        return Subject(data, _predictions_sample(data), None)
+    with watch.stage("score"), reporter.stage("scoring the frozen model", 3) as advance:
+        model = load_model(config.model_spec)
+        advance(1)
+        scores = _flat(model.scores(data.features).double().numpy())
+        advance(1)
+        features = model.features(data.features).double().numpy()
+        advance(1)
+    return Subject(data, Sample(scores, _labels(data), data.groups, features), model)
+
+
+def audit_sample(config: AuditFile, sample: Sample, scores: np.ndarray) -> AuditResult:
+    """Audit some scores of a sample as the audit file says."""
+    labels = None if np.isnan(sample.labels).all() else sample.labels
+    return audit(
+        scores, sample.groups, config.build_criteria(), labels=labels, threshold=config.threshold,
+        confidence=config.confidence, seed=config.seed,
+    )  # fmt: skip
+
+
+def _run(command: str, config: AuditFile, *, out: str | Path, progress: Progress | None, compared: bool) -> RunResult:
+    clock, reporter = _Clock(), progress or NullProgress()
+    subject = load_subject(config, progress=reporter, clock=clock)
+    enforced = _check_request(config, subject)
+    parts = split_rows(subject.sample.n_rows, fractions=config.split.model_dump(), seed=config.seed)
+    settings = _compare_config(config)
+    test = subject.sample.take(parts["test"])
+    with clock.stage("audit"):
+        outcome = audit_sample(config, test, test.scores)
+    with clock.stage("tune and calibrate"):
+        context = make_context(subject.sample, parts, enforced, settings, seed=config.seed, progress=reporter)
+    after = _audit_after(config, context, test)
+    comparison = None
+    if compared:
+        with clock.stage("compare"):
+            runs = compare_on_split(context, test, config.build_criteria(), settings, seed=config.seed)
+            comparison = _comparison(config, enforced, settings, parts, runs)
+    record = _record(command, config, subject, parts=parts, context=context)
+    files = {"audit.json": outcome.to_dict(), "audit_after.json": after and after.to_dict(), "comparison.json": comparison}
+    artefacts = _artefacts(context.head, context.calibration)
+    folder = _write_run(Path(out), record, files, clock=clock, artefacts=artefacts)
+    return RunResult(outcome, after, enforced, comparison, folder)
+
+
+def _audit_after(config: AuditFile, context: FitContext, test: Sample) -> AuditResult | None:
+    """Audit of what would be deployed: the tuned head with its calibrated corrections, row by row."""
+    if context.head is None or context.calibration is None or test.features is None:
+        return None
+    return audit_sample(config, test, context.calibration.apply(context.head.predict(test.features), test.groups))
+
+
+def _comparison(
+    config: AuditFile,
+    enforced: tuple[Criterion, ...],
+    settings: CompareConfig,
+    parts: Mapping[str, np.ndarray],
+    runs: list[MethodRun],
+) -> dict[str, Any]:
+    rows = {name: len(part) for name, part in parts.items()}
+    return Comparison(enforced, config.build_criteria(), settings, rows, tuple(runs)).to_dict()
+
+
+def _check_request(config: AuditFile, subject: Subject) -> tuple[Criterion, ...]:
+    enforced = config.build_enforced()
+    if not enforced:
+        raise InputError("enforce is empty, and every criterion needs labels; name in enforce: what the head shall satisfy")
+    if config.threshold is None:
+        raise InputError("threshold is null; tuning and comparing need one, since they report decisions as well")
+    if np.isnan(subject.sample.labels).all():
+        raise InputError("data.label is missing; tuning and comparing need the outcomes")
+    check_binary(f"the label {config.data.label!r}", subject.sample.labels)
+    return enforced
+
+
+def _compare_config(config: AuditFile) -> CompareConfig:
+    return CompareConfig(
+        methods=config.methods,
+        threshold=0.5 if config.threshold is None else config.threshold,
+        confidence=config.confidence,
+        guarantee=config.confidence,
+        split=tuple(config.split.model_dump().items()),
+        tune=TuneConfig(seed=config.seed, **config.tune.model_dump()),
+    )
+
+
+def _predictions_sample(data: AuditData) -> Sample:
+    if data.scores is None:
+        raise InputError("data.score is missing; name the column of scores, or give a model")
+    features = None if data.features is None else _numeric_features(data)
+    return Sample(data.scores, _labels(data), data.groups, features)
+
+
+def _numeric_features(data: AuditData) -> np.ndarray:
+    assert data.features is not None
+    text = [str(name) for name in data.features.columns if not np.issubdtype(data.features[name].to_numpy().dtype, np.number)]
+    if text:
+        raise InputError(f"data.features of a predictions table must be numbers; {', '.join(text)} are not")
+    return data.features.to_numpy(dtype=np.float64)
+
+
+def _labels(data: AuditData) -> np.ndarray:
+    """Labels, or NaN for every row where there are none."""
+    return np.full(data.n_rows, np.nan) if data.labels is None else data.labels
+
+
+def _flat(scores: np.ndarray) -> np.ndarray:
+    if scores.ndim != 1:
+        raise InputError(f"the model gives scores of shape {scores.shape}; this job needs one score per row")
+    return scores
+
+
+def _record(
+    command: str,
+    config: AuditFile,
+    subject: Subject,
+    *,
+    parts: Mapping[str, np.ndarray] | None = None,
+    context: FitContext | None = None,
+) -> dict[str, Any]:
+    """What run.json holds, but for the hashes of the other files."""
+    plan = config.to_dict()
+    model = subject.model
+    head = None if context is None else context.head
+    calibration = None if context is None else context.calibration
+    return {
+        "schema": SCHEMA,
+        "command": command,
+        "auditkit": metadata.version("auditkit"),
+        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
+        "seed": config.seed,
+        "hashes": {
+            "model": None if model is None else model.fingerprint,
+            "data": subject.data.sha256,
+            "plan": hashlib.sha256(_dump(plan)).hexdigest(),
+        },
+        "plan": plan,
+        "model": None if model is None else _describe_model(model),
+        "data": _describe_data(subject.data),
+        "split": None if parts is None else {name: len(part) for name, part in parts.items()},
+        "tuning": None if head is None or context is None else describe_training(head, context.config),
+        "calibration": None if calibration is None else calibration.to_dict(),
+    }
+
+
+def _describe_model(model: FrozenModel) -> dict[str, Any]:
+    return {
+        "name": model.name, "task": model.task, "fingerprint": model.fingerprint, "n_features": model.n_features,
+    }  # fmt: skip
+
+
+def _describe_data(data: AuditData) -> dict[str, Any]:
+    groups = data.groups
+    counts = {
+        name: dict(
+            zip(
+                map(str, groups.categories(name)),
+                np.bincount(groups.codes(name), minlength=len(groups.categories(name))).tolist(),
+                strict=True,
+            )
+        )
+        for name in groups.names
+    }
+    label_mean = None if data.labels is None else float(data.labels.mean())
+    return {
+        "name": data.name, "source": Path(data.source).name, "sha256": data.sha256, "rows": data.n_rows,
+        "attributes": counts, "label_mean": label_mean,
+    }  # fmt: skip
+
+
+def _artefacts(head: FairHead | None, calibration: Calibration | None) -> list[Callable[[Path], None]]:
+    writers: list[Callable[[Path], None]] = []
+    if head is not None:
+        writers.append(lambda folder: head.save(folder / "head"))
+    if calibration is not None:
+        writers.append(lambda folder: calibration.save(folder / "calibration.json"))
+    return writers
+
+
+def _write_run(
+    out: Path,
+    record: dict[str, Any],
+    files: Mapping[str, dict[str, Any] | None],
+    *,
+    clock: _Clock,
+    artefacts: list[Callable[[Path], None]] | None = None,
+) -> Path:
+    """Write the run folder under a temporary name and move it into place."""
+    _check_out(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        draft.mkdir()
+        for name, content in files.items():
+            if content is not None:
+                (draft / name).write_bytes(_dump(content))
+        for write in artefacts or []:
+            write(draft)
+        hashes = {str(p.relative_to(draft)): hash_file(p) for p in sorted(draft.rglob("*")) if p.is_file()}
+        (draft / "run.json").write_bytes(_dump({**record, "files": hashes}))
+        (draft / "timing.json").write_bytes(_dump(clock.to_dict()))
+        write_report(draft)
+        if out.exists():
+            shutil.rmtree(out)
+        draft.replace(out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return out
+
+
+def _check_out(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "run.json").is_file())):
+        raise InputError(f"--out is {out}, which holds something that is not a run; name a new or an earlier run's folder")
+
+
+def _dump(content: Any) -> bytes:
+    return (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False, sort_keys=False) + "\n").encode()

@@ -1,0 +1,152 @@
+"""What every frozen model is: scores, logits and features, without gradient, chunk by chunk."""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, TypeAlias, TypeVar, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from auditkit.errors import InputError
+
+Task: TypeAlias = Literal["binary", "regression", "multiclass"]
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+TASKS: tuple[Task, ...] = ("binary", "regression", "multiclass")
+
+
+class FrozenModel(abc.ABC):
+    """A model whose weights never change.
+
+    Attributes:
+        name: What reports call it.
+        task: ``"binary"``, ``"regression"`` or ``"multiclass"``.
+        fingerprint: SHA-256 over architecture, preprocessing and weights; equal in every process.
+        n_features: Width d of :meth:`features`; 0 for a model that has no layer to read them from.
+        chunk_rows: How many rows are computed at a time, which bounds the memory.
+    """
+
+    def __init__(self, *, name: str, task: Task, n_features: int, chunk_rows: int, fingerprint: str) -> None:
+        if task not in TASKS:
+            raise InputError(f"task must be one of {', '.join(TASKS)}; got {task!r}")
+        self.name = name
+        self.task: Task = task
+        self.n_features = n_features
+        self.chunk_rows = chunk_rows
+        self.fingerprint = fingerprint
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {self.task}, d={self.n_features}, {self.fingerprint[:12]})"
+
+    @final
+    def logits(self, batch: Any) -> Float[Tensor, " n *k"]:
+        """Output before the link: shape (n,), or (n, k) for a multiclass model."""
+        return self._run(batch, self._chunk_logits, "logits")
+
+    @final
+    def scores(self, batch: Any) -> Float[Tensor, " n *k"]:
+        """Probability of the positive class, shape (n,); the value for regression; (n, k) for a multiclass model."""
+        return self._run(batch, self._chunk_scores, "scores")
+
+    @final
+    def features(self, batch: Any) -> Float[Tensor, "n d"]:
+        """Activations in front of the last layer, on which a head can be tuned."""
+        if self.n_features == 0:
+            raise InputError(
+                f"model {self.name!r} has no last layer to read features from; only its scores can be used"
+            )
+        features = self._run(batch, self._chunk_features, "features")
+        if features.shape[1:] != (self.n_features,):
+            raise InputError(
+                f"model {self.name!r} must give features of shape (n, {self.n_features}); got {tuple(features.shape)}"
+            )
+        return features
+
+    def _run(self, batch: Any, step: Callable[[Any], Tensor], what: str) -> Tensor:
+        parts: list[Tensor] = []
+        n_rows = 0
+        with torch.no_grad():
+            for chunk in self._chunks(batch):
+                n_rows += len(chunk)
+                parts.append(step(chunk))
+        if not parts:
+            raise InputError("batch must have at least one row; got none")
+        return self._checked(torch.cat(parts), what, n_rows)
+
+    def _checked(self, output: Tensor, what: str, n_rows: int) -> Tensor:
+        if len(output) != n_rows:
+            raise InputError(
+                f"model {self.name!r} gave {len(output)} {what} for {n_rows} rows; it must give one per row"
+            )
+        bad = (~torch.isfinite(output)).flatten(1).any(dim=1) if output.ndim > 1 else ~torch.isfinite(output)
+        if bad.any():
+            first = int(bad.nonzero()[0, 0])
+            raise InputError(
+                f"model {self.name!r} gave NaN or infinite {what} in {int(bad.sum())} rows (first at row {first}); "
+                "check those rows of the batch"
+            )
+        return output
+
+    @abc.abstractmethod
+    def _chunks(self, batch: Any) -> Iterator[Any]:
+        """Check the batch and yield what the model reads, at most ``chunk_rows`` rows at a time."""
+
+    @abc.abstractmethod
+    def _chunk_logits(self, chunk: Any) -> Tensor:
+        """Logits of one chunk."""
+
+    def _chunk_scores(self, chunk: Any) -> Tensor:
+        logits = self._chunk_logits(chunk)
+        if self.task == "binary":
+            return torch.sigmoid(logits)
+        return logits if self.task == "regression" else torch.softmax(logits, dim=1)
+
+    @abc.abstractmethod
+    def _chunk_features(self, chunk: Any) -> Tensor:
+        """Features of one chunk, shape (rows, d)."""
+
+
+def freeze(module: ModuleT) -> ModuleT:
+    """Put a module into evaluation mode for good and take its parameters out of every gradient."""
+    return module.eval().requires_grad_(False)
+
+
+def fingerprint_of(module: nn.Module, *, describe: Mapping[str, Any]) -> str:
+    """SHA-256 over a description and every tensor of a module (name, type, shape and bytes)."""
+    digest = hashlib.sha256(json.dumps(describe, sort_keys=True, ensure_ascii=True).encode())
+    for name, tensor in sorted(module.state_dict().items()):
+        header = f"\n{name}|{tensor.dtype}|{tuple(tensor.shape)}|"
+        digest.update(header.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def tensor_chunks(batch: Tensor, *, module: nn.Module, chunk_rows: int) -> Iterator[Tensor]:
+    """Yield slices of a tensor on the device and with the float type of the module's first parameter."""
+    first = next(module.parameters(), torch.empty(0))
+    for start in range(0, len(batch), chunk_rows):
+        yield batch[start : start + chunk_rows].to(device=first.device, dtype=first.dtype)
+
+
+def one_per_row(logits: Tensor, *, task: Task, name: str) -> Tensor:
+    """Bring raw outputs to (n,), or leave (n, k) for a multiclass model; two columns become a log-odds."""
+    if task == "multiclass":
+        if logits.ndim == 2 and logits.shape[1] > 1:
+            return logits
+        raise InputError(f"model {name!r} is multiclass and must give logits (n, k), k ≥ 2; got {tuple(logits.shape)}")
+    if logits.ndim == 2 and logits.shape[1] == 2 and task == "binary":
+        return logits[:, 1] - logits[:, 0]
+    if logits.ndim == 2 and logits.shape[1] == 1:
+        return logits[:, 0]
+    if logits.ndim == 1:
+        return logits
+    raise InputError(
+        f"model {name!r} is {task} and must give one output per row, shape (n,) or (n, 1); got {tuple(logits.shape)}; "
+        'a classifier of several classes needs task="multiclass"'
+    )

@@ -1,0 +1,28 @@
+"""The report of a run: its content as data, as one HTML page, on the console, and its verification."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from auditkit.reporting.document import ReportDocument, load_document
+    from auditkit.reporting.html import render_html, write_report
+    from auditkit.reporting.verification import Check, verify_run
+
+__all__ = ["Check", "ReportDocument", "load_document", "render_html", "verify_run", "write_report"]
+
+_HOMES = {
+    "Check": "verification",
+    "ReportDocument": "document",
+    "load_document": "document",
+    "render_html": "html",
+    "verify_run": "verification",
+    "write_report": "html",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

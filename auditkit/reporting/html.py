@@ -1,0 +1,136 @@
+"""`render_html`: the report as one file that holds all it needs and asks the network for nothing.
+
+What comes from the data is escaped by the templates, and inside script elements by `_embed`. The page's Content-Security-Policy
+lets no script run but the two it was written with.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from auditkit.errors import InputError
+from auditkit.reporting import wording
+from auditkit.reporting.charts import DARK, Chart, gap_chart, history_chart, mean_chart, rate_chart, trade_off_charts
+from auditkit.reporting.document import ReportDocument, load_document
+
+REPORT = "report.html"
+_TEMPLATES = Path(__file__).parent / "templates"
+_ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
+
+
+def render_html(document: ReportDocument) -> str:
+    """The report as one self-contained HTML page.
+
+    Args:
+        document: What it states.
+
+    Returns:
+        The page; equal documents give equal pages.
+    """
+    charts = build_charts(document)
+    plotly, script = _plotly_source(), _read("report.js")
+    figures = {key: chart.figure for key, chart in charts.items()}
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            doc=document,
+            charts=charts,
+            summary=wording.summary(document),
+            style=Markup(_read("report.css")),
+            plotly=Markup(plotly),
+            script=Markup(script),
+            hashes=[_policy_hash(plotly), _policy_hash(script)],
+            figures=_embed({"figures": figures, "dark": DARK}),
+        )
+    )
+
+
+def write_report(folder: str | Path) -> Path:
+    """Write report.html into a run's folder, from the numbers that lie there; the file appears whole or not at all.
+
+    Args:
+        folder: The folder of a run.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: The folder, run.json or audit.json is missing, or the folder cannot be written.
+        SchemaError: A file is not what this release reads.
+    """
+    place = Path(folder)
+    page = render_html(load_document(place))
+    try:
+        handle, name = tempfile.mkstemp(dir=place, prefix=".report-", suffix=".html")
+    except OSError as error:
+        raise InputError(
+            f"folder: {place.name!r} cannot be written to ({error.strerror}); copy it elsewhere"
+        ) from error
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(page)
+        Path(name).chmod(0o644)
+        return Path(name).replace(place / REPORT)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def build_charts(document: ReportDocument) -> dict[str, Chart]:
+    """Every chart of a report by its key: gaps-0, means-0, rates-0, history, trade-off-0, …"""
+    charts: list[Chart | None] = []
+    for position, row in enumerate(document.criteria):
+        charts += [gap_chart(row, key=f"gaps-{position}"), mean_chart(row, key=f"means-{position}")]
+    charts += [rate_chart(pair, key=f"rates-{position}") for position, pair in enumerate(document.decisions)]
+    charts.append(history_chart(document))
+    if document.comparison is not None:
+        charts += trade_off_charts(document.comparison)
+    return {chart.key: chart for chart in charts if chart is not None}
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    names = ("claim", "count", "interval", "join", "meaning", "number", "percent", "plural", "signed", "tolerance")
+    environment.filters |= {name: getattr(wording, name) for name in names}
+    environment.globals |= {"METRICS": wording.METRICS, "VERDICTS": wording.VERDICTS, "tally": wording.tally}
+    return environment
+
+
+def _read(name: str) -> str:
+    return (_TEMPLATES / name).read_text(encoding="utf-8")
+
+
+@cache
+def _plotly_source() -> str:
+    from auditkit.reporting.charts import plotly_source
+
+    return plotly_source()
+
+
+def _policy_hash(source: str) -> str:
+    """The hash by which the page's policy lets a script run."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
+
+
+def _embed(values: Any) -> Markup:
+    """JSON for a script element: no character of it can end the element or open a comment."""
+    text = json.dumps(values, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return Markup(text.translate(_ESCAPES))

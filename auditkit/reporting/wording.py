@@ -1,0 +1,194 @@
+"""Numbers and findings in words, for readers who are not statisticians; facts only, never a legal conclusion."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from auditkit.reporting.document import CriterionRow, Json, ReportDocument
+
+DASH = "—"
+VERDICTS = {
+    "pass": "within tolerance",
+    "fail": "outside tolerance",
+    "inconclusive": "inconclusive",
+}
+METRICS = {"accuracy": "Accuracy", "auc": "AUC", "brier": "Brier score", "log_loss": "Log-loss"}
+LOWER_IS_BETTER = frozenset({"brier", "log_loss"})
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number with ``digits`` decimals, more for one that they would show as zero; a dash when there is none."""
+    if value is None or not math.isfinite(value):
+        return DASH
+    if 0 < abs(value) < 0.5 * 10**-digits:
+        return f"{value:.1e}".replace("-", "−")
+    return f"{value:.{digits}f}".replace("-", "−")
+
+
+def signed(value: float | None, digits: int = 3) -> str:
+    """As `number`, with a sign."""
+    shown = number(value, digits)
+    return shown if value is None or shown == DASH or value < 0 else f"+{shown}"
+
+
+def interval(ends: Sequence[float] | None, digits: int = 3) -> str:
+    """An interval in brackets; a dash when there is none."""
+    return DASH if ends is None else f"[{number(ends[0], digits)}, {number(ends[1], digits)}]"
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share as a percentage."""
+    return DASH if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f} %".replace("-", "−")
+
+
+def count(value: float | None) -> str:
+    """A whole number with thin spaces between thousands."""
+    return DASH if value is None else f"{int(value):,}".replace(",", "\u202f")
+
+
+def tolerance(value: float) -> str:
+    """A tolerance as it was written."""
+    return f"{value:g}"
+
+
+def join(words: Iterable[str]) -> str:
+    """Words with commas and a final "and"."""
+    listed = list(words)
+    return " and ".join([", ".join(listed[:-1]), listed[-1]]) if len(listed) > 1 else "".join(listed)
+
+
+def plural(amount: int, singular: str, several: str | None = None) -> str:
+    """An amount with its noun."""
+    return f"{amount} {singular if amount == 1 else several or singular + 's'}"
+
+
+def meaning(criterion: Json) -> str:
+    """What a criterion asks for, in a sentence."""
+    groups = " and ".join(criterion["attributes"])
+    groups = f"{groups} combined" if len(criterion["attributes"]) > 1 else groups
+    within = _condition(criterion)
+    bound = tolerance(criterion["tolerance"])
+    if criterion["family"] == "ECP":
+        return f"The average score of any two groups by {groups} differs by at most {bound}{within}."
+    if criterion["form"] == "absolute":
+        return (
+            f"The average error (outcome minus score) of every group by {groups} is at most {bound} either way{within}."
+        )
+    return f"The average error (outcome minus score) of any two groups by {groups} differs by at most {bound}{within}."
+
+
+def _condition(criterion: Json) -> str:
+    parts = []
+    for name in criterion.get("given") or ():
+        if name != "@label":
+            parts.append(f"the same {name}")
+        elif criterion.get("label_value") is not None:
+            parts.append(f"the outcome {criterion['label_value']}")
+        else:
+            parts.append("the same outcome")
+    return f", among people with {join(parts)}" if parts else ""
+
+
+def tally(rows: Sequence[CriterionRow], *, after: bool) -> str:
+    """How many criteria have which verdict, e.g. ``2 of 5 criteria are within tolerance, 3 are outside tolerance``."""
+    verdicts = [row.after.verdict if after and row.after else row.before.verdict for row in rows]
+    parts = [(verdicts.count(key), words) for key, words in VERDICTS.items() if key in verdicts]
+    if len(parts) == 1:
+        amount = parts[0][0]
+        lead = "The one criterion is" if amount == 1 else f"All {amount} criteria are"
+        return f"{lead} {parts[0][1]}."
+    first, *rest = [f"{amount} {'is' if amount == 1 else 'are'} {words}" for amount, words in parts]
+    return f"Of {len(rows)} criteria, {join([first, *rest])}."
+
+
+def summary(document: ReportDocument) -> list[tuple[str, str]]:
+    """The report in a few paragraphs: (heading, text)."""
+    parts = [("What was found", _found(document)), ("What was done", _done(document))]
+    if document.after is not None:
+        parts += [("What changed", _changed(document)), ("What it cost", _cost(document))]
+    open_ends = _open(document)
+    return [*parts, ("What remains open", open_ends)] if open_ends else parts
+
+
+def _found(document: ReportDocument) -> str:
+    worst = max(document.criteria, key=lambda row: (row.before.gap or 0) / max(row.tolerance, 1e-12), default=None)
+    text = tally(document.criteria, after=False)
+    if worst is None or worst.before.gap is None:
+        return text
+    return (
+        f"{text} Measured against its tolerance, the largest gap is that of {worst.name}: {number(worst.before.gap)} "
+        f"{interval(worst.before.interval)}, where at most {tolerance(worst.tolerance)} was accepted."
+    )
+
+
+def _done(document: ReportDocument) -> str:
+    if document.after is None:
+        return "The model was measured as it is. Nothing about it was changed."
+    names = join(row.name for row in document.enforced) or "the criteria of the plan"
+    text = f"The model itself was left as it is. A new last layer was tuned on its features so that {names} hold"
+    return text + (
+        ", and a fixed correction for every group was then set on separate rows."
+        if document.run.get("calibration")
+        else "."
+    )
+
+
+def _changed(document: ReportDocument) -> str:
+    rows = [row for row in document.enforced or document.criteria if row.after is not None]
+    moves = [f"{row.name} from {number(row.before.gap)} to {number(row.after.gap)}" for row in rows if row.after]
+    others = [row.name for row in document.criteria if not row.enforced and row.after and row.after.verdict != "pass"]
+    text = f"The largest gap went, on rows that played no part in the tuning, for {join(moves)}."
+    if others:
+        text += f" Not enforced, and not shown to be within tolerance afterwards: {join(others)}."
+    return text
+
+
+def deployed_method(document: ReportDocument) -> Json | None:
+    """The method of the comparison that the run's "after" stands for."""
+    methods = {method["name"]: method for method in (document.comparison or {}).get("methods", ())}
+    return methods.get("calibrated") or methods.get("layer")
+
+
+def _cost(document: ReportDocument) -> str:
+    method = deployed_method(document)
+    utility = (method or {}).get("utility") or {}
+    change = ((method or {}).get("difference") or {}).get("accuracy")
+    if method is None or not utility.get("accuracy"):
+        return "This run did not measure what the change costs in accuracy; a comparison run does."
+    text = f"Accuracy is {percent(utility['accuracy']['value'])} with {method.get('title') or method['name']}"
+    if not change:
+        return f"{text}."
+    ends = f"[{signed(100 * change['low'], 1)}, {signed(100 * change['high'], 1)}]"
+    shown = f"{signed(100 * change['value'], 1)} percentage points {ends} against the unconstrained head"
+    if change["low"] <= 0 <= change["high"]:
+        return f"{text}: {shown}. The interval includes zero, so no cost in accuracy was shown."
+    return f"{text}: {shown}."
+
+
+def _open(document: ReportDocument) -> str:
+    rows = [(row, row.after or row.before) for row in document.criteria]
+    undecided = [(row, outcome) for row, outcome in rows if outcome.verdict == "inconclusive"]
+    parts = [
+        f"{row.name} is inconclusive: {outcome.reason}"
+        + (
+            f" (about {count(outcome.rows_needed)} rows in the smaller group would settle it)"
+            if outcome.rows_needed
+            else ""
+        )
+        for row, outcome in undecided
+    ]
+    contrasts = (document.run.get("calibration") or {}).get("contrasts") or ()
+    lacking = [contrast for contrast in contrasts if not contrast["guaranteed"]]
+    if lacking:
+        parts.append(f"{len(lacking)} of {plural(len(contrasts), 'comparison')} carry no guarantee beyond these rows")
+    return "; ".join(parts) + "." if parts else ""
+
+
+def claim(metric: str, difference: Json | None) -> str:
+    """ "better", "worse" or "no difference shown": a claim only where the paired interval excludes zero."""
+    if not difference:
+        return ""
+    if difference["low"] <= 0 <= difference["high"]:
+        return "no difference shown"
+    return "better" if (difference["value"] > 0) != (metric in LOWER_IS_BETTER) else "worse"
