@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
-    VectorLike: TypeAlias = "NDArray[Any] | torch.Tensor | pd.Series[Any] | Sequence[Any]"
+    VectorLike: TypeAlias = "NDArray[Any] | torch.Tensor | pd.Series | Sequence[Any]"
 else:
     VectorLike: TypeAlias = Any
 

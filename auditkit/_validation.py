@@ -10,7 +10,7 @@ from auditkit._typing import FloatArray, VectorLike
 from auditkit.errors import InputError
 
 
-def to_numpy(values: VectorLike) -> np.ndarray[Any, Any]:
+def to_numpy(values: Any) -> np.ndarray[Any, Any]:
     """Return the values as a NumPy array without gradient and on the host."""
     if hasattr(values, "detach"):
         values = values.detach().cpu()

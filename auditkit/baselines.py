@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -75,7 +75,7 @@ class FitContext:
     criteria: tuple[Criterion, ...]
     config: TuneConfig
     confidence: float | None = 0.95
-    progress: Progress = NullProgress()
+    progress: Progress = field(default_factory=NullProgress)
     head: FairHead | None = None
     calibration: Calibration | None = None
 
@@ -217,7 +217,8 @@ class Penalty(Method):
         weight: float, context: FitContext, advance: Callable[..., None]
     ) -> tuple[tuple[float, float], FairHead]:
         """The head for one weight and its rank: excess gap first, loss second, on the calibration rows."""
-        rows = check_rows(_features(context.tune), context.tune.labels, context.tune.groups, context.config)
+        tune = context.tune
+        rows = check_rows(_features(tune), tune.labels, tune.groups, context.config, start=tune.scores)
         loss = _PenaltyLoss(context.criteria, context.config, weight)
         head = train(rows, loss, context.criteria, context.config, NullProgress())
         held = context.calibrate
@@ -250,33 +251,50 @@ class Threshold(Method):
 
     name = "threshold_optimizer"
     title = "ThresholdOptimizer (fairlearn)"
-    description = "group thresholds on the model's scores that equalise selection rates (or error rates) exactly in sample"
+    description = (
+        "randomised group thresholds on the model's scores that equalise decision rates on the calibration rows"
+    )
 
     def fit(self, context: FitContext) -> Callable[[Sample], Prediction]:
         """Find the thresholds on the calibration rows."""
         from fairlearn.postprocessing import ThresholdOptimizer
 
-        rows = context.calibrate
-        constraint = _threshold_constraint(context.criteria)
+        rows, columns = context.calibrate, _attributes(context.criteria)
+        merge = _merge_degenerate(rows, columns)
         optimizer = ThresholdOptimizer(
-            estimator=_score_classifier(), constraints=constraint, objective="accuracy_score", prefit=True,
-            predict_method="predict_proba",
+            estimator=_score_classifier(), constraints=_threshold_constraint(context.criteria),
+            objective="accuracy_score", prefit=True, predict_method="predict_proba",
         )  # fmt: skip
-        columns = _attributes(context.criteria)
         try:
             with np.errstate(divide="ignore", invalid="ignore"):
-                optimizer.fit(rows.scores[:, None], rows.labels, sensitive_features=_sensitive(rows, columns))
+                optimizer.fit(rows.scores[:, None], rows.labels, sensitive_features=merge(rows))
         except ValueError as error:
             raise InputError(f"fairlearn's ThresholdOptimizer cannot be fitted on these groups: {error}") from error
 
         def predict(sample: Sample) -> Prediction:
-            chances = optimizer._pmf_predict(sample.scores[:, None], sensitive_features=_sensitive(sample, columns))
+            chances = optimizer._pmf_predict(sample.scores[:, None], sensitive_features=merge(sample))
             return Prediction(None, np.asarray(chances)[:, 1])
 
         return predict
 
 
-def _threshold_constraint(criteria: Sequence[Criterion]) -> str:
+def _merge_degenerate(rows: Sample, columns: Sequence[str]) -> Callable[[Sample], np.ndarray]:
+    """The group of every row as text, with groups that fairlearn cannot fit merged into one.
+
+    ThresholdOptimizer takes one partition of the rows and refuses a group whose labels are all equal. Such groups share
+    one pair of thresholds here, and the largest group's when even together their labels are all equal.
+    """
+    names = _sensitive(rows, columns)
+    known, index, counts = np.unique(names, return_inverse=True, return_counts=True)
+    positives = np.bincount(index, weights=rows.labels)
+    degenerate = (positives == 0) | (positives == counts)
+    largest, total = known[np.argmax(counts)], positives[degenerate].sum()
+    pooled = "(merged)" if 0 < total < counts[degenerate].sum() else largest
+    target = {name: pooled if bad else name for name, bad in zip(known, degenerate, strict=True)}
+    return lambda sample: np.array([target.get(name, largest) for name in _sensitive(sample, columns)], dtype=object)
+
+
+def _threshold_constraint(criteria: Sequence[Criterion]) -> Any:
     """The constraint of ThresholdOptimizer that is nearest to the criteria."""
     conditioned = [criterion for criterion in criteria if LABEL in criterion.given]
     if not conditioned:
@@ -338,7 +356,7 @@ def share_head(context: FitContext) -> FitContext:
         return context
     head = tune_head(
         context.tune.features, context.tune.labels, context.tune.groups, context.criteria,
-        config=context.config, progress=context.progress,
+        start=context.tune.scores, config=context.config, progress=context.progress,
     )  # fmt: skip
     scores = head.predict(_features(context.calibrate))
     return replace(context, head=head, calibration=calibrate_sample(context.calibrate, scores, context))
@@ -347,7 +365,9 @@ def share_head(context: FitContext) -> FitContext:
 def _head(context: FitContext) -> FairHead:
     shared = context if context.head is not None else share_head(context)
     if shared.head is None:
-        raise InputError("a head needs frozen features; give a model with features, or leave out the methods with a head")
+        raise InputError(
+            "a head needs frozen features; give a model with features, or leave out the methods with a head"
+        )
     return shared.head
 
 
@@ -358,7 +378,9 @@ def _project(scores: FloatArray, sample: Sample, context: FitContext) -> FloatAr
 
 def _features(sample: Sample) -> FloatArray:
     if sample.features is None:
-        raise InputError("features are missing; this method needs the frozen features of the model, not its scores alone")
+        raise InputError(
+            "features are missing; this method needs the frozen features of the model, not its scores alone"
+        )
     return sample.features
 
 

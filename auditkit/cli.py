@@ -1,7 +1,7 @@
 """The command line: parse, call one public function, print what came out, leave with the exit code.
 
-Exit codes: 0 pass or done · 1 the audit failed · 3 inconclusive · 2 the input or the request is wrong · 70 an error of auditkit
-itself · 130 interrupted. Whatever takes long to import is imported by the command that needs it.
+Exit codes: 0 pass or done · 1 the audit failed · 3 inconclusive · 2 the input or the request is wrong · 70 an error of
+auditkit itself · 130 interrupted. Whatever takes long to import is imported by the command that needs it.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from auditkit.errors import AuditkitError, InputError
 
 if TYPE_CHECKING:
-    from auditkit.auditing import AuditResult
     from auditkit.config import AuditFile
+    from auditkit.criteria import Criterion
     from auditkit.jobs import RunResult
 
 __all__ = ["app", "main"]
@@ -36,9 +36,7 @@ app = typer.Typer(
 
 AuditPath = Annotated[Path, typer.Argument(metavar="FILE", help="The audit file (YAML); `auditkit init` writes one.")]
 RunPath = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a run.")]
-Out = Annotated[
-    Path | None, typer.Option("--out", metavar="DIR", help="Folder of the run.", show_default="runs/<name>")
-]
+Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder of the run; by default runs/<name>.")]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed, in place of the audit file's.")]
 
 
@@ -123,7 +121,7 @@ def tune(file: AuditPath, out: Out = None, seed: Seed = None) -> int:
     from auditkit import jobs
 
     result = _run(jobs.run_tune, file, out, seed)
-    return EXIT_CODES[_enforced_verdict(_load(file, seed), result.after or result.outcome)]
+    return EXIT_CODES[_enforced_verdict(result)]
 
 
 @app.command()
@@ -220,17 +218,19 @@ def folder_name(name: str) -> str:
 def _show(result: RunResult) -> None:
     from auditkit.reporting.console import print_run
 
-    print_run(result)
+    print_run(result.folder)
 
 
-def _enforced_verdict(config: AuditFile, outcome: AuditResult) -> str:
-    """The verdict over the enforced criteria alone, at whatever tolerance they were audited with."""
+def _enforced_verdict(result: RunResult) -> str:
+    """The verdict of the tuned scores over the enforced criteria, at whatever tolerance they were audited with."""
     from auditkit.auditing import combine_verdicts
 
-    enforced = {_identity(criterion) for criterion in config.build_enforced()}
-    verdicts = [finding.verdict for finding in outcome.findings if _identity(finding.criterion) in enforced]
-    return combine_verdicts(verdicts) if verdicts else outcome.verdict
+    outcome = result.after or result.outcome
+    enforced = {_identity(criterion) for criterion in result.enforced}
+    judged = [finding for finding in outcome.findings if _identity(finding.criterion) in enforced]
+    return combine_verdicts([finding.verdict for finding in judged or outcome.findings])
 
 
-def _identity(criterion: Any) -> tuple[object, ...]:
+def _identity(criterion: Criterion) -> tuple[object, ...]:
+    """What a criterion asks, whatever its name and tolerance."""
     return criterion.family, criterion.attributes, criterion.given, criterion.form, criterion.label_value

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,7 +51,7 @@ class CompareConfig:
     confidence: float = 0.95
     guarantee: float | None = 0.95
     split: tuple[tuple[str, float], ...] = tuple(DEFAULT_SPLIT.items())
-    tune: TuneConfig = TuneConfig()
+    tune: TuneConfig = field(default_factory=TuneConfig)
 
     def __post_init__(self) -> None:
         check_probability("confidence", self.confidence)
@@ -256,10 +256,15 @@ def _summarize(comparison: Comparison, name: str) -> dict[str, Any]:
         "error": first.error,
         "gaps": _gaps(fitted) if first.has_scores else [],
         "decisions": [] if first.audit is None else [table.to_dict() for table in first.audit.decisions],
-        "utility": {key: _pool([_estimate(run.utility[key], confidence) for run in runs], confidence) for key in UTILITIES},
+        "utility": {
+            key: _pool([_estimate(run.utility[key], confidence) for run in runs], confidence) for key in UTILITIES
+        },
         "difference": {
             key: _pool(
-                [compare_metrics(run.utility[key], references[run.seed].utility[key], confidence=confidence) for run in runs],
+                [
+                    compare_metrics(run.utility[key], references[run.seed].utility[key], confidence=confidence)
+                    for run in runs
+                ],
                 confidence,
             )
             for key in UTILITIES
@@ -306,12 +311,12 @@ def _pool(estimates: Sequence[Estimate | None], confidence: float) -> dict[str, 
 def _frame_row(run: MethodRun) -> dict[str, Any]:
     row: dict[str, Any] = {"method": run.method, "seed": run.seed}
     if run.audit is not None:
-        row |= {f"gap {finding.criterion.name}": finding.gap if run.has_scores else None for finding in run.audit.findings}
+        row |= {
+            f"gap {finding.criterion.name}": finding.gap if run.has_scores else None for finding in run.audit.findings
+        }
         row |= {f"rate gap {'×'.join(table.attributes)}": table.rate_gap for table in run.audit.decisions}
     return row | {key: None if metric is None else metric.value for key, metric in run.utility.items()}
 
 
 def _fields(config: Any) -> dict[str, Any]:
     return {name: getattr(config, name) for name in config.__dataclass_fields__}
-
-

@@ -1,8 +1,8 @@
 """Fairness criteria: which contrasts of cell means must stay within the tolerance.
 
-Every criterion is affine in the scores. A criterion only says which *events* (a group within a stratum) it looks at and
-what their means are compared with; `compile_contrasts` turns any list of criteria into one set of contrasts, and the audit
-and the projection both start from that set, so what is audited is exactly what is enforced.
+Every criterion is affine in the scores. A criterion only says which *events* (a group within a stratum) it looks at
+and what their means are compared with; `compile_contrasts` turns any list of criteria into one set of contrasts, and
+the audit and the projection both start from that set, so what is audited is exactly what is enforced.
 
 Source: Troxell, Roemer, Montúfar (2026), arXiv 2605.17118, section 3.
 """
@@ -88,7 +88,7 @@ class Criterion:
         }
 
 
-def ECP(attributes: Names, *, tolerance: float, given: Names = (), name: str = "") -> Criterion:  # noqa: N802
+def ECP(attributes: Names, *, tolerance: float, given: Names = (), name: str = "") -> Criterion:
     """Expected Conditional Parity: |E[z | g, s] − E[z | g′, s]| ≤ ε for every stratum s and pair of groups g, g′.
 
     Args:
@@ -108,7 +108,7 @@ def ECP(attributes: Names, *, tolerance: float, given: Names = (), name: str = "
     return Criterion("ECP", _names(attributes), tolerance, _names(given), name=name)
 
 
-def EER(  # noqa: N802
+def EER(
     attributes: Names, *, tolerance: float, given: Names = (), form: Form = "absolute", name: str = ""
 ) -> Criterion:
     """Expected Equalized Residuals: |E[y − z | g]| ≤ ε for every group g (absolute form).
@@ -185,8 +185,8 @@ class Event:
 class Contrasts:
     """A list of criteria as contrasts of event means: target − ε ≤ mean(plus) − mean(minus) ≤ target + ε.
 
-    The mean of an event is the weighted mean of its cells. The target is zero for ECP and the same contrast of the label
-    means for EER. A contrast with ``minus`` = −1 has one event only.
+    The mean of an event is the weighted mean of its cells. The target is zero for ECP and the same contrast of the
+    label means for EER. A contrast with ``minus`` = −1 has one event only.
 
     Attributes:
         criteria: What was compiled.
@@ -315,9 +315,7 @@ def columns_of(criteria: Sequence[Criterion]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for criterion in criteria for name in criterion.columns))
 
 
-def _strata(
-    position: int, criterion: Criterion, table: CellTable
-) -> Iterator[list[tuple[Event, BoolArray]]]:
+def _strata(position: int, criterion: Criterion, table: CellTable) -> Iterator[list[tuple[Event, BoolArray]]]:
     """The events of one criterion, stratum by stratum, each with the cells that make it up."""
     groups, strata = table.columns(criterion.attributes), table.columns(criterion.given)
     group_values = [table.categories[column] for column in groups]

@@ -121,7 +121,10 @@ def _label_rates(
     if not set(values) <= {0, 1}:
         return [(None, None, None)] * size
     label = np.array([float(values[k]) for k in moments.table.codes[:, column]])  # type: ignore[arg-type]
-    positives, negatives = _sums(moments.weight, label == 1, member, size), _sums(moments.weight, label == 0, member, size)
+    positives, negatives = (
+        _sums(moments.weight, label == 1, member, size),
+        _sums(moments.weight, label == 0, member, size),
+    )
     hits, alarms = _sums(moments.selected, label == 1, member, size), _sums(moments.selected, label == 0, member, size)
     return [
         (

@@ -2,11 +2,12 @@
 
     y = clip( z + α_g + β_g · z )        g: the row's combination of attribute (and stratum) values
 
-The corrections are found once on held-out rows. Labels are read there only: criteria that are conditioned on the label get
-an affine correction (β ≠ 0) per group, all others a shift. With a confidence, every tolerance is tightened by the half-width
-of a simultaneous interval, so that the gaps of the *population* are within ε, all at once, with that probability over the
-draw of the calibration rows: a gap of the population differs from the gap of these rows by their sampling error only,
-whatever shift was chosen. The interval is asymptotic (Welch t), and so is the guarantee. Source: METHOD §3.
+The corrections are found once on held-out rows. Labels are read there only: criteria that are conditioned on the
+label get an affine correction (β ≠ 0) per group, all others a shift. With a confidence, every tolerance is tightened
+by the half-width of a simultaneous interval, so that the gaps of the *population* are within ε, all at once, with
+that probability over the draw of the calibration rows: a gap of the population differs from the gap of these rows by
+their sampling error only, whatever shift was chosen. The interval is asymptotic (Welch t), and so is the guarantee.
+Source: METHOD §3.
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ class Calibration:
         if unseen and self.on_unseen == "raise":
             raise InputError(
                 f"groups holds {len(unseen)} combinations of {self.columns} that the calibration rows did not "
-                f"(first: {unseen[0]}); calibrate on rows that cover them, or pass on_unseen='keep' to leave them as they are"
+                f"(first: {unseen[0]}); calibrate on rows that cover them, or pass on_unseen='keep' to leave them alone"
             )
         return position[cells.index]
 
@@ -304,7 +305,7 @@ class _GuaranteeSearch:
         raise SolverError("the margins of the guarantee did not settle; raise the tolerances")
 
     def _margins(self, corrected: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Half-width of every simultaneous interval (infinite for a group too small for one), rows of the smaller group."""
+        """Half-width of every simultaneous interval (infinite for too small a group), and the smaller group's rows."""
         system = self.problem.system
         weights = None if self.problem.weights is None else self.problem.weights.numpy()
         moments = Moments.from_rows(corrected, system.cells, labels=self.labels, weights=weights)
@@ -329,8 +330,8 @@ class _GuaranteeSearch:
         known = {name: rows for name, rows in needed.items() if rows is not None}
         worst = system.contrasts.describe(int(short[np.argmax(wanted[short])]))
         raise InsufficientDataError(
-            f"{int(events.sum())} rows cannot guarantee {len(short)} of {len(wanted)} gaps at confidence {self.confidence:g} "
-            f"(widest margin: {worst}); rows of the smaller group needed: "
+            f"{int(events.sum())} rows cannot guarantee {len(short)} of {len(wanted)} gaps "
+            f"at confidence {self.confidence:g} (widest margin: {worst}); rows of the smaller group needed: "
             + "; ".join(f"{name}: {rows}" for name, rows in list(known.items())[:5])
             + ". Bring more rows, raise the tolerance, or pass on_insufficient='equalize'",
             rows_needed=known,
@@ -368,7 +369,9 @@ def _clip(values: FloatArray, bounds: tuple[float | None, float | None] | None) 
 
 def _check_scalar_bounds(bounds: Any) -> Any:
     if bounds is not None and any(np.ndim(bound) for bound in bounds):
-        raise InputError("bounds must be two numbers here: a correction that is applied row by row has no bound per row")
+        raise InputError(
+            "bounds must be two numbers here: a correction that is applied row by row has no bound per row"
+        )
     return bounds
 
 

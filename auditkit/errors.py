@@ -48,7 +48,9 @@ class InfeasibleError(AuditkitError):
         smallest_relaxation: How much every tolerance must grow for a solution to exist, in score units.
     """
 
-    def __init__(self, message: str, *, criteria: tuple[str, ...] = (), smallest_relaxation: float = float("nan")) -> None:
+    def __init__(
+        self, message: str, *, criteria: tuple[str, ...] = (), smallest_relaxation: float = float("nan")
+    ) -> None:
         super().__init__(message)
         self.criteria = criteria
         self.smallest_relaxation = smallest_relaxation

@@ -5,9 +5,10 @@ For every contrast g = mean(plus) − mean(minus) of scores (ECP) or residuals y
     se² = s²_plus / n_plus + s²_minus / n_minus            (Welch; n is the effective number of rows under weights)
     interval = g ± t_{df, 1−α*/2} · se
 
-α* is chosen by simulating the joint distribution of all contrasts of the audit, so that all intervals cover at once with the
-confidence asked for. Contrasts of one criterion share events and are simulated with that dependence; criteria are simulated
-as independent of each other, which by the Gaussian correlation inequality can only widen the intervals.
+α* is chosen by simulating the joint distribution of all contrasts of the audit, so that all intervals cover at once
+with the confidence asked for. Contrasts of one criterion share events and are simulated with that dependence;
+criteria are simulated as independent of each other, which by the Gaussian correlation inequality can only widen the
+intervals.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     min_θ  mean loss( P(h_θ(x)), y )        P: projection of the batch's scores onto the fairness constraint set
 
-Because the loss sees the projected scores, the head spends its capacity on what the projection leaves alone. The backbone is
-not touched: it only supplies the features. Source: METHOD §2; arXiv 2605.17118, end-to-end training.
+Because the loss sees the projected scores, the head spends its capacity on what the projection leaves alone. The
+backbone is not touched: it only supplies the features. Source: METHOD §2; arXiv 2605.17118, end-to-end training.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class EpochRecord:
 
 
 class FairHead(nn.Module):
-    """A linear or one-hidden-layer head on standardised frozen features: h(x) = w·φ((x − μ)/σ) + b.
+    """A head on standardised frozen features u = (x − μ)/σ: h(x) = w·u + b, plus v·relu(Au + a) with a hidden layer.
 
     Args:
         n_features: Width of the features.
@@ -109,18 +109,39 @@ class FairHead(nn.Module):
         self.best_epoch: int | None = None
         self.register_buffer("mean", torch.zeros(n_features, dtype=torch.float64))
         self.register_buffer("scale", torch.ones(n_features, dtype=torch.float64))
-        layers: list[nn.Module] = [nn.Linear(n_features, 1)]
+        self.linear = nn.Linear(n_features, 1).double()
+        self.deep: nn.Sequential | None = None
         if hidden is not None:
-            layers = [nn.Linear(n_features, hidden), nn.ReLU(), nn.Linear(hidden, 1)]
-        self.body = nn.Sequential(*layers).double()
+            self.deep = nn.Sequential(nn.Linear(n_features, hidden), nn.ReLU(), nn.Linear(hidden, 1)).double()
+            for parameter in self.deep[2].parameters():
+                nn.init.zeros_(parameter)  # the hidden layer starts as a correction of size zero
 
     def logits(self, features: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """Output before the sigmoid, shape (n,)."""
+        exact = features.to(torch.float64)
+        output = self._on_raw(self.linear, exact)
+        if self.deep is not None:
+            output = output + self.deep[2](self.deep[1](self._on_raw(self.deep[0], exact)))
+        return output.squeeze(1)
+
+    def _on_raw(self, layer: nn.Module, features: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        """A linear layer of the standardised features, with the standardisation folded into its weights."""
+        weight = layer.get_parameter("weight") / self.get_buffer("scale")
+        bias = layer.get_parameter("bias") - weight @ self.get_buffer("mean")
+        return nn.functional.linear(features, weight, bias)
+
+    @torch.no_grad()
+    def start_from(self, features: Float[Tensor, "n d"], scores: Float[Tensor, " n"]) -> None:
+        """Set the linear part to the least-squares fit of given scores (of their logits, in a binary score space)."""
+        target = scores if self.score_space == "identity" else torch.logit(scores, eps=1e-6)
         standard = (features.to(torch.float64) - self.get_buffer("mean")) / self.get_buffer("scale")
-        return self.body(standard).squeeze(1)
+        design = torch.cat([standard, torch.ones(len(standard), 1, dtype=torch.float64)], dim=1)
+        weights = torch.linalg.lstsq(design, target.unsqueeze(1), driver="gelsd").solution.squeeze(1)
+        self.linear.weight.copy_(weights[:-1].unsqueeze(0))
+        self.linear.bias.copy_(weights[-1:])
 
     def forward(self, features: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """Scores in the head's score space, shape (n,); not projected, and the same for equal features whatever the group."""
+        """Scores in the head's score space, shape (n,); not projected, and blind to the group."""
         logits = self.logits(features)
         return torch.sigmoid(logits) if self.score_space == "probability" else logits
 
@@ -162,11 +183,13 @@ class HeadRows:
     features: Float[Tensor, "n d"]
     labels: Float[Tensor, " n"]
     groups: Groups
+    start: Float[Tensor, " n"] | None = None
 
     def take(self, rows: IntArray) -> HeadRows:
         """Some of the rows."""
         index = torch.as_tensor(rows)
-        return HeadRows(self.features[index], self.labels[index], self.groups.take(rows))
+        start = None if self.start is None else self.start[index]
+        return HeadRows(self.features[index], self.labels[index], self.groups.take(rows), start)
 
 
 @dataclass
@@ -184,6 +207,7 @@ def tune_head(
     groups: Groups,
     criteria: Criterion | Sequence[Criterion],
     *,
+    start: VectorLike | None = None,
     config: TuneConfig | None = None,
     progress: Progress | None = None,
 ) -> FairHead:
@@ -194,6 +218,8 @@ def tune_head(
         labels: Labels, shape (n,): 0 or 1, or any number with score_space="identity".
         groups: Attributes of the same rows.
         criteria: What the projected scores must satisfy, in units of the score space.
+        start: Scores of the frozen model on these rows, shape (n,), probabilities in a binary score space; the head
+            starts as their least-squares fit. None starts from random weights.
         config: How to train.
         progress: Where to report epochs; None reports nothing.
 
@@ -206,7 +232,7 @@ def tune_head(
         InfeasibleError: The criteria cannot hold together on a batch.
     """
     listed, settings = check_criteria(criteria), config or TuneConfig()
-    rows = check_rows(features, labels, groups, settings)
+    rows = check_rows(features, labels, groups, settings, start=start)
     return train(rows, _ProjectedLoss(listed, settings), listed, settings, progress or NullProgress())
 
 
@@ -222,9 +248,7 @@ class _ProjectedLoss:
         return prediction_loss(self.layer(head(rows.features), rows.groups, rows.labels), rows.labels, self.config)
 
 
-def train(
-    rows: HeadRows, loss: Any, criteria: Sequence[Criterion], config: TuneConfig, progress: Progress
-) -> FairHead:
+def train(rows: HeadRows, loss: Any, criteria: Sequence[Criterion], config: TuneConfig, progress: Progress) -> FairHead:
     """Minimise a loss over a head's weights with early stopping on held-back rows.
 
     Args:
@@ -281,7 +305,9 @@ def check_features(features: VectorLike, *, n_features: int | None = None) -> Fl
     return values.to(torch.float64)
 
 
-def check_rows(features: VectorLike, labels: VectorLike, groups: Groups, config: TuneConfig) -> HeadRows:
+def check_rows(
+    features: VectorLike, labels: VectorLike, groups: Groups, config: TuneConfig, *, start: VectorLike | None = None
+) -> HeadRows:
     """Features, labels and groups of the same rows, checked."""
     x = check_features(features)
     y = check_vector("labels", labels, n_rows=groups.n_rows)
@@ -289,7 +315,8 @@ def check_rows(features: VectorLike, labels: VectorLike, groups: Groups, config:
         check_binary("labels", y)
     if len(x) != groups.n_rows:
         raise InputError(f"features must have {groups.n_rows} rows, as many as groups has; got {len(x)}")
-    return HeadRows(x, torch.as_tensor(y), groups)
+    first = None if start is None else torch.as_tensor(check_vector("start", start, n_rows=groups.n_rows))
+    return HeadRows(x, torch.as_tensor(y), groups, first)
 
 
 def _split(rows: HeadRows, rng: np.random.Generator, config: TuneConfig) -> tuple[HeadRows, HeadRows]:
@@ -307,11 +334,18 @@ def _new_head(training: HeadRows, config: TuneConfig) -> FairHead:
     spread = training.features.std(dim=0, unbiased=False)
     head.get_buffer("mean").copy_(training.features.mean(dim=0))
     head.get_buffer("scale").copy_(torch.where(spread > 1e-12, spread, 1.0))
+    if training.start is not None:
+        head.start_from(training.features, training.start)
     return head
 
 
 def _run_epoch(
-    head: FairHead, optimizer: torch.optim.Optimizer, loss: Any, rows: HeadRows, rng: np.random.Generator, config: TuneConfig
+    head: FairHead,
+    optimizer: torch.optim.Optimizer,
+    loss: Any,
+    rows: HeadRows,
+    rng: np.random.Generator,
+    config: TuneConfig,
 ) -> float:
     total = 0.0
     for batch in _batches(rows, rng, config.batch_size):

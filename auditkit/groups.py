@@ -91,7 +91,7 @@ class Groups:
     """
 
     def __init__(self, attributes: Mapping[str, VectorLike] | pd.DataFrame) -> None:
-        columns = {str(name): attributes[name] for name in attributes}
+        columns: dict[str, Any] = {str(name): attributes[name] for name in attributes}
         if not columns:
             raise InputError('groups needs at least one attribute; pass e.g. Groups({"sex": sex})')
         self._codes: dict[str, IntArray] = {}
@@ -177,7 +177,9 @@ class Groups:
         for column, size in zip(codes, sizes, strict=True):
             flat = flat * size + column
         occurring, index = np.unique(flat, return_inverse=True)
-        table = np.stack(np.unravel_index(occurring, sizes), axis=1) if names else np.zeros((len(occurring), 0), np.int64)
+        table = (
+            np.stack(np.unravel_index(occurring, sizes), axis=1) if names else np.zeros((len(occurring), 0), np.int64)
+        )
         return Cells(CellTable(names, table.astype(np.int64), tuple(categories)), index.astype(np.int64))
 
     def _label_codes(self, labels: VectorLike | None) -> tuple[IntArray, tuple[Hashable, ...]]:

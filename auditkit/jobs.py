@@ -1,28 +1,21 @@
 """The jobs behind the command line and the app: read, score, audit, tune, calibrate, compare, write a run folder.
 
-A run folder appears whole or not at all. Everything in it but ``timing.json`` (and the dates that reports take from it) is
-the same for the same plan, data, model, seed and versions.
+A run folder appears whole or not at all. Everything in it but ``timing.json`` (and the dates that reports take from
+it) is the same for the same plan, data, model, seed and versions.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import platform
-import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from auditkit._tables import hash_file
 from auditkit._validation import check_binary
 from auditkit.auditing import AuditResult, audit
 from auditkit.baselines import FitContext, Sample
@@ -35,14 +28,13 @@ from auditkit.errors import InputError
 from auditkit.finetuning import FairHead, TuneConfig, describe_training
 from auditkit.models import load_model
 from auditkit.progress import NullProgress, Progress
-from auditkit.reporting import write_report
+from auditkit.run_folder import Clock, check_out, dump_json, write_run
 
 if TYPE_CHECKING:
     from auditkit.models import FrozenModel
 
 SCHEMA = "auditkit.run/1"
 PACKAGES = ("numpy", "scipy", "pandas", "pyarrow", "torch", "timm", "cvxpy", "osqp", "daqp", "fairlearn", "plotly")
-UNLISTED = ("run.json", "timing.json", "report.html")
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,24 +71,6 @@ class Subject:
     model: FrozenModel | None
 
 
-@dataclass(eq=False)
-class _Clock:
-    """Seconds per stage; the only thing about a run that is not reproducible."""
-
-    started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        begin = time.perf_counter()
-        yield
-        self.seconds[name] = round(time.perf_counter() - begin, 3)
-
-    def to_dict(self) -> dict[str, Any]:
-        finished = datetime.now(UTC).isoformat(timespec="seconds")
-        return {"started": self.started, "finished": finished, "seconds": self.seconds}
-
-
 def run_demo(*, out: str | Path, seed: int = 0, progress: Progress | None = None) -> RunResult:
     """Audit, tune, calibrate and compare on the bundled sample model and its held-out rows.
 
@@ -126,13 +100,14 @@ def run_audit(config: AuditFile, *, out: str | Path, progress: Progress | None =
     Raises:
         InputError: The data, the model or the request is wrong.
     """
-    clock, reporter = _Clock(), progress or NullProgress()
+    check_out(out)
+    clock, reporter = Clock(), progress or NullProgress()
     subject = load_subject(config, progress=reporter, clock=clock)
     with clock.stage("audit"):
         outcome = audit_sample(config, subject.sample, subject.sample.scores)
     record = _record("audit", config, subject)
     files = {"audit.json": outcome.to_dict()}
-    folder = _write_run(Path(out), record, files, clock=clock)
+    folder = write_run(out, record, files, clock=clock)
     return RunResult(outcome, None, (), None, folder)
 
 
@@ -172,9 +147,7 @@ def run_compare(config: AuditFile, *, out: str | Path, progress: Progress | None
     return _run("compare", config, out=out, progress=progress, compared=True)
 
 
-def load_subject(
-    config: AuditFile, *, progress: Progress | None = None, clock: _Clock | None = None
-) -> Subject:
+def load_subject(config: AuditFile, *, progress: Progress | None = None, clock: Clock | None = None) -> Subject:
     """Read the data and score it with the frozen model.
 
     Args:
@@ -185,7 +158,7 @@ def load_subject(
     Returns:
         The data with its scores and features.
     """
-    watch, reporter = clock or _Clock(), progress or NullProgress()
+    watch, reporter = clock or Clock(), progress or NullProgress()
     with watch.stage("read"):
         data = load_table(config.data_path, **config.table_options(), name=config.name)
     if config.model_spec is None:
@@ -210,7 +183,8 @@ def audit_sample(config: AuditFile, sample: Sample, scores: np.ndarray) -> Audit
 
 
 def _run(command: str, config: AuditFile, *, out: str | Path, progress: Progress | None, compared: bool) -> RunResult:
-    clock, reporter = _Clock(), progress or NullProgress()
+    check_out(out)
+    clock, reporter = Clock(), progress or NullProgress()
     subject = load_subject(config, progress=reporter, clock=clock)
     enforced = _check_request(config, subject)
     parts = split_rows(subject.sample.n_rows, fractions=config.split.model_dump(), seed=config.seed)
@@ -227,9 +201,13 @@ def _run(command: str, config: AuditFile, *, out: str | Path, progress: Progress
             runs = compare_on_split(context, test, config.build_criteria(), settings, seed=config.seed)
             comparison = _comparison(config, enforced, settings, parts, runs)
     record = _record(command, config, subject, parts=parts, context=context)
-    files = {"audit.json": outcome.to_dict(), "audit_after.json": after and after.to_dict(), "comparison.json": comparison}
+    files = {
+        "audit.json": outcome.to_dict(),
+        "audit_after.json": after and after.to_dict(),
+        "comparison.json": comparison,
+    }
     artefacts = _artefacts(context.head, context.calibration)
-    folder = _write_run(Path(out), record, files, clock=clock, artefacts=artefacts)
+    folder = write_run(out, record, files, clock=clock, artefacts=artefacts)
     return RunResult(outcome, after, enforced, comparison, folder)
 
 
@@ -254,7 +232,9 @@ def _comparison(
 def _check_request(config: AuditFile, subject: Subject) -> tuple[Criterion, ...]:
     enforced = config.build_enforced()
     if not enforced:
-        raise InputError("enforce is empty, and every criterion needs labels; name in enforce: what the head shall satisfy")
+        raise InputError(
+            "enforce is empty, and every criterion needs labels; name in enforce: what the head shall satisfy"
+        )
     if config.threshold is None:
         raise InputError("threshold is null; tuning and comparing need one, since they report decisions as well")
     if np.isnan(subject.sample.labels).all():
@@ -283,7 +263,11 @@ def _predictions_sample(data: AuditData) -> Sample:
 
 def _numeric_features(data: AuditData) -> np.ndarray:
     assert data.features is not None
-    text = [str(name) for name in data.features.columns if not np.issubdtype(data.features[name].to_numpy().dtype, np.number)]
+    text = [
+        str(name)
+        for name in data.features.columns
+        if not np.issubdtype(data.features[name].to_numpy().dtype, np.number)
+    ]
     if text:
         raise InputError(f"data.features of a predictions table must be numbers; {', '.join(text)} are not")
     return data.features.to_numpy(dtype=np.float64)
@@ -322,7 +306,7 @@ def _record(
         "hashes": {
             "model": None if model is None else model.fingerprint,
             "data": subject.data.sha256,
-            "plan": hashlib.sha256(_dump(plan)).hexdigest(),
+            "plan": hashlib.sha256(dump_json(plan)).hexdigest(),
         },
         "plan": plan,
         "model": None if model is None else _describe_model(model),
@@ -365,44 +349,3 @@ def _artefacts(head: FairHead | None, calibration: Calibration | None) -> list[C
     if calibration is not None:
         writers.append(lambda folder: calibration.save(folder / "calibration.json"))
     return writers
-
-
-def _write_run(
-    out: Path,
-    record: dict[str, Any],
-    files: Mapping[str, dict[str, Any] | None],
-    *,
-    clock: _Clock,
-    artefacts: list[Callable[[Path], None]] | None = None,
-) -> Path:
-    """Write the run folder under a temporary name and move it into place."""
-    _check_out(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    shutil.rmtree(draft, ignore_errors=True)
-    try:
-        draft.mkdir()
-        for name, content in files.items():
-            if content is not None:
-                (draft / name).write_bytes(_dump(content))
-        for write in artefacts or []:
-            write(draft)
-        hashes = {str(p.relative_to(draft)): hash_file(p) for p in sorted(draft.rglob("*")) if p.is_file()}
-        (draft / "run.json").write_bytes(_dump({**record, "files": hashes}))
-        (draft / "timing.json").write_bytes(_dump(clock.to_dict()))
-        write_report(draft)
-        if out.exists():
-            shutil.rmtree(out)
-        draft.replace(out)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return out
-
-
-def _check_out(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "run.json").is_file())):
-        raise InputError(f"--out is {out}, which holds something that is not a run; name a new or an earlier run's folder")
-
-
-def _dump(content: Any) -> bytes:
-    return (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False, sort_keys=False) + "\n").encode()

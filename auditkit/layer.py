@@ -2,9 +2,9 @@
 
     ỹ = argmin ½ Σ wᵢ (yᵢ − zᵢ)²   subject to   L ≤ T·M·y ≤ U   and, if bounds are given,   lb ≤ y ≤ ub
 
-The forward pass finds which constraints and bounds are active; the result is then computed once more from that knowledge by
-differentiable operations, so that autograd yields J = D − D Aᵀ (A D Aᵀ)⁺ A D (A: active rows of T·M, D: rows that no bound
-holds) without a solver in the backward pass. Source: METHOD §2; arXiv 2605.17118.
+The forward pass finds which constraints and bounds are active; the result is then computed once more from that
+knowledge by differentiable operations, so that autograd yields J = D − D Aᵀ (A D Aᵀ)⁺ A D (A: active rows of T·M, D:
+rows that no bound holds) without a solver in the backward pass. Source: METHOD §2; arXiv 2605.17118.
 """
 
 from __future__ import annotations
@@ -100,8 +100,9 @@ class FairnessLayer(nn.Module):
 
         ỹ = argmin ½‖y − z‖²   subject to   |contrast of cell means − target| ≤ ε for every criterion,   lb ≤ y ≤ ub
 
-    The guarantee is about the batch it is given: parity on every batch is not parity on their union. A group without a
-    row in the batch has no mean and is not constrained there. The layer holds no parameters and no state across batches.
+    The guarantee is about the batch it is given: parity on every batch is not parity on their union. A group without
+    a row in the batch has no mean and is not constrained there. The layer holds no parameters and no state across
+    batches.
 
     Args:
         criteria: One criterion or several that must hold together.
@@ -196,13 +197,11 @@ def _cell_means(
     return sums / torch.where(weight > 0, weight, 1.0)
 
 
-def _replay(
-    scores: Float[Tensor, " n"], problem: ProjectionProblem, solution: Solution
-) -> Float[Tensor, " n"]:
+def _replay(scores: Float[Tensor, " n"], problem: ProjectionProblem, solution: Solution) -> Float[Tensor, " n"]:
     """The solution from its active constraints and held rows, by differentiable operations.
 
-    At a kink (a constraint that is met with equality and has multiplier zero, a row exactly at its bound) the constraint
-    counts as inactive and the row as held: one element of the generalised Jacobian.
+    At a kink (a constraint that is met with equality and has multiplier zero, a row exactly at its bound) the
+    constraint counts as inactive and the row as held: one element of the generalised Jacobian.
     """
     free = problem.free_rows(problem.explained_by(solution.duals))
     exact = scores.to(torch.float64)
@@ -212,8 +211,8 @@ def _replay(
     difference = float((output.detach() - solution.scores).abs().max()) if len(scores) else 0.0
     if difference > 1e-6 * max(1.0, float(problem.scores.abs().max()) if len(scores) else 0.0):
         raise SolverError(
-            f"the multipliers and the scores of the solver disagree by {difference:.2e}, so there is no reliable gradient; "
-            "use solver='newton'"
+            f"the multipliers and the scores of the solver disagree by {difference:.2e}, so there is no reliable "
+            "gradient; use solver='newton'"
         )
     return output.to(scores.dtype)
 
@@ -246,9 +245,13 @@ def _check_scores(scores: Tensor, groups: Groups) -> None:
     if not isinstance(groups, Groups):
         raise InputError(f'groups must be an auditkit.Groups, e.g. Groups({{"sex": sex}}); got {type(groups).__name__}')
     if scores.ndim != 1 or not scores.is_floating_point():
-        raise InputError(f"scores must be floating-point of shape (n,); got {scores.dtype} of shape {tuple(scores.shape)}")
+        raise InputError(
+            f"scores must be floating-point of shape (n,); got {scores.dtype} of shape {tuple(scores.shape)}"
+        )
     if len(scores) != groups.n_rows:
         raise InputError(f"scores must have {groups.n_rows} rows, as many as groups has; got {len(scores)}")
     if not bool(torch.isfinite(scores.detach()).all()):
         bad = torch.nonzero(~torch.isfinite(scores.detach())).flatten()
-        raise InputError(f"scores hold {len(bad)} NaN or infinite values (first at row {int(bad[0])}); drop or mend them")
+        raise InputError(
+            f"scores hold {len(bad)} NaN or infinite values (first at row {int(bad[0])}); drop or mend them"
+        )

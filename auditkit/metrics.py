@@ -1,7 +1,7 @@
 """Utility of scores with intervals, and paired differences between two methods on the same rows.
 
-Every metric is a mean of per-row terms or, for the AUC, has per-row influence values; its standard error is that of their
-mean, and the difference of two methods is tested on the differences of their terms, row by row.
+Every metric is a mean of per-row terms or, for the AUC, has per-row influence values; its standard error is that of
+their mean, and the difference of two methods is tested on the differences of their terms, row by row.
 """
 
 from __future__ import annotations

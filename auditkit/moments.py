@@ -106,7 +106,9 @@ class Moments:
         if self.shift != other.shift:
             raise InputError(f"moments can be added only with the same shift; got {self.shift} and {other.shift}")
         if self.table.names != other.table.names:
-            raise InputError(f"moments can be added only over the same columns; got {self.table.names} and {other.table.names}")
+            raise InputError(
+                f"moments can be added only over the same columns; got {self.table.names} and {other.table.names}"
+            )
         table, left, right = _merge_tables(self.table, other.table)
         sums = {}
         for name in _SUMS:
@@ -142,9 +144,7 @@ class Moments:
 
 def _merge_tables(first: CellTable, second: CellTable) -> tuple[CellTable, np.ndarray, np.ndarray]:
     """One table with the cells of both, and where the cells of each went."""
-    categories = tuple(
-        tuple(dict.fromkeys(a + b)) for a, b in zip(first.categories, second.categories, strict=True)
-    )
+    categories = tuple(tuple(dict.fromkeys(a + b)) for a, b in zip(first.categories, second.categories, strict=True))
     lookups = [{value: code for code, value in enumerate(values)} for values in categories]
 
     def recode(table: CellTable) -> np.ndarray:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from auditkit.config.audit_file import AuditFile, CriterionSpec, DataSpec, SplitSpec, TuneSpec
 from auditkit.config.reading import config_schema, example_config, load_config, make_config, sample_config
+from auditkit.config.starting import config_for_table
 
 __all__ = [
     "AuditFile",
@@ -14,6 +15,7 @@ __all__ = [
     "DataSpec",
     "SplitSpec",
     "TuneSpec",
+    "config_for_table",
     "config_schema",
     "example_config",
     "load_config",

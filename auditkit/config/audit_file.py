@@ -13,7 +13,16 @@ from auditkit.criteria import ECP, EER, Criterion, demographic_parity, equal_opp
 from auditkit.groups import LABEL
 
 SAMPLE = "sample:"
-METHODS = ("unconstrained", "layer", "calibrated", "projection", "penalty", "threshold_optimizer")
+METHODS = (
+    "unconstrained",
+    "layer",
+    "calibrated",
+    "head",
+    "projection",
+    "calibrated_projection",
+    "penalty",
+    "threshold_optimizer",
+)
 _NAMED = {
     "demographic_parity": demographic_parity,
     "equal_opportunity": equal_opportunity,

@@ -52,7 +52,7 @@ class FrozenModel(abc.ABC):
     @final
     def scores(self, batch: Any) -> Float[Tensor, " n *k"]:
         """Probability of the positive class, shape (n,); the value for regression; (n, k) for a multiclass model."""
-        return self._run(batch, self._chunk_scores, "scores")
+        return self._scores(batch)
 
     @final
     def features(self, batch: Any) -> Float[Tensor, "n d"]:
@@ -67,6 +67,12 @@ class FrozenModel(abc.ABC):
                 f"model {self.name!r} must give features of shape (n, {self.n_features}); got {tuple(features.shape)}"
             )
         return features
+
+    def _scores(self, batch: Any) -> Tensor:
+        logits = self.logits(batch)  # checked before the link, which would turn an infinite logit into a plain 1.0
+        if self.task == "binary":
+            return torch.sigmoid(logits)
+        return logits if self.task == "regression" else torch.softmax(logits, dim=1)
 
     def _run(self, batch: Any, step: Callable[[Any], Tensor], what: str) -> Tensor:
         parts: list[Tensor] = []
@@ -100,12 +106,6 @@ class FrozenModel(abc.ABC):
     @abc.abstractmethod
     def _chunk_logits(self, chunk: Any) -> Tensor:
         """Logits of one chunk."""
-
-    def _chunk_scores(self, chunk: Any) -> Tensor:
-        logits = self._chunk_logits(chunk)
-        if self.task == "binary":
-            return torch.sigmoid(logits)
-        return logits if self.task == "regression" else torch.softmax(logits, dim=1)
 
     @abc.abstractmethod
     def _chunk_features(self, chunk: Any) -> Tensor:

@@ -83,6 +83,10 @@ class SkopsModel(FrozenModel):
             )
         return batch[list(names)]
 
+    def _scores(self, batch: Any) -> Tensor:
+        # Probabilities of exactly 0 or 1 are legitimate here (a forest gives them), though their log-odds are infinite.
+        return self._run(batch, self._chunk_scores, "scores")
+
     def _chunk_scores(self, chunk: Any) -> Tensor:
         try:
             found = (

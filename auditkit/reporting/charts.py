@@ -1,6 +1,6 @@
 """The charts of a report, as Plotly figures in JSON; names from the data are text, never markup.
 
-Colours are those of the light theme; the page's script replaces each by its counterpart when the reader's theme is dark.
+Colours are those of the light theme; the page's script replaces each by its counterpart where the theme is dark.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ DARK = {
 }
 SYMBOLS = ("diamond", "circle", "square", "triangle-up", "x", "star", "cross", "hexagon")
 MOST_ROWS = 14
-_ROW_PIXELS, _FRAME_PIXELS = 38, 92
+_ROW_PIXELS, _FRAME_PIXELS = 46, 96
 _NAME_LENGTH = 56
 
 
@@ -178,13 +178,13 @@ def history_chart(document: ReportDocument) -> Chart | None:
     if tuning.get("best_epoch") is not None:
         figure.add_vline(tuning["best_epoch"], line={"color": MUTED, "width": 1, "dash": "dot"})
     figure.update_yaxes(title_text="loss", row=1, col=1)
-    figure.update_yaxes(title_text="largest gap", rangemode="tozero", row=2, col=1)
+    figure.update_yaxes(title_text="gap before projection", rangemode="tozero", row=2, col=1)
     figure.update_xaxes(title_text="epoch; dotted: the one that was kept", row=2, col=1)
     _style(figure)
     figure.update_layout(margin={"l": 64})
     last = history[-1]
     description = (
-        f"Over {len(history)} epochs the training loss went from {number(history[0]['loss'])} to {number(last['loss'])} "
+        f"In {len(history)} epochs the training loss went from {number(history[0]['loss'])} to {number(last['loss'])} "
         f"and the head's own largest gap from {number(history[0].get('gap'))} to {number(last.get('gap'))}."
     )
     return Chart("history", "Tuning of the head", description, _values(figure), 380)
@@ -224,7 +224,7 @@ def _trade_off(methods: Sequence[Json], criterion: Json, *, key: str) -> Chart |
     )
     figure.update_yaxes(title_text="accuracy", tickformat=".1%")
     _style(figure)
-    figure.update_layout(margin={"l": 64, "b": 56}, legend={"y": -0.24, "yanchor": "top"}, showlegend=True)
+    figure.update_layout(margin={"l": 64, "b": 56}, legend={"y": -0.26, "yanchor": "top"}, showlegend=True)
     name = f"Accuracy against the gap of {criterion['name']}"
     return Chart(key, name, f"{name}. {'; '.join(words)}.", _values(figure), 480)
 
@@ -284,7 +284,7 @@ def _dot_figure(names: Sequence[str], series: Sequence[tuple[str, str, list[_Mar
     """Dots with intervals, one row per name; the name stands above its row, so that narrow screens keep the width."""
     figure = go.Figure()
     for position, (title, colour, marks) in enumerate(series):
-        offset = 0.0 if len(series) == 1 else (-0.1, 0.14)[position]
+        offset = 0.0 if len(series) == 1 else (0.02, 0.26)[position]
         values = [mark.value for mark in marks]
         lows = [mark.value if mark.low is None else mark.low for mark in marks]
         highs = [mark.value if mark.high is None else mark.high for mark in marks]
@@ -300,10 +300,10 @@ def _dot_figure(names: Sequence[str], series: Sequence[tuple[str, str, list[_Mar
         )
     for position, name in enumerate(names):
         figure.add_annotation(
-            text=_plain(_short(name)), x=0, xref="paper", xanchor="left", y=position - 0.32, yanchor="middle",
+            text=_plain(_short(name)), x=0, xref="paper", xanchor="left", y=position - 0.34, yanchor="middle",
             showarrow=False, font={"size": 12, "color": INK},
         )  # fmt: skip
-    figure.update_yaxes(visible=False, range=[len(names) - 0.55, -0.62], fixedrange=True)
+    figure.update_yaxes(visible=False, range=[len(names) - 0.45, -0.62], fixedrange=True)
     _style(figure)
     figure.update_layout(showlegend=len(series) > 1)
     return figure

@@ -1,4 +1,4 @@
-"""The report as data: what the files of a run's folder say, arranged criterion by criterion; no number is computed here."""
+"""The report as data: the files of a run's folder, arranged criterion by criterion; no number is computed here."""
 
 from __future__ import annotations
 

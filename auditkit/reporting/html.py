@@ -1,7 +1,7 @@
 """`render_html`: the report as one file that holds all it needs and asks the network for nothing.
 
-What comes from the data is escaped by the templates, and inside script elements by `_embed`. The page's Content-Security-Policy
-lets no script run but the two it was written with.
+What comes from the data is escaped by the templates, and inside script elements by `_embed`. The page's
+Content-Security-Policy lets no script run but the two it was written with.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from auditkit.reporting.document import ReportDocument, load_document
 
 REPORT = "report.html"
 _TEMPLATES = Path(__file__).parent / "templates"
+_FILTERS = ("claim", "count", "interval", "meaning", "moment", "number", "percent", "plural", "signed", "tolerance")
 _ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
 
@@ -88,7 +89,7 @@ def write_report(folder: str | Path) -> Path:
 
 
 def build_charts(document: ReportDocument) -> dict[str, Chart]:
-    """Every chart of a report by its key: gaps-0, means-0, rates-0, history, trade-off-0, …"""
+    """Every chart of a report by its key, such as gaps-0, means-0, rates-0, history or trade-off-0."""
     charts: list[Chart | None] = []
     for position, row in enumerate(document.criteria):
         charts += [gap_chart(row, key=f"gaps-{position}"), mean_chart(row, key=f"means-{position}")]
@@ -108,8 +109,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    names = ("claim", "count", "interval", "join", "meaning", "number", "percent", "plural", "signed", "tolerance")
-    environment.filters |= {name: getattr(wording, name) for name in names}
+    environment.filters |= {name: getattr(wording, name) for name in _FILTERS}
     environment.globals |= {"METRICS": wording.METRICS, "VERDICTS": wording.VERDICTS, "tally": wording.tally}
     return environment
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 
-from auditkit.reporting.document import CriterionRow, Json, ReportDocument
+from auditkit.reporting.document import CriterionRow, Json, Outcome, ReportDocument
 
 DASH = "—"
 VERDICTS = {
@@ -52,6 +53,15 @@ def tolerance(value: float) -> str:
     return f"{value:g}"
 
 
+def moment(text: str) -> str:
+    """A date and time in words, e.g. ``3 May 2026, 14:05 UTC``; what is no ISO date stays as it is."""
+    try:
+        when = datetime.fromisoformat(text).astimezone(UTC)
+    except ValueError:
+        return text
+    return f"{when.day} {when:%B %Y, %H:%M} UTC"
+
+
 def join(words: Iterable[str]) -> str:
     """Words with commas and a final "and"."""
     listed = list(words)
@@ -96,7 +106,7 @@ def tally(rows: Sequence[CriterionRow], *, after: bool) -> str:
     parts = [(verdicts.count(key), words) for key, words in VERDICTS.items() if key in verdicts]
     if len(parts) == 1:
         amount = parts[0][0]
-        lead = "The one criterion is" if amount == 1 else f"All {amount} criteria are"
+        lead = {1: "The one criterion is", 2: "Both criteria are"}.get(amount, f"All {amount} criteria are")
         return f"{lead} {parts[0][1]}."
     first, *rest = [f"{amount} {'is' if amount == 1 else 'are'} {words}" for amount, words in parts]
     return f"Of {len(rows)} criteria, {join([first, *rest])}."
@@ -136,11 +146,13 @@ def _done(document: ReportDocument) -> str:
 
 def _changed(document: ReportDocument) -> str:
     rows = [row for row in document.enforced or document.criteria if row.after is not None]
-    moves = [f"{row.name} from {number(row.before.gap)} to {number(row.after.gap)}" for row in rows if row.after]
-    others = [row.name for row in document.criteria if not row.enforced and row.after and row.after.verdict != "pass"]
-    text = f"The largest gap went, on rows that played no part in the tuning, for {join(moves)}."
-    if others:
-        text += f" Not enforced, and not shown to be within tolerance afterwards: {join(others)}."
+    moves = [f"{row.name} went from {number(row.before.gap)} to {number(row.after.gap)}" for row in rows if row.after]
+    text = f"On the {count(document.audit['n_rows'])} rows that played no part in the tuning, the largest gap of "
+    text += f"{join(moves)}."
+    lost = [row for row in document.criteria if row.after and row.before.verdict == "pass" != row.after.verdict]
+    for row in lost:
+        text += f" {row.name} was within tolerance and is now {VERDICTS[row.after.verdict if row.after else 'fail']}"
+        text += f" ({number(row.before.gap)} to {number(row.after.gap if row.after else None)})."
     return text
 
 
@@ -160,7 +172,7 @@ def _cost(document: ReportDocument) -> str:
     if not change:
         return f"{text}."
     ends = f"[{signed(100 * change['low'], 1)}, {signed(100 * change['high'], 1)}]"
-    shown = f"{signed(100 * change['value'], 1)} percentage points {ends} against the unconstrained head"
+    shown = f"{signed(100 * change['value'], 1)} percentage points {ends} against the model as found"
     if change["low"] <= 0 <= change["high"]:
         return f"{text}: {shown}. The interval includes zero, so no cost in accuracy was shown."
     return f"{text}: {shown}."
@@ -168,25 +180,26 @@ def _cost(document: ReportDocument) -> str:
 
 def _open(document: ReportDocument) -> str:
     rows = [(row, row.after or row.before) for row in document.criteria]
-    undecided = [(row, outcome) for row, outcome in rows if outcome.verdict == "inconclusive"]
-    parts = [
-        f"{row.name} is inconclusive: {outcome.reason}"
-        + (
-            f" (about {count(outcome.rows_needed)} rows in the smaller group would settle it)"
-            if outcome.rows_needed
-            else ""
-        )
-        for row, outcome in undecided
-    ]
+    outside = [row.name for row, outcome in rows if row.after is not None and outcome.verdict == "fail"]
+    undecided = [_undecided(row, outcome) for row, outcome in rows if outcome.verdict == "inconclusive"]
+    parts = [f"Still outside tolerance: {join(outside)}."] if outside else []
+    if undecided:
+        parts.append(f"Not settled by these rows: {join(undecided)}.")
     contrasts = (document.run.get("calibration") or {}).get("contrasts") or ()
-    lacking = [contrast for contrast in contrasts if not contrast["guaranteed"]]
+    lacking = sum(not contrast["guaranteed"] for contrast in contrasts)
     if lacking:
-        parts.append(f"{len(lacking)} of {plural(len(contrasts), 'comparison')} carry no guarantee beyond these rows")
-    return "; ".join(parts) + "." if parts else ""
+        parts.append(f"{lacking} of {plural(len(contrasts), 'comparison')} carry no guarantee beyond these rows.")
+    return " ".join(parts)
+
+
+def _undecided(row: CriterionRow, outcome: Outcome) -> str:
+    if not outcome.rows_needed:
+        return row.name
+    return f"{row.name} (about {count(outcome.rows_needed)} rows in its smaller group would settle it)"
 
 
 def claim(metric: str, difference: Json | None) -> str:
-    """ "better", "worse" or "no difference shown": a claim only where the paired interval excludes zero."""
+    """Better, worse, or no difference shown: a claim only where the paired interval excludes zero."""
     if not difference:
         return ""
     if difference["low"] <= 0 <= difference["high"]:

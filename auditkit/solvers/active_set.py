@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import daqp
 import numpy as np
 
@@ -12,9 +14,7 @@ _OPTIMAL, _SOFT_OPTIMAL, _INFEASIBLE = 1, 2, -1
 _EQUALITY = 5
 
 
-def solve_reduced(
-    matrix: FloatArray, lower: FloatArray, upper: FloatArray, curvature: FloatArray
-) -> FloatArray | None:
+def solve_reduced(matrix: FloatArray, lower: FloatArray, upper: FloatArray, curvature: FloatArray) -> FloatArray | None:
     """Multipliers of  min ½ Σ u_c² / curvature_c  subject to  lower ≤ T·u ≤ upper.
 
     Args:
@@ -59,7 +59,9 @@ def _least_distance(rows: FloatArray, low: FloatArray, high: FloatArray) -> Floa
     if flag == _INFEASIBLE:
         return None
     if flag not in (_OPTIMAL, _SOFT_OPTIMAL):
-        raise SolverError(f"the active-set solver stopped with code {flag} on {len(keep)} constraints over {size} cells")
+        raise SolverError(
+            f"the active-set solver stopped with code {flag} on {len(keep)} constraints over {size} cells"
+        )
     duals = np.zeros(len(rows))
     duals[keep] = info["lam"]
     return duals
@@ -69,7 +71,8 @@ def _independent_equalities(rows: FloatArray, equal: np.ndarray) -> np.ndarray:
     """All inequalities and a maximal independent set of the equalities (pairwise equalities repeat each other)."""
     import scipy.linalg
 
-    _, triangle, order = scipy.linalg.qr(rows[equal].T, mode="economic", pivoting=True)
+    factors: Any = scipy.linalg.qr(rows[equal].T, mode="economic", pivoting=True)
+    _, triangle, order = factors
     diagonal = np.abs(np.diag(triangle))
     rank = int((diagonal > 1e-10 * diagonal[0]).sum()) if len(diagonal) else 0
     chosen = np.flatnonzero(equal)[np.sort(order[:rank])]

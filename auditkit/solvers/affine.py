@@ -2,9 +2,9 @@
 
     min ½ Σ w (α_o + β_o z)²   subject to   L ≤ T·M·clip(z + α_o + β_o z) ≤ U
 
-A row brings along its observable cell o (attributes and strata) but not its label, so its correction may depend on o and on
-its own score only. Two numbers per cell can move the mean of the positives and of the negatives apart from each other. The
-clip is linearised at the present correction and the QP solved again until the constraints hold.
+A row brings along its observable cell o (attributes and strata) but not its label, so its correction may depend on o
+and on its own score only. Two numbers per cell can move the mean of the positives and of the negatives apart from
+each other. The clip is linearised at the present correction and the QP solved again until the constraints hold.
 """
 
 from __future__ import annotations
@@ -85,7 +85,9 @@ def solve_affine(problem: ProjectionProblem, cells: Cells) -> AffineCorrection:
             slope = unknown[size:]
             return AffineCorrection(unknown[:size] - slope * basis.centre, slope, corrected)
         unknown = target
-    raise SolverError("the affine corrections did not converge within the bounds; widen the bounds or raise the tolerances")
+    raise SolverError(
+        "the affine corrections did not converge within the bounds; widen the bounds or raise the tolerances"
+    )
 
 
 def _make_basis(problem: ProjectionProblem, scores: FloatArray, cells: Cells) -> _Basis:
@@ -112,7 +114,8 @@ def _linear_step(
     if duals is None:
         names = " and ".join(criterion.name for criterion in system.criteria)
         raise InfeasibleError(
-            f"no correction that uses group and score alone satisfies {names}; raise the tolerances or widen the bounds",
+            f"no correction that uses group and score alone satisfies {names}; "
+            "raise the tolerances or widen the bounds",
             criteria=tuple(criterion.name for criterion in system.criteria),
         )
     return -basis.curvature * (matrix.T @ duals)

@@ -1,12 +1,13 @@
 """The projection in closed form, for one criterion without bounds: a sort, no solver, no host synchronisation.
 
-For one criterion the events are the cells themselves. The pairwise constraints of a stratum say that the range of its cell
-values u is at most ε, so the projection clamps them to [t, t + ε] with t the root of the increasing piecewise linear function
+For one criterion the events are the cells themselves. The pairwise constraints of a stratum say that the range of its
+cell values u is at most ε, so the projection clamps them to [t, t + ε] with t the root of the increasing piecewise
+linear function
 
     D(t) = Σ_c W_c (t − u_c)₊ − Σ_c W_c (u_c − ε − t)₊.
 
-Between two breakpoints t is a ratio of sums, which autograd differentiates; the clamped side of a cell is the only thing held
-fixed, the standard choice of a generalised Jacobian at a kink. Source: METHOD §2.
+Between two breakpoints t is a ratio of sums, which autograd differentiates; the clamped side of a cell is the only
+thing held fixed, the standard choice of a generalised Jacobian at a kink. Source: METHOD §2.
 """
 
 from __future__ import annotations

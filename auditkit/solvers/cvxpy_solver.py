@@ -43,7 +43,9 @@ def solve(problem: ProjectionProblem, *, backend: str = cp.CLARABEL, **options: 
     if model.status not in (cp.OPTIMAL, cp.OPTIMAL_INACCURATE) or values.value is None:
         raise SolverError(f"cvxpy with {backend} ended as {model.status!r}")
     duals: FloatArray = np.asarray(constraints[0].dual_value) - np.asarray(constraints[1].dual_value)
-    return Solution(torch.as_tensor(values.value, device=problem.scores.device), duals, _steps(model), dual_accuracy=1e-7)
+    return Solution(
+        torch.as_tensor(values.value, device=problem.scores.device), duals, _steps(model), dual_accuracy=1e-7
+    )
 
 
 def _averaging(problem: ProjectionProblem, weight: FloatArray) -> sp.csr_array:

