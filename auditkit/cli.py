@@ -49,9 +49,9 @@ def main(arguments: list[str] | None = None) -> None:
     given = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in given
     try:
-        code = app([word for word in given if word != "--debug"], standalone_mode=False)
-    except (KeyboardInterrupt, typer.Abort):
-        code = _complain("interrupted; nothing was finished", INTERRUPTED)
+        code = app([word for word in given if word != "--debug"], prog_name="auditkit", standalone_mode=False)
+        if code == INTERRUPTED:
+            _complain("interrupted; nothing was written", INTERRUPTED)
     except typer.Exit as stop:
         code = stop.exit_code
     except Exception as error:
@@ -65,7 +65,8 @@ def _refuse(error: Exception) -> int:
     """One line on stderr that says what went wrong, and the exit code for it."""
     usage = getattr(error, "format_message", None)  # of every usage error of the command-line parser
     if usage is not None:
-        return _complain(f"{usage()} Try `auditkit --help`.", WRONG)
+        said = usage().rstrip(".")  # nothing when no command was given: the help was printed then
+        return _complain(f"{said}; try `auditkit --help`", WRONG) if said else WRONG
     if isinstance(error, AuditkitError):
         return _complain(str(error), WRONG)
     name = type(error).__name__

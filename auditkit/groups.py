@@ -199,8 +199,8 @@ def factorize(name: str, values: VectorLike) -> tuple[IntArray, tuple[Hashable, 
     """Replace values by codes into their sorted categories, ``"(missing)"`` last."""
     import pandas as pd
 
-    if isinstance(values, pd.Series):
-        series = values.reset_index(drop=True)
+    if isinstance(values, pd.Series | pd.Categorical):
+        series = pd.Series(values).reset_index(drop=True)
     else:
         array = to_numpy(values)
         if array.ndim != 1:

@@ -253,14 +253,23 @@ def _inconsistencies(file: AuditFile) -> Iterator[tuple[Location, str]]:
     if data.positive_label is not None and data.label is None:
         yield ("data", "positive_label"), "positive_label needs label, the column that it is a value of"
     attributes, strata = _column_names(data.attributes), _column_names(data.strata)
+    audited = {_question(spec, data.label) for spec in file.criteria}
     if not attributes:
         yield ("data", "attributes"), "attributes must name at least one protected attribute"
     for key in ("criteria", "enforce"):
         for position, spec in enumerate(getattr(file, key) or ()):
             for part, message in _unknown_columns(spec, attributes, strata, data.label):
                 yield (key, position, part), message
+            if key == "enforce" and _question(spec, data.label) not in audited:
+                yield (key, position), f"{spec.build().name} is enforced but not audited; add it to criteria"
             if data.label is None and spec.build().needs_labels:
                 yield (key, position), f"{spec.family} needs the outcomes; name their column in data.label"
+
+
+def _question(spec: CriterionSpec, label: str | None) -> tuple[object, ...]:
+    """What a criterion asks, whatever its name and tolerance."""
+    built = spec.build(label=label)
+    return built.family, built.attributes, built.given, built.form, built.label_value
 
 
 def _column_names(specs: tuple[AttributeSpec, ...]) -> tuple[str, ...]:

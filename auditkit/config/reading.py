@@ -95,8 +95,8 @@ def _validate(values: dict[str, Any], *, folder: Path, file: str, root: yaml.Nod
 
 
 def _explain(error: pydantic.ValidationError, *, file: str, root: yaml.Node | None) -> str:
-    """The first mistake in a line, with how many there are beside it; a misspelt key comes before what it left out."""
-    problems = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] != "extra_forbidden")
+    """The likeliest mistake in a line, with how many there are beside it."""
+    problems = sorted(error.errors(include_url=False), key=_urgency)
     first = problems[0]
     location, message = _problem(first)
     others = len({problem["loc"][:3] for problem in problems} - {first["loc"][:3]})
@@ -104,6 +104,11 @@ def _explain(error: pydantic.ValidationError, *, file: str, root: yaml.Node | No
     where = file if line is None else f"{file}, line {line}"
     more = f" (and {others} more problem{'s' * (others > 1)})" if others else ""
     return f"{where}, {_dotted(known)}: {message}{more}" if known else f"{where}: {message}{more}"
+
+
+def _urgency(problem: Any) -> tuple[bool, int]:
+    """A misspelt key first, then the deepest: where a value fits neither of two forms, the form it is nearer."""
+    return problem["type"] != "extra_forbidden", -len(problem["loc"])
 
 
 def _problem(error: Any) -> tuple[Location, str]:

@@ -65,7 +65,7 @@ def _console() -> Console:
 
 
 def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    return Table(title=Text(title, "italic"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
 
 
 def _verdict_table(document: ReportDocument) -> Table:

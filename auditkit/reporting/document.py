@@ -45,7 +45,7 @@ class CriterionRow:
         name: What the report calls it.
         criterion: The criterion as a dictionary.
         tolerance: ε.
-        enforced: Whether the head was tuned for it.
+        enforced_tolerance: The tolerance that the head was tuned for; None when it was not tuned for this.
         before: Of the model as found.
         after: Of the tuned and calibrated scores; None without them.
     """
@@ -53,9 +53,14 @@ class CriterionRow:
     name: str
     criterion: Json
     tolerance: float
-    enforced: bool
+    enforced_tolerance: float | None
     before: Outcome
     after: Outcome | None
+
+    @property
+    def enforced(self) -> bool:
+        """Whether the head was tuned for it."""
+        return self.enforced_tolerance is not None
 
 
 @dataclass(frozen=True)
@@ -178,11 +183,11 @@ def criterion_key(criterion: Json) -> tuple[Any, ...]:
     )
 
 
-def enforced_names(run: Json) -> frozenset[str]:
-    """Names of the criteria that the head was tuned for: the plan's, where a head was tuned at all."""
+def enforced_tolerances(run: Json) -> dict[str, float]:
+    """Names and tolerances of what the head was tuned for: the plan's, where a head was tuned at all."""
     if run.get("tuning") is None and run.get("calibration") is None:
-        return frozenset()
-    return frozenset(spec["name"] for spec in (run.get("plan") or {}).get("enforce") or () if spec.get("name"))
+        return {}
+    return {spec["name"]: spec["tolerance"] for spec in (run.get("plan") or {}).get("enforce") or ()}
 
 
 def combine(verdicts: list[str]) -> str:
@@ -202,7 +207,7 @@ def _required(folder: Path, part: str) -> Json:
 def _assemble(
     run: Json, audit: Json, after: Json | None, *, comparison: Json | None, timing: Json | None
 ) -> ReportDocument:
-    rows = _rows(audit, after, enforced_names(run))
+    rows = _rows(audit, after, enforced_tolerances(run))
     judged = [row.after.verdict for row in rows if row.after is not None and row.enforced]
     plan = run.get("plan") or {}
     return ReportDocument(
@@ -219,7 +224,7 @@ def _assemble(
     )
 
 
-def _rows(audit: Json, after: Json | None, enforced: frozenset[str]) -> tuple[CriterionRow, ...]:
+def _rows(audit: Json, after: Json | None, enforced: dict[str, float]) -> tuple[CriterionRow, ...]:
     later = {criterion_key(finding["criterion"]): finding for finding in (after or {}).get("findings", ())}
     rows = []
     for finding in audit["findings"]:
@@ -230,7 +235,7 @@ def _rows(audit: Json, after: Json | None, enforced: frozenset[str]) -> tuple[Cr
                 name=criterion["name"],
                 criterion=criterion,
                 tolerance=criterion["tolerance"],
-                enforced=criterion["name"] in enforced,
+                enforced_tolerance=enforced.get(criterion["name"]),
                 before=_outcome(finding),
                 after=None if match is None else _outcome(match),
             )

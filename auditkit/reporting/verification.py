@@ -200,5 +200,11 @@ def _merge(sequences: list[list[Hashable]]) -> list[Hashable]:
         ready = [value for value in values if value not in order and after[value] <= set(order)]
         if not ready:
             raise SchemaError("moments: the cells are not sorted by their values")
-        order.append(min(ready, key=lambda value: (value == MISSING, type(value).__name__, str(value))))
+        order.append(min(ready, key=_rank))
     return order
+
+
+def _rank(value: Hashable) -> tuple[bool, str, float, str]:
+    """Numbers by size, other values by their text, the missing value last."""
+    size = float(value) if isinstance(value, int | float) else 0.0
+    return value == MISSING, type(value).__name__, size, str(value)

@@ -126,9 +126,10 @@ def _found(document: ReportDocument) -> str:
     text = tally(document.criteria, after=False)
     if worst is None or worst.before.gap is None:
         return text
+    sure = interval(worst.before.interval) if worst.before.interval else "(without interval: a group has too few rows)"
     return (
         f"{text} Measured against its tolerance, the largest gap is that of {worst.name}: {number(worst.before.gap)} "
-        f"{interval(worst.before.interval)}, where at most {tolerance(worst.tolerance)} was accepted."
+        f"{sure}, where at most {tolerance(worst.tolerance)} was accepted."
     )
 
 

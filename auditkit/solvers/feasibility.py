@@ -47,7 +47,7 @@ def ensure_feasible(problem: ProjectionProblem, *, on_infeasible: OnInfeasible =
     if relaxation == 0:
         return problem
     if on_infeasible == "relax":
-        return replace(problem, system=replace(system, relaxation=relaxation * (1 + 1e-6), layouts={}))
+        return replace(problem, system=replace(system, relaxation=relaxation * (1 + 1e-6) + 1e-8, layouts={}))
     names = tuple(system.criteria[k].name for k in conflicting_criteria(system, cell_range))
     within = " within the bounds" if problem.is_bounded else ""
     raise InfeasibleError(

@@ -107,7 +107,10 @@ def _newton_duals(problem: ProjectionProblem, point: _Point, damping: float) -> 
     share = np.maximum(point.free, max(damping, SMALLEST_DAMPING))
     shift = -(system.matrix.T @ point.duals) / weight
     base = system.matrix @ (point.means - share * shift)
-    return solve_reduced(system.matrix, system.lower - base, system.upper - base, share / weight)
+    try:
+        return solve_reduced(system.matrix, system.lower - base, system.upper - base, share / weight)
+    except SolverError:  # cells that hardly answer make the QP ill-conditioned; more damping mends that
+        return None
 
 
 def _search(problem: ProjectionProblem, point: _Point, target: FloatArray) -> _Point | None:
@@ -124,7 +127,10 @@ def _search(problem: ProjectionProblem, point: _Point, target: FloatArray) -> _P
     for _ in range(MAX_HALVINGS):
         trial = _evaluate(problem, point.duals + length * direction)
         gain = _dual_value(problem, trial) - here
-        if gain > max(1e-4 * length * predicted, 1e-13 * abs(here)) or _residual(problem, trial) <= 0.9 * residual:
+        rounding = 1e-13 * max(1.0, abs(here))
+        if gain > max(1e-4 * length * predicted, rounding):
+            return trial
+        if gain >= -rounding and _residual(problem, trial) <= 0.9 * residual:
             return trial
         length *= 0.5
     return None

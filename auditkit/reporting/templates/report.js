@@ -3,6 +3,7 @@
   const stored = JSON.parse(document.getElementById("figures").textContent);
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const options = { displayModeBar: false, responsive: true, scrollZoom: false, doubleClick: false };
+  const PRINTED_WIDTH = 640; // the page's width is not known until it is laid out, so this fits A4 and Letter
   let printing = false;
 
   // The figures hold the colours of the light theme; only values under a key that ends in "color" are replaced.
@@ -18,7 +19,9 @@
   const draw = () => {
     for (const place of document.querySelectorAll(".plot")) {
       const figure = stored.figures[place.dataset.chart];
-      Plotly.react(place, themed(figure.data, ""), themed(figure.layout, ""), options);
+      const layout = themed(figure.layout, "");
+      if (printing) layout.width = PRINTED_WIDTH;
+      Plotly.react(place, themed(figure.data, ""), layout, options);
     }
   };
 
@@ -26,7 +29,6 @@
   window.addEventListener("beforeprint", () => {
     printing = true;
     draw();
-    for (const place of document.querySelectorAll(".plot")) Plotly.Plots.resize(place);
   });
   window.addEventListener("afterprint", () => { printing = false; draw(); });
   draw();

@@ -1,0 +1,227 @@
+"""The audit against masks, fairlearn and simulation; verdicts that missing evidence cannot turn into a pass."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import auditkit as ak
+from auditkit.auditing import SCHEMA, audit
+from auditkit.errors import InputError
+from auditkit.estimates import wilson_interval
+from tests.problems import gaps_by_mask, random_problem
+
+
+@pytest.fixture
+def population(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
+    n = 4000
+    frame = pd.DataFrame({"sex": rng.choice(["f", "m"], n), "race": rng.choice(["a", "b", "c"], n, p=[0.7, 0.2, 0.1])})
+    labels = (rng.random(n) < 0.3 + 0.2 * (frame.sex == "m")).astype(float)
+    scores = np.clip(0.25 + 0.3 * labels + 0.1 * (frame.sex == "m") + rng.normal(scale=0.1, size=n), 0, 1)
+    return scores.to_numpy() if hasattr(scores, "to_numpy") else scores, labels.to_numpy(), frame
+
+
+@given(seed=st.integers(0, 10**6))
+def test_every_gap_equals_the_mask(seed: int) -> None:
+    problem = random_problem(seed)
+    criteria = [c for c in problem.criteria if problem.frame[list(c.attributes)].drop_duplicates().shape[0] > 1]
+    if not criteria:
+        return
+    outcome = audit(problem.scores, problem.groups, criteria, labels=problem.labels, weights=problem.weights)
+    for finding in outcome.findings:
+        expected = gaps_by_mask(
+            problem.scores, problem.frame, finding.criterion, labels=problem.labels, weights=problem.weights
+        )
+        np.testing.assert_allclose([gap.gap for gap in finding.gaps], expected, atol=1e-12)
+
+
+def test_group_means_and_rates_equal_fairlearn(population: tuple) -> None:
+    from fairlearn.metrics import MetricFrame, false_positive_rate, selection_rate, true_positive_rate
+
+    scores, labels, frame = population
+    outcome = audit(scores, ak.Groups(frame), ak.ECP(("sex", "race"), tolerance=0.1), labels=labels, threshold=0.5)
+    rates = {"tpr": true_positive_rate, "fpr": false_positive_rate, "rate": selection_rate}
+    theirs = MetricFrame(
+        metrics=rates, y_true=labels, y_pred=(scores >= 0.5).astype(int), sensitive_features=frame
+    ).by_group
+    means = MetricFrame(
+        metrics=lambda y, z: z.mean(), y_true=labels, y_pred=scores, sensitive_features=frame
+    ).by_group
+    for cell in outcome.findings[0].cells:
+        assert cell.mean_score == pytest.approx(means[tuple(cell.group.split(" × "))], abs=1e-12)
+    for group in outcome.decisions[0].groups:
+        expected = theirs.loc[tuple(group.group.split(" × "))]
+        assert group.selection_rate == pytest.approx(expected.rate, abs=1e-12)
+        assert group.true_positive_rate == pytest.approx(expected.tpr, abs=1e-12)
+        assert group.false_positive_rate == pytest.approx(expected.fpr, abs=1e-12)
+
+
+def test_impact_ratios_are_rates_over_the_highest_rate() -> None:
+    groups = ak.Groups({"g": ["a"] * 4 + ["b"] * 5})
+    outcome = audit([1, 1, 0, 0, 1, 0, 0, 0, 0], groups, ak.ECP("g", tolerance=1), threshold=0.5)
+    table = outcome.decisions[0]
+    assert [group.impact_ratio for group in table.groups] == [1.0, pytest.approx(0.4)]
+    assert table.rate_gap == pytest.approx(0.3)
+    assert table.groups[0].true_positive_rate is None
+
+
+def test_standard_errors_are_welch(population: tuple) -> None:
+    from scipy import stats
+
+    scores, labels, frame = population
+    outcome = audit(scores, ak.Groups(frame), [ak.ECP("sex", tolerance=0), ak.EER("sex", tolerance=0)], labels=labels)
+    gap = outcome.findings[0].gaps[0]
+    welch = stats.ttest_ind(scores[frame.sex == "f"], scores[frame.sex == "m"], equal_var=False)
+    assert gap.gap / gap.standard_error == pytest.approx(welch.statistic, rel=1e-9)
+    residual = (labels - scores)[frame.sex == "f"]
+    assert outcome.findings[1].gaps[0].standard_error == pytest.approx(residual.std(ddof=1) / len(residual) ** 0.5)
+
+
+def test_one_gap_alone_has_the_usual_t_interval(rng: np.random.Generator) -> None:
+    from scipy import stats
+
+    scores, sex = rng.normal(size=200), np.repeat(["f", "m"], 100)
+    interval = audit(scores, ak.Groups({"sex": sex}), ak.ECP("sex", tolerance=1)).findings[0].gaps[0].interval
+    expected = stats.ttest_ind(scores[:100], scores[100:], equal_var=False).confidence_interval(0.95)
+    assert interval == pytest.approx((expected.low, expected.high), rel=1e-9)
+
+
+def simulate(groups: int, rows: int, gap: float, *, tolerance: float, runs: int = 400) -> tuple[float, dict[str, float]]:
+    """Joint coverage of the intervals and the share of each verdict, over repeated samples."""
+    rng = np.random.default_rng(11)
+    codes = np.repeat(np.arange(groups), rows)
+    truth = np.where(codes == 0, gap, 0.0)
+    criterion = ak.ECP("g", tolerance=tolerance)
+    covered, verdicts = 0, {"pass": 0, "fail": 0, "inconclusive": 0}
+    frame = ak.Groups({"g": codes})
+    for _ in range(runs):
+        finding = audit(truth + rng.normal(size=len(codes)), frame, criterion).findings[0]
+        expected = [gap if item.name.startswith("0 −") else 0.0 for item in finding.gaps]
+        covered += all(item.interval[0] <= t <= item.interval[1] for item, t in zip(finding.gaps, expected, strict=True))
+        verdicts[finding.verdict] += 1
+    return covered / runs, {name: count / runs for name, count in verdicts.items()}
+
+
+@pytest.mark.parametrize(("groups", "rows"), [(2, 20), (5, 40), (8, 25)])
+def test_all_intervals_cover_together(groups: int, rows: int) -> None:
+    coverage, _ = simulate(groups, rows, 0.4, tolerance=0.1)
+    assert 0.92 <= coverage <= 0.985  # 95 % nominal, ±3 standard errors of 400 runs
+
+
+def test_a_gap_at_the_tolerance_is_rarely_passed_or_failed() -> None:
+    _, verdicts = simulate(3, 200, 0.3, tolerance=0.3)
+    assert verdicts["pass"] <= 0.08
+    assert verdicts["fail"] <= 0.08
+
+
+def test_verdicts_follow_the_evidence() -> None:
+    assert simulate(3, 400, 0.0, tolerance=0.4, runs=20)[1]["pass"] == 1
+    assert simulate(3, 400, 0.8, tolerance=0.3, runs=20)[1]["fail"] == 1
+    assert simulate(3, 20, 0.3, tolerance=0.3, runs=20)[1]["inconclusive"] >= 0.9
+
+
+def test_the_verdict_and_the_interval_agree(population: tuple) -> None:
+    scores, labels, frame = population
+    criteria = [ak.ECP("sex", tolerance=e) for e in (0.001, 0.16, 0.3)]
+    findings = audit(scores, ak.Groups(frame), criteria, labels=labels).findings
+    assert [finding.verdict for finding in findings] == ["fail", "inconclusive", "pass"]
+    for finding in findings:
+        low, high = finding.interval
+        assert low <= finding.gap <= high
+    assert findings[0].p_value < 0.001 < findings[2].p_value
+    assert findings[2].p_equivalence < 0.001 < findings[0].p_equivalence
+
+
+def test_a_group_without_positives_is_inconclusive_not_a_pass() -> None:
+    rng = np.random.default_rng(3)
+    sex, labels = np.repeat(["f", "m"], 500), np.concatenate([np.zeros(500), rng.integers(0, 2, 500)])
+    outcome = audit(np.full(1000, 0.5), ak.Groups({"sex": sex}), ak.equalized_odds("sex", tolerance=0.1), labels=labels)
+    assert outcome.verdict == "inconclusive"
+    assert outcome.findings[0].missing == ("f (label=1)",)
+    assert "no rows for f (label=1)" in outcome.findings[0].reason
+
+
+def test_a_declared_group_without_rows_is_inconclusive() -> None:
+    sex = pd.Categorical(["m"] * 50 + ["x"] * 50, categories=["f", "m", "x"])
+    outcome = audit(np.full(100, 0.5), ak.Groups({"sex": sex}), ak.ECP("sex", tolerance=0.1))
+    assert (outcome.verdict, outcome.findings[0].missing) == ("inconclusive", ("f",))
+
+
+def test_a_small_group_is_inconclusive_and_named() -> None:
+    groups = ak.Groups({"g": ["a"] * 100 + ["b"] * 9})
+    finding = audit(np.full(109, 0.5), groups, ak.ECP("g", tolerance=0.1)).findings[0]
+    assert (finding.verdict, finding.gap, finding.interval) == ("inconclusive", 0.0, None)
+    assert finding.reason == "fewer than 10 rows for b"
+
+
+def test_an_inconclusive_gap_says_how_many_rows_would_settle_it(rng: np.random.Generator) -> None:
+    sex = np.repeat(["f", "m"], 200)
+    scores = rng.normal(scale=0.3, size=400) + 0.02 * (sex == "f")
+    finding = audit(scores, ak.Groups({"sex": sex}), ak.ECP("sex", tolerance=0.06)).findings[0]
+    assert finding.verdict == "inconclusive"
+    half = (finding.gaps[0].interval[1] - finding.gaps[0].interval[0]) / 2
+    assert finding.rows_needed == pytest.approx(200 * (half / abs(abs(finding.gaps[0].gap) - 0.06)) ** 2, rel=0.01)
+
+
+def test_moments_give_the_same_audit_at_another_tolerance(population: tuple) -> None:
+    scores, labels, frame = population
+    groups = ak.Groups(frame)
+    first = audit(scores, groups, ak.ECP("sex", tolerance=0.5), labels=labels, threshold=0.5)
+    later = ak.evaluate_moments(first.moments, [ak.ECP("sex", tolerance=0.01)], threshold=0.5)
+    direct = audit(scores, groups, ak.ECP("sex", tolerance=0.01), labels=labels, threshold=0.5)
+    assert later.to_dict() == direct.to_dict()
+    assert (first.verdict, later.verdict) == ("pass", "fail")
+
+
+def test_the_result_is_json_and_the_same_twice(population: tuple) -> None:
+    scores, labels, frame = population
+    criteria = [ak.ECP(("sex", "race"), tolerance=0.1), ak.equalized_odds("race", tolerance=0.1)]
+    texts = [
+        json.dumps(audit(scores, ak.Groups(frame), criteria, labels=labels, threshold=0.5).to_dict(), allow_nan=False)
+        for _ in range(2)
+    ]
+    assert texts[0] == texts[1]
+    assert json.loads(texts[0])["schema"] == SCHEMA
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"confidence": 1.0}, "confidence must lie strictly between 0 and 1; got 1.0"),
+        ({"labels": [1.0]}, "labels must have 4 rows"),
+        ({"labels": [1, 0, float("nan"), 1]}, r"labels holds 1 NaN or infinite values \(first at row 2\)"),
+        ({"weights": [0, 0, 0, 0]}, "weights must be non-negative and not all zero"),
+    ],
+)
+def test_wrong_arguments_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        audit([0.1, 0.2, 0.3, 0.4], ak.Groups({"sex": list("ffmm")}), ak.ECP("sex", tolerance=0.1), **options)
+
+
+def test_an_attribute_with_one_value_is_refused() -> None:
+    with pytest.raises(InputError, match=r"ECP\(sex\) compares groups, but sex has one value \(f\)"):
+        audit([0.1, 0.2], ak.Groups({"sex": ["f", "f"]}), ak.ECP("sex", tolerance=0.1))
+
+
+def test_continuous_labels_cannot_be_strata(rng: np.random.Generator) -> None:
+    with pytest.raises(InputError, match="labels have 100 different values, too many to condition on"):
+        audit(rng.random(100), ak.Groups({"g": [0, 1] * 50}), ak.equalized_odds("g", tolerance=1), labels=rng.random(100))
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 10), (3, 10), (10, 10), (17, 900)])
+def test_wilson_intervals_equal_scipy(successes: int, trials: int) -> None:
+    from scipy.stats import binomtest
+
+    low, high = wilson_interval(np.array([float(successes)]), np.array([float(trials)]), confidence=0.95)
+    expected = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
+    assert (low[0], high[0]) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_wilson_of_no_trials_says_nothing() -> None:
+    low, high = wilson_interval(np.zeros(1), np.zeros(1), confidence=0.95)
+    assert (low[0], high[0]) == (0.0, 1.0)

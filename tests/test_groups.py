@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from auditkit import Groups
+from auditkit.errors import InputError, SchemaError
+from auditkit.groups import LABEL, MISSING
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ["m", "f", "m"],
+        np.array(["m", "f", "m"]),
+        pd.Series(["m", "f", "m"], index=[7, 8, 9]),
+        pd.Categorical(["m", "f", "m"]),
+    ],
+    ids=["list", "numpy", "series", "categorical"],
+)
+def test_any_array_like_gives_the_same_codes(values: object) -> None:
+    groups = Groups({"sex": values})
+    assert groups.categories("sex") == ("f", "m")
+    assert groups.codes("sex").tolist() == [1, 0, 1]
+
+
+def test_a_frame_and_a_tensor_work() -> None:
+    frame = Groups(pd.DataFrame({"a": [1, 2], "b": ["x", "y"]}))
+    assert frame.names == ("a", "b")
+    assert Groups({"a": torch.tensor([3, 1, 3])}).categories("a") == (1, 3)
+
+
+def test_missing_values_are_a_category_of_their_own() -> None:
+    groups = Groups({"sex": ["f", None, "m", float("nan")]})
+    assert groups.categories("sex") == ("f", "m", MISSING)
+    assert groups.codes("sex").tolist() == [0, 2, 1, 2]
+
+
+def test_values_of_several_types_are_kept_apart() -> None:
+    assert set(Groups({"a": pd.Series([1, "1", 2], dtype=object)}).categories("a")) == {1, 2, "1"}
+
+
+def test_a_category_without_rows_is_remembered() -> None:
+    groups = Groups({"sex": pd.Categorical(["m", "m"], categories=["f", "m"])})
+    assert groups.categories("sex") == ("f", "m")
+
+
+def test_cells_cross_columns_and_cover_every_row_once() -> None:
+    groups = Groups({"a": ["x", "y", "x", "y"], "b": [0, 0, 1, 0]})
+    cells = groups.cells(("a", "b"))
+    assert [tuple(cells.table.value(c, name) for name in ("a", "b")) for c in range(3)] == [("x", 0), ("x", 1), ("y", 0)]
+    assert cells.index.tolist() == [0, 2, 1, 2]
+
+
+def test_labels_are_a_stratum_when_asked_for() -> None:
+    cells = Groups({"a": ["x", "x"]}).cells(("a", LABEL), labels=[1.0, 0.0])
+    assert cells.table.categories[1] == (0.0, 1.0)
+    with pytest.raises(InputError, match="pass labels="):
+        Groups({"a": ["x", "x"]}).cells(("a", LABEL))
+
+
+def test_take_keeps_categories_that_lose_their_rows() -> None:
+    part = Groups({"a": ["x", "y", "z"]}).take([0, 2])
+    assert part.n_rows == 2
+    assert part.categories("a") == ("x", "y", "z")
+    assert part.values("a").tolist() == ["x", "z"]
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({}, "at least one attribute"),
+        ({"a": [1, 2], "b": [1]}, r"same number of rows; got \{'a': 2, 'b': 1\}"),
+        ({"a": np.zeros((2, 2))}, r"attribute 'a' must have shape \(n,\).*\(2, 2\)"),
+        ({LABEL: [1, 2]}, "stands for the labels"),
+    ],
+)
+def test_wrong_attributes_are_refused(attributes: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Groups(attributes)
+
+
+def test_an_unknown_column_lists_those_there_are() -> None:
+    with pytest.raises(SchemaError, match="no attribute 'age'; it has 'sex', 'race'"):
+        Groups({"sex": ["m"], "race": ["b"]}).codes("age")

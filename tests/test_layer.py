@@ -1,0 +1,148 @@
+"""The layer: equal to `project`, with gradients checked by finite differences and by the formula of its Jacobian."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import auditkit as ak
+from auditkit.errors import InputError
+
+CASES = {
+    "one attribute": [ak.ECP("a", tolerance=0.05)],
+    "strata": [ak.ECP("a", given="b", tolerance=0.02)],
+    "intersection": [ak.ECP(("a", "b"), tolerance=0.05)],
+    "residuals": [ak.EER("a", tolerance=0.05)],
+    "pairwise residuals": [ak.EER("a", tolerance=0.05, form="pairwise")],
+    "equalized odds": [ak.equalized_odds("a", tolerance=0.05)],
+    "equality": [ak.ECP("a", tolerance=0.0)],
+    "marginal": [ak.ECP("a", tolerance=0.05), ak.ECP("b", tolerance=0.01)],
+    "mixed": [ak.ECP(("a", "b"), tolerance=0.05), ak.EER("b", tolerance=0.3)],
+}
+every_case = pytest.mark.parametrize("criteria", CASES.values(), ids=CASES.keys())
+every_bound = pytest.mark.parametrize("bounds", [None, (0.1, 0.85)], ids=["unbounded", "bounded"])
+
+
+@pytest.fixture
+def batch() -> tuple[torch.Tensor, ak.Groups, torch.Tensor]:
+    rng = np.random.default_rng(0)
+    groups = ak.Groups({"a": rng.integers(0, 3, 24), "b": rng.choice(["x", "y"], 24)})
+    labels = torch.as_tensor(rng.integers(0, 2, 24).astype(float))
+    return torch.as_tensor(rng.random(24)).requires_grad_(), groups, labels
+
+
+@every_bound
+@every_case
+def test_forward_equals_project(batch: tuple, criteria: list, bounds: object) -> None:
+    scores, groups, labels = batch
+    expected = ak.project(scores, groups, criteria, labels=labels, bounds=bounds).scores
+    torch.testing.assert_close(ak.FairnessLayer(criteria, bounds=bounds)(scores, groups, labels), expected, atol=1e-14, rtol=0)
+
+
+@every_bound
+@every_case
+def test_gradients_equal_finite_differences(batch: tuple, criteria: list, bounds: object) -> None:
+    scores, groups, labels = batch
+    layer = ak.FairnessLayer(criteria, bounds=bounds)
+    assert torch.autograd.gradcheck(lambda z: layer(z, groups, labels), (scores,))
+    assert torch.autograd.gradgradcheck(lambda z: layer(z, groups, labels) ** 2, (scores,))
+
+
+@every_bound
+@every_case
+def test_the_jacobian_is_a_symmetric_projection_that_removes_active_gaps(
+    batch: tuple, criteria: list, bounds: object
+) -> None:
+    scores, groups, labels = batch
+    layer = ak.FairnessLayer(criteria, bounds=bounds)
+    jacobian = torch.autograd.functional.jacobian(lambda z: layer(z, groups, labels), scores)
+    torch.testing.assert_close(jacobian, jacobian.T, atol=1e-13, rtol=0)
+    torch.testing.assert_close(jacobian @ jacobian, jacobian, atol=1e-13, rtol=0)
+    assert torch.linalg.matrix_norm(jacobian, 2) <= 1 + 1e-12
+    assert torch.linalg.matrix_rank(jacobian) < len(scores)  # some constraint is active in every case
+
+
+@every_bound
+@every_case
+@pytest.mark.parametrize("solver", ["osqp", "cvxpy"])
+def test_every_solver_gives_the_same_scores_and_gradients(
+    batch: tuple, criteria: list, bounds: object, solver: str
+) -> None:
+    scores, groups, labels = batch
+    direction = torch.linspace(-1, 1, len(scores), dtype=torch.float64)
+    gradients, outputs = [], []
+    for name in ("newton", solver):
+        output = ak.FairnessLayer(criteria, bounds=bounds, solver=name)(scores, groups, labels)
+        outputs.append(output)
+        gradients.append(torch.autograd.grad(output @ direction, scores)[0])
+    torch.testing.assert_close(outputs[0], outputs[1], atol=1e-6, rtol=0)
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-6, rtol=0)
+
+
+def test_weights_reach_the_means_and_the_gradient(batch: tuple) -> None:
+    scores, groups, _ = batch
+    weights = np.arange(1, 25)
+    layer = ak.FairnessLayer(ak.ECP("a", tolerance=0.01))
+    assert torch.autograd.gradcheck(lambda z: layer(z, groups, weights=weights), (scores,))
+    expected = ak.project(scores, groups, ak.ECP("a", tolerance=0.01), weights=weights).scores
+    torch.testing.assert_close(layer(scores, groups, weights=weights), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_dtype_is_kept_and_the_gap_holds_to_its_rounding(dtype: torch.dtype, rng: np.random.Generator) -> None:
+    groups = ak.Groups({"g": rng.integers(0, 14, 1024)})
+    output = ak.FairnessLayer(ak.ECP("g", tolerance=1e-3))(torch.as_tensor(rng.normal(size=1024)).to(dtype), groups)
+    assert output.dtype == dtype
+    means = [float(output[groups.codes("g") == k].double().mean()) for k in range(14)]
+    assert max(means) - min(means) <= 1e-3 + (1e-7 if dtype == torch.float32 else 1e-14)
+
+
+def test_it_trains_as_the_last_module_of_a_network(rng: np.random.Generator) -> None:
+    torch.manual_seed(0)
+    sex = rng.integers(0, 2, 400)
+    features = torch.as_tensor(np.column_stack([sex + 0.5 * rng.normal(size=400), rng.normal(size=400)]))
+    labels = torch.as_tensor((sex + features[:, 1].numpy() > 0.5).astype(float))
+    body, layer = torch.nn.Linear(2, 1).double(), ak.FairnessLayer(ak.ECP("sex", tolerance=0.05))
+    groups = ak.Groups({"sex": sex})
+    optimizer = torch.optim.SGD(body.parameters(), lr=0.5)
+    losses = []
+    for _ in range(60):
+        output = layer(body(features).squeeze(1), groups)
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(output, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+    assert abs(output[sex == 0].mean() - output[sex == 1].mean()) <= 0.05 + 1e-12
+    assert list(layer.parameters()) == []
+
+
+def test_the_assembled_constraints_are_kept_with_the_groups(batch: tuple) -> None:
+    scores, groups, _ = batch
+    layer = ak.FairnessLayer(ak.ECP("a", tolerance=0.05))
+    layer(scores, groups)
+    kept = groups.derived[layer.criteria]
+    layer(scores, groups)
+    assert groups.derived[layer.criteria] is kept
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        (torch.tensor([1, 2]), "scores must be floating-point"),
+        (torch.tensor([[0.1], [0.2]]), r"scores must be floating-point of shape \(n,\); got torch.float32 of shape \(2, 1\)"),
+        (torch.tensor([0.1, 0.2, 0.3]), "scores must have 2 rows"),
+        (torch.tensor([0.1, float("nan")]), "1 NaN or infinite"),
+    ],
+)
+@pytest.mark.usefixtures("without_shape_checks")
+def test_wrong_scores_are_refused(scores: torch.Tensor, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        ak.FairnessLayer(ak.ECP("sex", tolerance=0.1))(scores, ak.Groups({"sex": ["f", "m"]}))
+
+
+def test_groups_of_another_kind_are_refused() -> None:
+    with pytest.raises(InputError, match=r"groups must be an auditkit.Groups.*got list"):
+        ak.FairnessLayer(ak.ECP("sex", tolerance=0.1))(torch.tensor([0.1, 0.2]), ["f", "m"])
