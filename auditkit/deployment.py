@@ -271,7 +271,7 @@ def _check_order(correction: AffineCorrection, cells: Cells) -> None:
         table = cells.table
         name = " × ".join(str(table.value(int(reversed_cells[0]), column)) for column in table.names)
         raise InfeasibleError(
-            f"the criteria can be met without labels only by reversing the order of the scores of {name}; "
+            f"the smallest correction that meets the criteria without labels reverses the order of the scores of {name}; "
             "raise the tolerances, or tune a head for these criteria first"
         )
 

@@ -195,38 +195,38 @@ def _trade_off(methods: Sequence[Json], criterion: Json, *, key: str) -> Chart |
     for position, method in enumerate(methods):
         accuracy = (method.get("utility") or {}).get("accuracy")
         gap = next((gap for gap in method["gaps"] if gap["criterion"] == criterion["name"]), None)
-        if not accuracy or gap is None or gap["gap"] is None:
-            continue
-        title = method.get("title") or method["name"]
-        ends = gap["interval"] or (gap["gap"], gap["gap"])
-        hover = (
-            f"{title}<br>accuracy {percent(accuracy['value'])}<br>gap {number(gap['gap'])} {interval(gap['interval'])}"
-        )
-        words.append(f"{title}: accuracy {percent(accuracy['value'])}, gap {number(gap['gap'])}")
-        colour = METHOD_COLOURS[position % len(METHOD_COLOURS)]
-        figure.add_scatter(
-            x=[gap["gap"]],
-            y=[accuracy["value"]],
-            error_x=_errors([gap["gap"]], [ends[0]], [ends[1]], colour),
-            error_y=_errors([accuracy["value"]], [accuracy["low"]], [accuracy["high"]], colour),
-            mode="markers",
-            name=_plain(title),
-            marker={"color": colour, "size": 11, "symbol": SYMBOLS[position % len(SYMBOLS)]},
-            hovertext=[hover],
-            hoverinfo="text",
-        )
+        if accuracy and gap is not None and gap["gap"] is not None:
+            title = method.get("title") or method["name"]
+            words.append(f"{title}: accuracy {percent(accuracy['value'])}, gap {number(gap['gap'])}")
+            figure.add_trace(_method_point(title, gap, accuracy, position))
     if not words:
         return None
     figure.add_vrect(0, criterion["tolerance"], fillcolor=BAND, line_width=0, layer="below")
     figure.add_vline(criterion["tolerance"], line={"color": EDGE, "width": 1, "dash": "dot"}, layer="below")
-    figure.update_xaxes(
-        title_text=f"largest gap; shaded: within {tolerance(criterion['tolerance'])}", rangemode="tozero"
-    )
+    axis = f"largest gap; shaded: within {tolerance(criterion['tolerance'])}"
+    figure.update_xaxes(title_text=axis, rangemode="tozero")
     figure.update_yaxes(title_text="accuracy", tickformat=".1%")
     _style(figure)
     figure.update_layout(margin={"l": 64, "b": 56}, legend={"y": -0.26, "yanchor": "top"}, showlegend=True)
     name = f"Accuracy against the gap of {criterion['name']}"
     return Chart(key, name, f"{name}. {'; '.join(words)}.", _values(figure), 480)
+
+
+def _method_point(title: str, gap: Json, accuracy: Json, position: int) -> go.Scatter:
+    ends = gap["interval"] or (gap["gap"], gap["gap"])
+    colour = METHOD_COLOURS[position % len(METHOD_COLOURS)]
+    hover = f"{title}<br>accuracy {percent(accuracy['value'])}<br>gap {number(gap['gap'])} {interval(gap['interval'])}"
+    return go.Scatter(
+        x=[gap["gap"]],
+        y=[accuracy["value"]],
+        error_x=_errors([gap["gap"]], [ends[0]], [ends[1]], colour),
+        error_y=_errors([accuracy["value"]], [accuracy["low"]], [accuracy["high"]], colour),
+        mode="markers",
+        name=_plain(title),
+        marker={"color": colour, "size": 11, "symbol": SYMBOLS[position % len(SYMBOLS)]},
+        hovertext=[_hover(hover)],
+        hoverinfo="text",
+    )
 
 
 def _pair(before: Outcome, after: Outcome | None) -> list[tuple[str, str, Outcome]]:

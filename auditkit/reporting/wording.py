@@ -137,7 +137,7 @@ def _done(document: ReportDocument) -> str:
     if document.after is None:
         return "The model was measured as it is. Nothing about it was changed."
     names = join(row.name for row in document.enforced) or "the criteria of the plan"
-    text = f"The model itself was left as it is. A new last layer was tuned on its features so that {names} hold"
+    text = f"The model itself was left as it is. A new last layer was tuned on its features to hold {names}"
     return text + (
         ", and a fixed correction for every group was then set on separate rows."
         if document.run.get("calibration")
