@@ -75,8 +75,6 @@ _HOMES = {
 }
 
 __all__ = [
-    "ECP",
-    "EER",
     "AuditData",
     "AuditFile",
     "AuditResult",
@@ -85,6 +83,8 @@ __all__ = [
     "CompareConfig",
     "Comparison",
     "Criterion",
+    "ECP",
+    "EER",
     "FairHead",
     "FairnessLayer",
     "Groups",

@@ -271,8 +271,8 @@ def _check_order(correction: AffineCorrection, cells: Cells) -> None:
         table = cells.table
         name = " × ".join(str(table.value(int(reversed_cells[0]), column)) for column in table.names)
         raise InfeasibleError(
-            f"the smallest correction that meets the criteria without labels reverses the order of the scores of {name}; "
-            "raise the tolerances, or tune a head for these criteria first"
+            f"the smallest correction that meets the criteria without labels reverses the order of the scores "
+            f"of {name}; raise the tolerances, or tune a head for these criteria first"
         )
 
 

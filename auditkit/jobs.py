@@ -187,6 +187,8 @@ def _run(command: str, config: AuditFile, *, out: str | Path, progress: Progress
     clock, reporter = Clock(), progress or NullProgress()
     subject = load_subject(config, progress=reporter, clock=clock)
     enforced = _check_request(config, subject)
+    if not compared and subject.sample.features is None:
+        raise InputError("tuning needs frozen features; give a model:, or name data.features in the predictions table")
     parts = split_rows(subject.sample.n_rows, fractions=config.split.model_dump(), seed=config.seed)
     settings = _compare_config(config)
     test = subject.sample.take(parts["test"])

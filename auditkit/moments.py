@@ -135,11 +135,12 @@ class Moments:
         return self.label / np.where(self.weight > 0, self.weight, 1.0)
 
     def to_dict(self) -> dict[str, object]:
-        """The sums as JSON-ready lists, with the value of every column in every cell."""
+        """The sums as JSON-ready lists, with the value of every column in every cell and every value it may have."""
         table = self.table
         columns = {name: [table.value(cell, name) for cell in range(table.n_cells)] for name in table.names}
         sums = {f.name: getattr(self, f.name).tolist() for f in fields(self) if f.name in _SUMS}
-        return {"columns": columns, **sums, "shift": self.shift}
+        categories = {name: list(values) for name, values in zip(table.names, table.categories, strict=True)}
+        return {"columns": columns, "categories": categories, **sums, "shift": self.shift}
 
 
 def _merge_tables(first: CellTable, second: CellTable) -> tuple[CellTable, np.ndarray, np.ndarray]:

@@ -2,22 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from auditkit._extras import import_extra
+from auditkit._typing import FloatArray
 from auditkit.errors import InputError
-
-if TYPE_CHECKING:
-    from auditkit.deployment import Calibration
 
 OPSET = 18
 ML_OPSET = 3
 
 
-def write_calibration(calibration: Calibration, path: Path) -> None:
+class Correction(Protocol):
+    """What is written: the fields of a `Calibration` that a row is corrected with."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that a row is looked up by."""
+        ...
+
+    @property
+    def cells(self) -> tuple[tuple[Hashable, ...], ...]:
+        """Values of those columns, one tuple per cell."""
+        ...
+
+    @property
+    def shift(self) -> FloatArray:
+        """α per cell."""
+        ...
+
+    @property
+    def slope(self) -> FloatArray:
+        """β per cell."""
+        ...
+
+    @property
+    def bounds(self) -> tuple[float | None, float | None] | None:
+        """(lb, ub) or None."""
+        ...
+
+    @property
+    def on_unseen(self) -> str:
+        """What happens to a row of no known cell."""
+        ...
+
+
+def write_calibration(calibration: Correction, path: Path) -> None:
     """Write y = clip(z + α_g + β_g z) with g looked up from strings.
 
     Inputs are ``scores`` (float64, shape (n,)) and one string tensor of shape (n,) per column, named like it; the
@@ -44,7 +77,7 @@ def write_calibration(calibration: Calibration, path: Path) -> None:
     temporary.replace(path)
 
 
-def _lookup_nodes(onnx: Any, calibration: Calibration) -> tuple[list[Any], list[Any], list[Any]]:
+def _lookup_nodes(onnx: Any, calibration: Correction) -> tuple[list[Any], list[Any], list[Any]]:
     """Strings → code per column → one flat position; position 0 is "never seen"."""
     helper, types = onnx.helper, onnx.TensorProto
     inputs = [helper.make_tensor_value_info("scores", types.DOUBLE, ["n"])]
@@ -68,7 +101,7 @@ def _lookup_nodes(onnx: Any, calibration: Calibration) -> tuple[list[Any], list[
     return nodes, inputs, constants
 
 
-def _correction_nodes(onnx: Any, calibration: Calibration, constants: list[Any]) -> list[Any]:
+def _correction_nodes(onnx: Any, calibration: Correction, constants: list[Any]) -> list[Any]:
     helper, types = onnx.helper, onnx.TensorProto
     shift, slope, is_known = _tables(calibration)
     constants.append(helper.make_tensor("shift", types.DOUBLE, shift.shape, shift))
@@ -97,7 +130,7 @@ def _correction_nodes(onnx: Any, calibration: Calibration, constants: list[Any])
     return nodes
 
 
-def _texts(calibration: Calibration, column: int) -> list[str]:
+def _texts(calibration: Correction, column: int) -> list[str]:
     values = dict.fromkeys(cell[column] for cell in calibration.cells)
     texts = [str(value) for value in values]
     if len(set(texts)) != len(texts):
@@ -107,7 +140,7 @@ def _texts(calibration: Calibration, column: int) -> list[str]:
     return texts
 
 
-def _tables(calibration: Calibration) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _tables(calibration: Correction) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """α, β and whether it is known, for every flat position."""
     texts = [_texts(calibration, k) for k in range(len(calibration.columns))]
     sizes = [len(column) + 1 for column in texts]

@@ -49,9 +49,7 @@ def test_group_means_and_rates_equal_fairlearn(population: tuple) -> None:
     theirs = MetricFrame(
         metrics=rates, y_true=labels, y_pred=(scores >= 0.5).astype(int), sensitive_features=frame
     ).by_group
-    means = MetricFrame(
-        metrics=lambda y, z: z.mean(), y_true=labels, y_pred=scores, sensitive_features=frame
-    ).by_group
+    means = MetricFrame(metrics=lambda y, z: z.mean(), y_true=labels, y_pred=scores, sensitive_features=frame).by_group
     for cell in outcome.findings[0].cells:
         assert cell.mean_score == pytest.approx(means[tuple(cell.group.split(" × "))], abs=1e-12)
     for group in outcome.decisions[0].groups:
@@ -91,7 +89,9 @@ def test_one_gap_alone_has_the_usual_t_interval(rng: np.random.Generator) -> Non
     assert interval == pytest.approx((expected.low, expected.high), rel=1e-9)
 
 
-def simulate(groups: int, rows: int, gap: float, *, tolerance: float, runs: int = 400) -> tuple[float, dict[str, float]]:
+def simulate(
+    groups: int, rows: int, gap: float, *, tolerance: float, runs: int = 400
+) -> tuple[float, dict[str, float]]:
     """Joint coverage of the intervals and the share of each verdict, over repeated samples."""
     rng = np.random.default_rng(11)
     codes = np.repeat(np.arange(groups), rows)
@@ -102,7 +102,9 @@ def simulate(groups: int, rows: int, gap: float, *, tolerance: float, runs: int 
     for _ in range(runs):
         finding = audit(truth + rng.normal(size=len(codes)), frame, criterion).findings[0]
         expected = [gap if item.name.startswith("0 −") else 0.0 for item in finding.gaps]
-        covered += all(item.interval[0] <= t <= item.interval[1] for item, t in zip(finding.gaps, expected, strict=True))
+        covered += all(
+            item.interval[0] <= t <= item.interval[1] for item, t in zip(finding.gaps, expected, strict=True)
+        )
         verdicts[finding.verdict] += 1
     return covered / runs, {name: count / runs for name, count in verdicts.items()}
 
@@ -210,7 +212,9 @@ def test_an_attribute_with_one_value_is_refused() -> None:
 
 def test_continuous_labels_cannot_be_strata(rng: np.random.Generator) -> None:
     with pytest.raises(InputError, match="labels have 100 different values, too many to condition on"):
-        audit(rng.random(100), ak.Groups({"g": [0, 1] * 50}), ak.equalized_odds("g", tolerance=1), labels=rng.random(100))
+        audit(
+            rng.random(100), ak.Groups({"g": [0, 1] * 50}), ak.equalized_odds("g", tolerance=1), labels=rng.random(100)
+        )
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 10), (3, 10), (10, 10), (17, 900)])

@@ -71,7 +71,11 @@ def test_named_special_cases_are_conditional_parity() -> None:
 
 
 def test_a_criterion_survives_json() -> None:
-    for criterion in (ECP(("a", "b"), given="c", tolerance=0.1), EER("a", tolerance=0), equal_opportunity("a", tolerance=1)):
+    for criterion in (
+        ECP(("a", "b"), given="c", tolerance=0.1),
+        EER("a", tolerance=0),
+        equal_opportunity("a", tolerance=1),
+    ):
         restored = Criterion.from_dict(criterion.to_dict())
         assert restored == criterion
         assert restored.name == criterion.name

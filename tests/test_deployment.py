@@ -66,7 +66,9 @@ def test_the_population_gap_is_within_tolerance_as_often_as_promised(name: str) 
         scores, labels, groups = draw(rng, 3000)
         calibration = ak.calibrate(scores, groups, criteria, labels=labels, confidence=0.95)
         assert calibration.is_guaranteed
-        gaps = measure_gaps(calibration.apply(population[0], population[2]), population[2], criteria, labels=population[1])
+        gaps = measure_gaps(
+            calibration.apply(population[0], population[2]), population[2], criteria, labels=population[1]
+        )
         exceeded += any(gaps[c.name] > c.tolerance for c in criteria)
     assert exceeded <= 8  # 5 % of 60 is 3; P(more than 8) < 1 %
 
@@ -162,9 +164,7 @@ def test_onnxruntime_applies_the_same_corrections(
 ) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     scores, labels, groups = draw(rng, 2000)
-    calibration = ak.calibrate(
-        scores, groups, CRITERIA[name], labels=labels, bounds=(0, None), on_unseen=on_unseen
-    )
+    calibration = ak.calibrate(scores, groups, CRITERIA[name], labels=labels, bounds=(0, None), on_unseen=on_unseen)
     calibration.to_onnx(tmp_path / "calibration.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "calibration.onnx")
     feed = {"scores": scores, **{column: groups.values(column) for column in calibration.columns}}

@@ -50,7 +50,11 @@ def test_a_category_without_rows_is_remembered() -> None:
 def test_cells_cross_columns_and_cover_every_row_once() -> None:
     groups = Groups({"a": ["x", "y", "x", "y"], "b": [0, 0, 1, 0]})
     cells = groups.cells(("a", "b"))
-    assert [tuple(cells.table.value(c, name) for name in ("a", "b")) for c in range(3)] == [("x", 0), ("x", 1), ("y", 0)]
+    assert [tuple(cells.table.value(c, name) for name in ("a", "b")) for c in range(3)] == [
+        ("x", 0),
+        ("x", 1),
+        ("y", 0),
+    ]
     assert cells.index.tolist() == [0, 2, 1, 2]
 
 

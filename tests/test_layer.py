@@ -37,7 +37,9 @@ def batch() -> tuple[torch.Tensor, ak.Groups, torch.Tensor]:
 def test_forward_equals_project(batch: tuple, criteria: list, bounds: object) -> None:
     scores, groups, labels = batch
     expected = ak.project(scores, groups, criteria, labels=labels, bounds=bounds).scores
-    torch.testing.assert_close(ak.FairnessLayer(criteria, bounds=bounds)(scores, groups, labels), expected, atol=1e-14, rtol=0)
+    torch.testing.assert_close(
+        ak.FairnessLayer(criteria, bounds=bounds)(scores, groups, labels), expected, atol=1e-14, rtol=0
+    )
 
 
 @every_bound
@@ -132,7 +134,10 @@ def test_the_assembled_constraints_are_kept_with_the_groups(batch: tuple) -> Non
     ("scores", "message"),
     [
         (torch.tensor([1, 2]), "scores must be floating-point"),
-        (torch.tensor([[0.1], [0.2]]), r"scores must be floating-point of shape \(n,\); got torch.float32 of shape \(2, 1\)"),
+        (
+            torch.tensor([[0.1], [0.2]]),
+            r"scores must be floating-point of shape \(n,\); got torch.float32 of shape \(2, 1\)",
+        ),
         (torch.tensor([0.1, 0.2, 0.3]), "scores must have 2 rows"),
         (torch.tensor([0.1, float("nan")]), "1 NaN or infinite"),
     ],

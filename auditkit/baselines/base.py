@@ -1,0 +1,155 @@
+"""What every method is given and gives back, and the steps that several share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from auditkit._typing import FloatArray, IntArray
+from auditkit.criteria import Criterion, columns_of
+from auditkit.deployment import Calibration, calibrate
+from auditkit.errors import InputError
+from auditkit.finetuning import FairHead, TuneConfig, tune_head
+from auditkit.groups import LABEL, Groups
+from auditkit.progress import NullProgress, Progress
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Rows that methods are fitted on or applied to.
+
+    Attributes:
+        scores: Scores of the frozen model (probabilities), shape (n,).
+        labels: 0 or 1, shape (n,).
+        groups: Attributes of the same rows.
+        features: Frozen features, shape (n, d); None when only scores are known.
+    """
+
+    scores: FloatArray
+    labels: FloatArray
+    groups: Groups
+    features: FloatArray | None = None
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return len(self.scores)
+
+    def take(self, rows: IntArray) -> Sample:
+        """Some of the rows."""
+        features = None if self.features is None else self.features[rows]
+        return Sample(self.scores[rows], self.labels[rows], self.groups.take(rows), features)
+
+
+@dataclass(frozen=True, eq=False)
+class FitContext:
+    """What a method is fitted with.
+
+    Attributes:
+        tune: Rows that heads are trained on.
+        calibrate: Rows that corrections and thresholds are found on.
+        criteria: What to enforce.
+        config: How heads are trained.
+        confidence: Of the population guarantee of calibrated corrections; None takes no margin off.
+        progress: Where to report long steps.
+        head: A head tuned through the layer for these criteria, if the caller has one already.
+        calibration: Its calibration, likewise.
+    """
+
+    tune: Sample
+    calibrate: Sample
+    criteria: tuple[Criterion, ...]
+    config: TuneConfig
+    confidence: float | None = 0.95
+    progress: Progress = field(default_factory=NullProgress)
+    head: FairHead | None = None
+    calibration: Calibration | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a method predicts.
+
+    Attributes:
+        scores: Probabilities, shape (n,); None for a method that gives decisions only.
+        decisions: Probability of a positive decision, shape (n,); None where the comparison's threshold decides.
+    """
+
+    scores: FloatArray | None
+    decisions: FloatArray | None = None
+
+
+class Method(ABC):
+    """A way to obtain fairer predictions from a frozen model.
+
+    Attributes:
+        name: What audit files call it.
+        title: What reports call it.
+        description: What it does, in a sentence.
+        needs_attributes: Whether it reads the protected attribute at decision time.
+        needs_batch: Whether it needs the other rows of a batch at decision time.
+    """
+
+    name: str
+    title: str
+    description: str
+    needs_attributes: bool = True
+    needs_batch: bool = False
+
+    @abstractmethod
+    def fit(self, context: FitContext) -> Callable[[Sample], Prediction]:
+        """Fit on the context's rows and return the function that predicts for new rows."""
+
+
+def calibrate_sample(rows: Sample, scores: FloatArray, context: FitContext) -> Calibration:
+    """Calibrate scores on the calibration rows; contrasts that cannot be guaranteed are held to a gap of zero."""
+    return calibrate(
+        scores, rows.groups, context.criteria, labels=rows.labels, bounds=(0.0, 1.0), confidence=context.confidence,
+        on_insufficient="equalize", on_unseen="keep", seed=context.config.seed,
+    )  # fmt: skip
+
+
+def share_head(context: FitContext) -> FitContext:
+    """The context with a head tuned through the layer and its calibration, for several methods to use."""
+    if context.tune.features is None:
+        return context
+    head = tune_head(
+        context.tune.features, context.tune.labels, context.tune.groups, context.criteria,
+        start=context.tune.scores, config=context.config, progress=context.progress,
+    )  # fmt: skip
+    scores = head.predict(frozen_features(context.calibrate))
+    return replace(context, head=head, calibration=calibrate_sample(context.calibrate, scores, context))
+
+
+def tuned_head(context: FitContext) -> FairHead:
+    """The context's shared head, or a head tuned through the layer now."""
+    shared = context if context.head is not None else share_head(context)
+    if shared.head is None:
+        raise InputError(
+            "a head needs frozen features; give a model with features, or leave out the methods with a head"
+        )
+    return shared.head
+
+
+def frozen_features(sample: Sample) -> FloatArray:
+    """Features of a sample that must have them."""
+    if sample.features is None:
+        raise InputError(
+            "features are missing; this method needs the frozen features of the model, not its scores alone"
+        )
+    return sample.features
+
+
+def protected_columns(criteria: Sequence[Criterion]) -> tuple[str, ...]:
+    """Every column that the criteria look at, but for the label."""
+    return tuple(dict.fromkeys(name for name in columns_of(criteria) if name != LABEL))
+
+
+def group_names(sample: Sample, columns: Sequence[str]) -> np.ndarray:
+    """One string per row that names its combination of attribute values."""
+    cells = sample.groups.cells(columns)
+    names = [" × ".join(str(cells.table.value(c, name)) for name in columns) for c in range(cells.table.n_cells)]
+    return np.array(names, dtype=object)[cells.index]

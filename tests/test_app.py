@@ -1,0 +1,423 @@
+"""The app's pages, driven without a browser; every figure shown must be the library's."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+import auditkit as ak
+
+testing = pytest.importorskip("streamlit.testing.v1")
+
+ROOT = Path(__file__).parent.parent
+APP = ROOT / "app"
+WORDS = {"pass": "within tolerance", "fail": "outside tolerance", "inconclusive": "inconclusive"}
+SECONDS = 120
+
+
+@pytest.fixture(scope="module", autouse=True)
+def script_folder() -> Iterator[None]:
+    """What `streamlit run app` does before it runs the script."""
+    sys.path.insert(0, str(APP))
+    yield
+    sys.path.remove(str(APP))
+
+
+@pytest.fixture
+def app() -> Any:
+    return start()
+
+
+def start() -> Any:
+    app = testing.AppTest.from_file(str(APP / "streamlit_app.py"), default_timeout=SECONDS).run()
+    assert_clean(app)
+    return app
+
+
+def assert_clean(app: Any) -> None:
+    assert [error.message for error in app.exception] == []
+    assert [error.value for error in app.error] == []
+
+
+def press(app: Any, key: str) -> Any:
+    app.button(key=key).click().run()
+    assert [error.message for error in app.exception] == []
+    return app
+
+
+def go(app: Any, *steps: str) -> Any:
+    for step in steps:
+        press(app, f"on-{step}")
+    return app
+
+
+def space_of(app: Any) -> Any:
+    return app.session_state["workspace"]
+
+
+def tables_with(app: Any, *columns: str) -> list[pd.DataFrame]:
+    """The tables that have these columns, in the order of the page."""
+    return [frame.value for frame in app.dataframe if set(columns) <= set(frame.value)]
+
+
+def verdict_tables(app: Any) -> list[dict[str, str]]:
+    """The verdicts on the page: of the run, then of the what-if."""
+    frames = tables_with(app, "criterion", "verdict", "largest gap")
+    return [dict(zip(frame["criterion"], frame["verdict"], strict=True)) for frame in frames]
+
+
+def verdicts(outcome: ak.AuditResult) -> dict[str, str]:
+    return {finding.criterion.name: WORDS[finding.verdict] for finding in outcome.findings}
+
+
+def predictions(*, rows: int = 1500, seed: int = 3) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    sex = rng.choice(["female", "male"], rows)
+    region = rng.choice(["north", "south", "west"], rows)
+    x = rng.normal(size=(rows, 2)) + (sex == "male")[:, None] * 0.4
+    chance = 1 / (1 + np.exp(-x.sum(axis=1)))
+    return pd.DataFrame(
+        {
+            "sex": sex,
+            "region": region,
+            "hired": np.where(rng.random(rows) < chance, "yes", "no"),
+            "score": chance,
+            "x1": x[:, 0],
+            "x2": x[:, 1],
+        }
+    )
+
+
+def csv_of(frame: pd.DataFrame) -> bytes:
+    return frame.to_csv(index=False).encode()
+
+
+def upload(app: Any, name: str, content: bytes) -> Any:
+    app.radio(key="source").set_value("table").run()
+    app.file_uploader(key="upload").upload(name, content, "text/csv").run()
+    assert [error.message for error in app.exception] == []
+    return app
+
+
+def choose(app: Any, **columns: Any) -> Any:
+    """Pick columns of an uploaded table, by the end of the widgets' keys."""
+    for name, value in columns.items():
+        key = space_of(app).key(name.replace("_", "-"))
+        kind = app.multiselect if isinstance(value, list) else app.selectbox
+        kind(key=key).set_value(value).run()
+        assert [error.message for error in app.exception] == []
+    return app
+
+
+def with_table(app: Any, frame: pd.DataFrame) -> Any:
+    upload(app, "hiring scores.csv", csv_of(frame))
+    choose(app, score="score", attributes=["sex", "region"], label_choice="hired", features=["x1", "x2"])
+    key = space_of(app).key("positive-of-hired")
+    app.selectbox(key=key).set_value("yes").run()
+    return press(app, "usual")
+
+
+def test_sample_audit_shows_what_the_library_finds(app: Any, tmp_path: Path) -> None:
+    go(app, "audit")
+    press(app, "run-audit")
+    assert_clean(app)
+    expected = ak.run_audit(ak.sample_config(), out=tmp_path / "run").outcome
+    assert verdict_tables(app) == [verdicts(expected)] * 2
+    gaps = tables_with(app, "criterion", "verdict", "largest gap")[0]["largest gap"]
+    for shown, finding in zip(gaps, expected.findings, strict=True):
+        assert shown.startswith(f"{finding.gap:.3f} ")
+    data = tables_with(app, "gap of")[0]
+    assert list(data["gap"]) == [gap.gap for gap in expected.findings[0].gaps]
+    assert list(zip(data["low"], data["high"], strict=True)) == [gap.interval for gap in expected.findings[0].gaps]
+    rates = tables_with(app, "selection_rate")[0]
+    assert list(rates["selection_rate"]) == [group.selection_rate for group in expected.decisions[0].groups]
+
+
+def test_every_criterion_and_every_decision_table_can_be_looked_at(app: Any) -> None:
+    press(go(app, "audit"), "run-audit")
+    for place in range(5):
+        app.selectbox(key="audit-criterion").set_value(place).run()
+        assert_clean(app)
+    for place in range(3):
+        app.selectbox(key="audit-decisions-by").set_value(place).run()
+        assert_clean(app)
+
+
+def test_what_if_is_evaluated_from_the_moments(app: Any) -> None:
+    press(go(app, "audit"), "run-audit")
+    run = space_of(app).runs["audit"]
+    app.slider(key="what-if-tolerance").set_value(0.25).run()
+    app.slider(key="what-if-confidence").set_value(0.9).run()
+    assert_clean(app)
+    criteria = [finding.criterion.with_tolerance(0.25) for finding in run.outcome.findings]
+    expected = ak.evaluate_moments(run.outcome.moments, criteria, threshold=0.5, confidence=0.9, seed=0)
+    assert verdict_tables(app) == [verdicts(run.outcome), verdicts(expected)], "the audit on record stays as it is"
+    assert verdicts(run.outcome) != verdicts(expected)
+
+
+@pytest.mark.slow
+def test_sample_from_plan_to_report(app: Any) -> None:
+    press(go(app, "audit"), "run-audit")
+    go(app, "enforce")
+    assert "Parity on a batch is not parity on the union" in app.get("expander")[0].markdown[0].value
+    app.slider(key=space_of(app).key("epochs")).set_value(20).run()
+    press(app, "run-tune")
+    assert_clean(app)
+    run = space_of(app).runs["tune"]
+    table = tables_with(app, "verdict after")[0]
+    after = json.loads((run.folder / "audit_after.json").read_text("utf-8"))
+    assert list(table["verdict after"]) == [WORDS[finding["verdict"]] for finding in after["findings"]]
+    assert list(table["verdict as found"]) == [WORDS[finding.verdict] for finding in run.outcome.findings]
+    assert run.plan["tune"]["epochs"] == 20
+    go(app, "compare")
+    app.multiselect(key=space_of(app).key("methods")).set_value(["calibrated", "head"]).run()
+    press(app, "run-compare")
+    assert_clean(app)
+    stored = json.loads((space_of(app).runs["compare"].folder / "comparison.json").read_text("utf-8"))
+    titles = [method["title"] for method in stored["methods"]]
+    assert list(tables_with(app, "method", "reads the group", "accuracy")[0]["method"]) == titles
+    assert len(stored["methods"]) == 3, "the model as found is always the reference"
+    check_report_page(go(app, "report"))
+
+
+def check_report_page(app: Any) -> None:
+    assert_clean(app)
+    labels = [button.label for button in app.download_button]
+    assert {"report.html", "audit.json", "Run folder (zip)"} <= set(labels)
+    assert list(app.radio(key="report-run").options) == ["Comparison", "Enforcement", "Audit"]
+    from screens.report import zip_folder
+
+    with zipfile.ZipFile(io.BytesIO(zip_folder(space_of(app).runs["compare"].folder))) as archive:
+        assert {"run.json", "report.html", "comparison.json"} <= set(archive.namelist())
+    app.toggle(key="report-preview").set_value(True).run()
+    assert_clean(app)
+
+
+@pytest.mark.slow
+def test_uploaded_predictions_through_every_page(app: Any) -> None:
+    frame = predictions()
+    with_table(app, frame)
+    assert_clean(app)
+    press(go(app, "audit"), "run-audit")
+    assert_clean(app)
+    data = ak.from_frame(frame, attributes=["sex", "region"], label="hired", positive_label="yes", score="score")
+    assert data.scores is not None
+    criteria = [
+        ak.ECP("sex", tolerance=0.05), ak.ECP("region", tolerance=0.05), ak.ECP(("sex", "region"), tolerance=0.05),
+        ak.EER("sex", tolerance=0.05), ak.EER("region", tolerance=0.05),
+    ]  # fmt: skip
+    expected = ak.audit(data.scores, data.groups, criteria, labels=data.labels, threshold=0.5)
+    assert verdict_tables(app)[0] == verdicts(expected)
+    go(app, "enforce")
+    app.slider(key=space_of(app).key("epochs")).set_value(10).run()
+    press(app, "run-tune")
+    assert_clean(app)
+    assert len(tables_with(app, "verdict after")[0]) == 5
+    go(app, "compare")
+    app.multiselect(key=space_of(app).key("methods")).set_value(["projection"]).run()
+    press(app, "run-compare")
+    go(app, "report")
+    assert_clean(app)
+
+
+def test_table_without_features_is_audited_but_not_tuned(app: Any) -> None:
+    upload(app, "scores.csv", csv_of(predictions()[["sex", "score"]]))
+    choose(app, score="score", attributes=["sex"])
+    press(app, "usual")
+    press(go(app, "audit"), "run-audit")
+    assert_clean(app)
+    go(app, "enforce")
+    assert app.button(key="run-tune").disabled
+    assert "the outcome and numeric features" in app.info[0].value
+    go(app, "compare")
+    assert app.button(key="run-compare").disabled
+
+
+REFUSED = {
+    "pickle": ("model.pkl", b"\x80\x04K\x01.", "is a pickle"),
+    "broken": ("broken.csv", b"a,b\n1,2\n3\n4,5,6\n", "broken.csv"),
+    "not a table": ("picture.csv", b"\x89PNG\r\n\x1a\n\x00\x00\xff", "picture.csv"),
+    "not parquet": ("table.parquet", b"PAR1 not really", "table.parquet"),
+    "no numbers": ("words.csv", b"a,b\nx,y\nz,w\n", "no numeric column"),
+    "one row": ("one.csv", b"sex,score\nf,0.5\n", "single value"),
+    "empty": ("empty.csv", b"", "0 bytes"),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "message"), REFUSED.values(), ids=REFUSED)
+def test_wrong_uploads_are_refused_in_a_line(
+    name: str, content: bytes, message: str, tmp_path: Path, script_folder: None
+) -> None:
+    from screens.parts import uploads
+
+    with pytest.raises(ak.AuditkitError) as refusal:
+        uploads.accept(tmp_path, name, content)
+    assert message in str(refusal.value)
+    assert list(tmp_path.iterdir()) == [], "a refused file is not kept"
+
+
+def test_a_refused_upload_is_one_error_and_no_table(app: Any) -> None:
+    upload(app, "words.csv", b"a,b\nx,y\nz,w\n")
+    assert len(app.error) == 1
+    assert "no numeric column" in app.error[0].value.replace("\\", "")
+    assert space_of(app).table is None
+
+
+def test_an_upload_stays_in_the_folder_of_its_session(app: Any, script_folder: None) -> None:
+    from screens.parts import uploads
+
+    folder = space_of(app).folder
+    table = uploads.accept(folder, "../../etc/my table.csv", csv_of(predictions()))
+    assert table.file_name == "my-table.csv"
+    assert (folder / table.file_name).is_file()
+
+
+def test_plan_mistakes_are_errors_in_a_line(app: Any) -> None:
+    upload(app, "scores.csv", csv_of(predictions()))
+    choose(app, score="score", attributes=["sex", "region"])
+    assert "no criterion yet" in app.error[0].value
+    press(app, "usual")
+    assert_clean(app)
+    choose(app, attributes=["sex"])
+    assert len(app.error) == 1
+    assert "is not among data.attributes" in app.error[0].value.replace("\\", "")
+
+
+def test_a_column_that_changes_its_part_is_forgotten_where_it_was(app: Any) -> None:
+    upload(app, "scores.csv", csv_of(predictions()))
+    choose(app, score="score", attributes=["sex"], strata=["region"], features=["x1"])
+    choose(app, attributes=["sex", "region"], label_choice="hired")
+    choose(app, score="x1")
+    assert app.multiselect(key=space_of(app).key("strata")).value == []
+    assert app.multiselect(key=space_of(app).key("features")).value == []
+
+
+def test_numbers_are_audited_in_bands(app: Any) -> None:
+    frame = predictions().assign(age=np.random.default_rng(1).integers(18, 80, 1500))
+    upload(app, "scores.csv", csv_of(frame))
+    choose(app, score="score", banded=["age"])
+    edges = app.text_input(key=space_of(app).key("edges-age"))
+    edges.set_value("65, 25").run()
+    assert "must be increasing numbers" in app.error[0].value
+    app.text_input(key=space_of(app).key("edges-age")).set_value("25, 65").run()
+    press(app, "usual")
+    press(go(app, "audit"), "run-audit")
+    assert_clean(app)
+    spec = {"age band": {"column": "age", "bins": [25, 65]}}
+    data = ak.from_frame(frame, attributes=[spec], score="score")
+    assert data.scores is not None
+    expected = ak.audit(data.scores, data.groups, ak.ECP("age band", tolerance=0.05), threshold=0.5)
+    assert verdict_tables(app)[0] == verdicts(expected)
+
+
+def test_a_numeric_outcome_is_assessed_as_numbers(app: Any) -> None:
+    frame = predictions().assign(amount=lambda one: one["score"] + one["x1"] / 10)
+    upload(app, "scores.csv", csv_of(frame))
+    choose(app, score="score", attributes=["sex"], label_choice="amount")
+    press(app, "usual")
+    press(go(app, "audit"), "run-audit")
+    assert_clean(app)
+    assert list(verdict_tables(app)[0]) == ["ECP(sex)", "EER(sex)"]
+
+
+def test_an_error_does_not_tell_where_the_file_lies(app: Any) -> None:
+    upload(app, "broken.csv", b"a,b\n1,2\n3\n")
+    assert "broken" in app.error[0].value
+    assert space_of(app).folder.name not in app.error[0].value.replace("\\", "")
+
+
+def test_nothing_uploaded_yet_leads_nowhere(app: Any) -> None:
+    app.radio(key="source").set_value("table").run()
+    assert_clean(app)
+    assert not app.button or "on-audit" not in [button.key for button in app.button]
+
+
+def test_criteria_can_be_added_and_removed(app: Any) -> None:
+    space = space_of(app)
+    press(app, space.key("remove-0"))
+    assert len(space.criteria) == 4
+    app.multiselect(key=space.key("strata")).set_value(["occupation"]).run()
+    app.multiselect(key=space.key("add-attributes")).set_value(["sex"])
+    app.multiselect(key=space.key("add-given")).set_value(["occupation"])
+    app.number_input(key=space.key("add-tolerance")).set_value(0.03)
+    app.button(key="add-criterion").click().run()
+    assert_clean(app)
+    assert space.criteria[-1] == {"family": "ECP", "attributes": ["sex"], "tolerance": 0.03, "given": ["occupation"]}
+
+
+def test_a_refused_criterion_leaves_the_plan_alone(app: Any) -> None:
+    before = list(space_of(app).criteria)
+    app.button(key="add-criterion").click().run()
+    assert "choose at least one attribute" in app.error[0].value
+    assert space_of(app).criteria == before
+
+
+def test_a_changed_plan_is_pointed_out(app: Any) -> None:
+    press(go(app, "audit"), "run-audit")
+    assert len(app.warning) == 0
+    press(app, "back-plan")
+    app.slider(key=space_of(app).key("confidence")).set_value(0.9).run()
+    go(app, "audit")
+    assert "The plan has changed" in app.warning[0].value
+    press(app, "run-audit")
+    assert len(app.warning) == 0
+    assert space_of(app).runs["audit"].outcome.confidence == 0.9
+
+
+def test_settings_outlive_a_visit_to_another_page(app: Any) -> None:
+    app.number_input(key=space_of(app).key("threshold")).set_value(0.4).run()
+    go(app, "audit")
+    press(app, "back-plan")
+    assert app.number_input(key=space_of(app).key("threshold")).value == 0.4
+
+
+def test_the_snippets_do_what_the_app_did(app: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    press(go(app, "audit"), "run-audit")
+    text, command, code = [block.value for block in app.code][-3:]
+    assert command == "auditkit audit audit.yaml --out runs/audit"
+    assert ak.make_config(yaml.safe_load(text)).to_dict()["criteria"] == space_of(app).runs["audit"].plan["criteria"]
+    (tmp_path / "audit.yaml").write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["result"].outcome.to_dict() == space_of(app).runs["audit"].outcome.to_dict()
+
+
+def test_sessions_do_not_see_each_other() -> None:
+    one, two = start(), start()
+    with_table(one, predictions())
+    press(go(one, "audit"), "run-audit")
+    two.run()
+    assert space_of(one).folder != space_of(two).folder
+    assert space_of(two).table is None
+    assert space_of(two).runs == {}
+    go(two, "audit")
+    assert verdict_tables(two) == []
+
+
+def test_the_folder_goes_with_the_session(script_folder: None) -> None:
+    app = start()
+    folder = space_of(app).folder
+    assert folder.is_dir()
+    space_of(app).place.cleanup()
+    assert not folder.exists()
+
+
+def test_names_from_data_are_text_and_no_markup(script_folder: None) -> None:
+    from screens.parts import words
+
+    assert words.plain("*a* :red[b] $c$ <i>") == r"\*a\* \:red\[b\] \$c\$ \<i\>"
+    assert words.for_chart("<b>x</b>") == "&lt;b&gt;x&lt;/b&gt;"
+    assert words.number(-0.0001) == "0.000"
+    assert words.number(-0.5) == "−0.500"
+    assert words.interval(None) == words.DASH

@@ -1,0 +1,213 @@
+"""The main job on the bundled sample, and everything a user can get wrong about a run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+import auditkit as ak
+from auditkit.cli import main
+from auditkit.errors import InputError, UntrustedFileError
+from auditkit.models import load_model
+
+
+def files(folder: Path) -> dict[str, str]:
+    """Hash of every file of a run but the one that holds times and the one that quotes it."""
+    skipped = {"timing.json", "report.html"}
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in skipped
+    }
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory):
+    return ak.run_demo(out=tmp_path_factory.mktemp("runs") / "demo", seed=0)
+
+
+@pytest.fixture(scope="module")
+def comparison(demo) -> dict:
+    return json.loads((demo.folder / "comparison.json").read_text())
+
+
+def test_the_demo_leaves_a_whole_run(demo) -> None:
+    names = set(files(demo.folder))
+    assert {"run.json", "audit.json", "audit_after.json", "comparison.json", "calibration.json"} <= names
+    assert {"head/head.safetensors", "head/head.json"} <= names
+    assert (demo.folder / "report.html").stat().st_size > 1_000_000
+    assert list(demo.folder.parent.iterdir()) == [demo.folder]
+
+
+def test_the_demo_audits_the_five_criteria_on_the_held_out_rows(demo) -> None:
+    names = [finding.criterion.name for finding in demo.outcome.findings]
+    assert names == ["ECP(sex)", "ECP(race)", "ECP(sex×race)", "equalized odds(sex)", "EER(sex)"]
+    assert demo.outcome.verdict == "fail"
+    record = json.loads((demo.folder / "run.json").read_text())
+    assert sum(record["split"].values()) == record["data"]["rows"] >= 10_000
+    assert demo.outcome.n_rows == record["split"]["test"]
+
+
+def test_the_demo_audit_equals_a_mask_over_the_scored_rows(demo) -> None:
+    config = ak.sample_config()
+    data = ak.load_table(config.data_path, **config.table_options())
+    rows = ak.split_rows(data.n_rows, fractions={"tune": 0.4, "calibrate": 0.3, "test": 0.3}, seed=0)["test"]
+    scores = ak.load_model("sample:adult_mlp").scores(data.features).double().numpy()[rows]
+    sex = data.attributes["sex"].to_numpy()[rows]
+    gap = scores[sex == "Female"].mean() - scores[sex == "Male"].mean()
+    assert demo.outcome.findings[0].gaps[0].gap == pytest.approx(gap, abs=1e-12)
+
+
+def test_enforcement_brings_the_gaps_down_at_little_cost(demo, comparison: dict) -> None:
+    before, after = ({f.criterion.name: f.gap for f in outcome.findings} for outcome in (demo.outcome, demo.after))
+    assert after["ECP(sex)"] < 0.4 * before["ECP(sex)"]
+    assert after["ECP(race)"] < before["ECP(race)"]
+    methods = {method["name"]: method for method in comparison["methods"]}
+    for name in ("layer", "projection"):
+        enforced = [gap for gap in methods[name]["gaps"] if gap["criterion"] in ("ECP(sex)", "ECP(race)")]
+        assert all(gap["gap"] <= gap["tolerance"] + 1e-12 for gap in enforced)
+    assert {"unconstrained", "projection", "penalty", "threshold_optimizer"} <= set(methods)
+    accuracy = {name: method["utility"]["accuracy"]["value"] for name, method in methods.items()}
+    assert accuracy["layer"] > accuracy["unconstrained"] - 0.03
+    assert all(method["error"] == "" for method in methods.values())
+
+
+def test_the_saved_head_and_calibration_reproduce_the_audit_after(demo) -> None:
+    config = ak.sample_config()
+    data = ak.load_table(config.data_path, **config.table_options())
+    rows = ak.split_rows(data.n_rows, fractions={"tune": 0.4, "calibrate": 0.3, "test": 0.3}, seed=0)["test"]
+    features = ak.load_model("sample:adult_mlp").features(data.features).double().numpy()[rows]
+    head = ak.FairHead.load(demo.folder / "head")
+    scores = ak.Calibration.load(demo.folder / "calibration.json").apply(head.predict(features), data.groups.take(rows))
+    outcome = ak.audit(scores, data.groups.take(rows), ak.ECP("sex", tolerance=0.05))
+    assert outcome.findings[0].gap == pytest.approx(demo.after.findings[0].gap, abs=1e-12)
+
+
+def test_the_same_seed_gives_the_same_files(demo, tmp_path: Path) -> None:
+    again = ak.run_demo(out=tmp_path / "again", seed=0)
+    assert files(again.folder) == files(demo.folder)
+
+
+def test_hashes_in_the_record_are_those_of_the_files(demo) -> None:
+    record = json.loads((demo.folder / "run.json").read_text())
+    actual = files(demo.folder)
+    assert record["files"] == {name: digest for name, digest in actual.items() if name != "run.json"}
+
+
+def test_a_folder_that_is_not_a_run_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "precious.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds something that is not a run"):
+        ak.run_demo(out=tmp_path)
+    assert (tmp_path / "precious.txt").read_text() == "mine"
+
+
+@pytest.fixture
+def table() -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    return pd.DataFrame(
+        {
+            "sex": rng.choice(["f", "m"], 200),
+            "one": "same",
+            "score": rng.random(200),
+            "label": rng.integers(0, 2, 200),
+            "grade": rng.integers(0, 5, 200),
+        }
+    )
+
+
+def plan(**changes: object) -> dict[str, object]:
+    base = {
+        "data": {"path": "table.csv", "attributes": ["sex"], "label": "label", "score": "score"},
+        "criteria": [{"family": "ECP", "attributes": "sex", "tolerance": 0.1}],
+    }
+    return {**base, **changes}
+
+
+BAD = {
+    "missing file": (
+        "audit",
+        plan(data={"path": "none.csv", "attributes": ["sex"], "score": "score"}),
+        "there is no file",
+    ),
+    "unknown column": (
+        "audit",
+        plan(data={"path": "table.csv", "attributes": ["sex"], "score": "scores"}),
+        "'scores'.*score",
+    ),
+    "unknown attribute": (
+        "audit",
+        plan(
+            data={"path": "table.csv", "attributes": ["gender"], "score": "score"},
+            criteria=[{"family": "ECP", "attributes": "gender", "tolerance": 0.1}],
+        ),
+        "'gender'.*sex",
+    ),
+    "label not binary": (
+        "compare",
+        plan(data={"path": "table.csv", "attributes": ["sex"], "label": "grade", "score": "score"}),
+        "label 'grade' must be binary",
+    ),
+    "one value": (
+        "audit",
+        plan(
+            data={"path": "table.csv", "attributes": ["one"], "score": "score"},
+            criteria=[{"family": "ECP", "attributes": "one", "tolerance": 0.1}],
+        ),
+        "one.*(one|single) value",
+    ),
+    "negative tolerance": (
+        "audit",
+        plan(criteria=[{"family": "ECP", "attributes": "sex", "tolerance": -0.1}]),
+        "tolerance must be finite and ≥ 0",
+    ),
+    "a pickle as model": (
+        "audit",
+        plan(model="model.pkl", data={"path": "table.csv", "attributes": ["sex"], "label": "label"}),
+        "model.pkl' is a pickle",
+    ),
+    "tuning without features": ("tune", plan(), "features"),
+}
+
+
+@pytest.mark.parametrize(("command", "content", "message"), BAD.values(), ids=BAD.keys())
+def test_bad_input_is_one_clear_line_and_exit_code_2(
+    command: str, content: dict, message: str, table: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table.to_csv(tmp_path / "table.csv", index=False)
+    (tmp_path / "model.pkl").write_bytes(b"\x80\x04.")
+    (tmp_path / "audit.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    check_refused([command, str(tmp_path / "audit.yaml"), "--out", str(tmp_path / "run")], message, capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_nan_scores_are_refused(table: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table.loc[3, "score"] = np.nan
+    table.to_csv(tmp_path / "table.csv", index=False)
+    (tmp_path / "audit.yaml").write_text(yaml.safe_dump(plan()), encoding="utf-8")
+    check_refused(["audit", str(tmp_path / "audit.yaml"), "--out", str(tmp_path / "run")], "score.*1.*row 3", capsys)
+
+
+def check_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    import re
+
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    text = capsys.readouterr().err.strip()
+    assert stopped.value.code == 2
+    assert "Traceback" not in text
+    assert len(text.splitlines()) == 1
+    assert re.search(message, text), text
+
+
+def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    (tmp_path / "model.pkl").write_bytes(f"cos\nsystem\n(S'touch {marker}'\ntR.".encode())
+    with pytest.raises(UntrustedFileError, match="can run code when it is loaded"):
+        load_model(tmp_path / "model.pkl")
+    assert not marker.exists()
