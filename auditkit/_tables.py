@@ -84,9 +84,17 @@ def _read_checked(reader: Callable[[Path], pa.Table], file: Path) -> pa.Table:
     return table
 
 
+def _check_names(table: pa.Table, file: Path) -> None:
+    try:
+        table.schema.names  # noqa: B018  (Arrow decodes the header only when it is looked at)
+    except UnicodeDecodeError as error:
+        raise InputError(f"path: the header of {file.name!r} is not UTF-8; save the file again as UTF-8") from error
+
+
 def _check_columns(table: pa.Table, file: Path) -> None:
     import pyarrow as pa
 
+    _check_names(table, file)
     repeated = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
     if repeated:
         raise SchemaError(

@@ -36,6 +36,7 @@ from auditkit.projection import (
 from auditkit.solvers import solve
 from auditkit.solvers.closed_form import StratumLayout, closed_form_shift, find_layout
 from auditkit.solvers.feasibility import OnInfeasible, ensure_feasible
+from auditkit.solvers.host_path import HostPlan, find_host_plan, project_on_host
 
 Bounds = tuple[Any, Any] | None
 
@@ -157,14 +158,26 @@ class FairnessLayer(nn.Module):
             InputError: Wrong shapes, NaN or infinite values, labels missing.
             InfeasibleError: The criteria contradict each other or the bounds.
         """
-        _check_scores(scores, groups)
+        _check_form(scores, groups)
         system, checked_weights = self._constraints(groups, labels, weights)
+        plan = self._host_plan(scores, system, checked_weights)
+        if plan is not None:
+            return project_on_host(scores, plan)
+        _check_finite(scores)
         layout = find_layout(system, scores.device) if self.bounds is None and self.solver == "newton" else None
         if layout is not None:
             return _project_closed_form(scores, system, layout, checked_weights)
         problem = build_problem(scores, system, weights=checked_weights, bounds=self.bounds)
         problem = ensure_feasible(problem, on_infeasible=self.on_infeasible)
         return _replay(scores, problem, solve(problem, solver=self.solver))
+
+    def _host_plan(self, scores: Tensor, system: ConstraintSystem, weights: FloatArray | None) -> HostPlan | None:
+        """The plan of the fast path on the host; None where it does not apply or where operations are being traced."""
+        applies = self.bounds is None and self.solver == "newton" and weights is None
+        if not applies or scores.device.type != "cpu" or scores.dtype not in (torch.float32, torch.float64):
+            return None
+        is_traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+        return None if is_traced else find_host_plan(system)
 
     def _constraints(
         self, groups: Groups, labels: VectorLike | None, weights: VectorLike | None
@@ -234,14 +247,15 @@ def _active_shift(problem: ProjectionProblem, held: Tensor, free: Tensor, soluti
 
 def _as_tensor(scores: VectorLike, groups: Groups) -> Tensor:
     if isinstance(scores, Tensor):
-        _check_scores(scores, groups)
+        _check_form(scores, groups)
+        _check_finite(scores)
         return scores.detach()
     if isinstance(scores, np.ndarray) and scores.dtype == np.float32:
         return torch.as_tensor(check_vector("scores", scores, n_rows=groups.n_rows).astype(np.float32))
     return torch.as_tensor(check_vector("scores", scores, n_rows=groups.n_rows))
 
 
-def _check_scores(scores: Tensor, groups: Groups) -> None:
+def _check_form(scores: Tensor, groups: Groups) -> None:
     if not isinstance(groups, Groups):
         raise InputError(f'groups must be an auditkit.Groups, e.g. Groups({{"sex": sex}}); got {type(groups).__name__}')
     if scores.ndim != 1 or not scores.is_floating_point():
@@ -250,6 +264,9 @@ def _check_scores(scores: Tensor, groups: Groups) -> None:
         )
     if len(scores) != groups.n_rows:
         raise InputError(f"scores must have {groups.n_rows} rows, as many as groups has; got {len(scores)}")
+
+
+def _check_finite(scores: Tensor) -> None:
     if not bool(torch.isfinite(scores.detach()).all()):
         bad = torch.nonzero(~torch.isfinite(scores.detach())).flatten()
         raise InputError(

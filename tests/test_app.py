@@ -146,18 +146,18 @@ def test_sample_audit_shows_what_the_library_finds(app: Any, tmp_path: Path) -> 
 def test_every_criterion_and_every_decision_table_can_be_looked_at(app: Any) -> None:
     press(go(app, "audit"), "run-audit")
     for place in range(5):
-        app.selectbox(key="audit-criterion").set_value(place).run()
+        app.selectbox(key="audit-1-criterion").set_value(place).run()
         assert_clean(app)
     for place in range(3):
-        app.selectbox(key="audit-decisions-by").set_value(place).run()
+        app.selectbox(key="audit-1-decisions-by").set_value(place).run()
         assert_clean(app)
 
 
 def test_what_if_is_evaluated_from_the_moments(app: Any) -> None:
     press(go(app, "audit"), "run-audit")
     run = space_of(app).runs["audit"]
-    app.slider(key="what-if-tolerance").set_value(0.25).run()
-    app.slider(key="what-if-confidence").set_value(0.9).run()
+    app.slider(key="audit-1-tolerance").set_value(0.25).run()
+    app.slider(key="audit-1-confidence").set_value(0.9).run()
     assert_clean(app)
     criteria = [finding.criterion.with_tolerance(0.25) for finding in run.outcome.findings]
     expected = ak.evaluate_moments(run.outcome.moments, criteria, threshold=0.5, confidence=0.9, seed=0)
@@ -372,6 +372,19 @@ def test_a_changed_plan_is_pointed_out(app: Any) -> None:
     press(app, "run-audit")
     assert len(app.warning) == 0
     assert space_of(app).runs["audit"].outcome.confidence == 0.9
+
+
+def test_a_smaller_plan_after_a_choice_of_a_late_criterion(app: Any) -> None:
+    press(go(app, "audit"), "run-audit")
+    app.selectbox(key="audit-1-criterion").set_value(4).run()
+    press(app, "back-plan")
+    for _ in range(4):
+        press(app, space_of(app).key("remove-0"))
+    press(go(app, "audit"), "run-audit")
+    assert_clean(app)
+    assert list(verdict_tables(app)[0]) == ["EER(sex)"]
+    go(app, "enforce")
+    assert_clean(app)
 
 
 def test_settings_outlive_a_visit_to_another_page(app: Any) -> None:

@@ -339,3 +339,9 @@ def test_small_business_loans_read_from_csv() -> None:
     assert data.labels is not None
     assert data.n_rows == 2_102
     assert set(data.labels) == {0.0, 1.0}
+
+
+def test_a_header_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "latin.csv").write_bytes("größe,x\n1,2\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"the header of 'latin\.csv' is not UTF-8"):
+        read_table(tmp_path / "latin.csv")

@@ -139,7 +139,7 @@ def test_the_assembled_constraints_are_kept_with_the_groups(batch: tuple) -> Non
             r"scores must be floating-point of shape \(n,\); got torch.float32 of shape \(2, 1\)",
         ),
         (torch.tensor([0.1, 0.2, 0.3]), "scores must have 2 rows"),
-        (torch.tensor([0.1, float("nan")]), "1 NaN or infinite"),
+        (torch.tensor([0.1, float("nan")]), r"scores holds 1 NaN or infinite values \(first at row 1\)"),
     ],
 )
 @pytest.mark.usefixtures("without_shape_checks")

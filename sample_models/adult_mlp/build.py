@@ -28,14 +28,58 @@ from auditkit.models import load_model
 from auditkit.models.tabular import MLP, Architecture, CategoricalColumn, ModelFile, NumericColumn, Preprocessing
 
 SEED = 2030
-TRAIN_ROWS = 30_000
-TUNE_ROWS = 3_000  # taken from the training rows, to choose the number of epochs
 NUMERIC = ("age", "education-num", "capital-gain", "capital-loss", "hours-per-week")
 CATEGORICAL = ("workclass", "marital-status", "occupation", "relationship", "native-country")
 ATTRIBUTES = ("sex", "race")
 LABEL = "income_over_50k"
-ARCHITECTURE = Architecture(hidden=[64, 32], activation="relu")
-MAX_EPOCHS, PATIENCE, BATCH, LEARNING_RATE, WEIGHT_DECAY = 40, 5, 64, 5e-4, 0.1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a model reads and how it is trained.
+
+    Attributes:
+        name: Of the model.
+        output: What its logit is, in words.
+        numeric: Columns of numbers.
+        categorical: Columns of text.
+        label: Column of the outcome, 0 or 1.
+        train_rows: Rows that the model is made with.
+        tune_rows: How many of these only choose the number of epochs.
+        hidden: Widths of the hidden layers.
+        log1p: Numbers read on a logarithmic scale.
+        max_epochs: Most passes over the rows.
+        patience: Epochs without a better loss on the tuning rows before stopping.
+        batch: Rows per step.
+        learning_rate: Of AdamW.
+        weight_decay: Of AdamW.
+    """
+
+    name: str
+    output: str
+    numeric: tuple[str, ...]
+    categorical: tuple[str, ...]
+    label: str
+    train_rows: int
+    tune_rows: int
+    hidden: tuple[int, ...] = (64, 32)
+    log1p: tuple[str, ...] = ()
+    max_epochs: int = 40
+    patience: int = 5
+    batch: int = 64
+    learning_rate: float = 5e-4
+    weight_decay: float = 0.1
+
+
+RECIPE = Recipe(
+    name="adult_mlp",
+    output="log-odds of earning more than 50,000 dollars a year",
+    numeric=NUMERIC,
+    categorical=CATEGORICAL,
+    label=LABEL,
+    train_rows=30_000,
+    tune_rows=3_000,
+)
 
 
 @dataclass(frozen=True)
@@ -60,70 +104,85 @@ def read_adult(path: Path) -> pd.DataFrame:
     return raw[list(NUMERIC)].astype(np.int64).assign(**texts, **{LABEL: label})
 
 
-def split(frame: pd.DataFrame, *, seed: int) -> Split:
+def split(frame: pd.DataFrame, recipe: Recipe, *, seed: int) -> Split:
     """Split with the same share of labels in every part."""
-    n = len(frame)
-    fractions = {"fit": (TRAIN_ROWS - TUNE_ROWS) / n, "tune": TUNE_ROWS / n, "heldout": 1 - TRAIN_ROWS / n}
-    rows = split_rows(n, fractions=fractions, seed=seed, stratify=frame[LABEL].to_numpy())
+    n, fit_rows = len(frame), recipe.train_rows - recipe.tune_rows
+    fractions = {"fit": fit_rows / n, "tune": recipe.tune_rows / n, "heldout": 1 - recipe.train_rows / n}
+    rows = split_rows(n, fractions=fractions, seed=seed, stratify=frame[recipe.label].to_numpy())
     return Split(**{part: frame.iloc[index].reset_index(drop=True) for part, index in rows.items()})
 
 
-def describe(train: pd.DataFrame) -> ModelFile:
+def describe(train: pd.DataFrame, recipe: Recipe) -> ModelFile:
     """The model's description, with means, deviations and vocabularies of the training rows."""
-    numeric = [_numeric_column(column, train[column].to_numpy(np.float64)) for column in NUMERIC]
-    categorical = [CategoricalColumn(column=c, vocabulary=sorted(train[c].unique().tolist())) for c in CATEGORICAL]
+    numeric = [_numeric_column(train, column, log1p=column in recipe.log1p) for column in recipe.numeric]
+    categorical = [
+        CategoricalColumn(column=c, vocabulary=sorted(train[c].unique().tolist())) for c in recipe.categorical
+    ]
     return ModelFile(
         format="auditkit.tabular_mlp",
         format_version=1,
-        name="adult_mlp",
+        name=recipe.name,
         task="binary",
-        architecture=ARCHITECTURE,
+        architecture=Architecture(hidden=list(recipe.hidden), activation="relu"),
         preprocessing=Preprocessing(numeric=numeric, categorical=categorical),
-        output="log-odds of earning more than 50,000 dollars a year",
+        output=recipe.output,
     )
 
 
-def _numeric_column(column: str, values: NDArray[np.float64]) -> NumericColumn:
-    return NumericColumn(column=column, mean=round(float(values.mean()), 6), std=round(float(values.std()), 6))
+def _numeric_column(train: pd.DataFrame, column: str, *, log1p: bool) -> NumericColumn:
+    values = train[column].to_numpy(np.float64)
+    values = np.log1p(values) if log1p else values
+    mean, std = round(float(values.mean()), 6), round(float(values.std()), 6)
+    return NumericColumn(column=column, mean=mean, std=std, log1p=log1p)
 
 
-def train(content: ModelFile, parts: Split, *, seed: int) -> tuple[MLP, int]:
-    """Fit by Adam until the loss on the tuning rows stops falling; return the best network and its epoch."""
+def train(content: ModelFile, parts: Split, recipe: Recipe, *, seed: int) -> tuple[MLP, int]:
+    """Fit by AdamW until the loss on the tuning rows stops falling; return the best network and its epoch."""
     torch.manual_seed(seed)
     network = MLP(content.preprocessing.width, content.architecture)
-    inputs, labels = tensors(content, parts.fit)
-    tune_inputs, tune_labels = tensors(content, parts.tune)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    inputs, labels = tensors(content, parts.fit, recipe.label)
+    tune_inputs, tune_labels = tensors(content, parts.tune, recipe.label)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     best, best_loss, best_epoch = network, float("inf"), 0
-    for epoch in range(1, MAX_EPOCHS + 1):
-        run_epoch(network, optimizer, inputs, labels)
+    for epoch in range(1, recipe.max_epochs + 1):
+        run_epoch(network, optimizer, inputs, labels, batch=recipe.batch)
         with torch.no_grad():
             loss = float(nn.functional.binary_cross_entropy_with_logits(network(tune_inputs), tune_labels))
         if loss < best_loss:
             best, best_loss, best_epoch = copy.deepcopy(network), loss, epoch
-        if epoch - best_epoch >= PATIENCE:
+        if epoch - best_epoch >= recipe.patience:
             break
     return best, best_epoch
 
 
-def run_epoch(network: MLP, optimizer: torch.optim.Optimizer, inputs: Tensor, labels: Tensor) -> None:
+def run_epoch(network: MLP, optimizer: torch.optim.Optimizer, inputs: Tensor, labels: Tensor, *, batch: int) -> None:
     """One pass over the rows in random order."""
-    for rows in torch.randperm(len(inputs)).split(BATCH):
+    for rows in torch.randperm(len(inputs)).split(batch):
         loss = nn.functional.binary_cross_entropy_with_logits(network(inputs[rows]), labels[rows])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
 
 
-def tensors(content: ModelFile, frame: pd.DataFrame) -> tuple[Tensor, Tensor]:
+def tensors(content: ModelFile, frame: pd.DataFrame, label: str) -> tuple[Tensor, Tensor]:
     """Encoded inputs and labels of a frame."""
     encoded, _ = content.preprocessing.encode(frame)
-    return torch.from_numpy(encoded), torch.from_numpy(frame[LABEL].to_numpy(np.float32))
+    return torch.from_numpy(encoded), torch.from_numpy(frame[label].to_numpy(np.float32))
 
 
-def measure(scores: NDArray[np.float64], frame: pd.DataFrame) -> dict[str, float]:
+def fit(frame: pd.DataFrame, recipe: Recipe, *, seed: int) -> tuple[Split, ModelFile, MLP, int]:
+    """Split and train on one thread: the parts, the description, the network and its epoch."""
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    parts = split(frame, recipe, seed=seed)
+    content = describe(parts.train, recipe)
+    network, epoch = train(content, parts, recipe, seed=seed)
+    return parts, content, network, epoch
+
+
+def measure(scores: NDArray[np.float64], frame: pd.DataFrame, label: str) -> dict[str, float]:
     """Accuracy at 0.5 and area under the ROC curve."""
-    labels = frame[LABEL].to_numpy()
+    labels = frame[label].to_numpy()
     accuracy = float(((scores >= 0.5) == (labels == 1)).mean())
     return {"accuracy": round(accuracy, 6), "auc": round(float(roc_auc_score(labels, scores)), 6), "rows": len(frame)}
 
@@ -186,18 +245,14 @@ def card(folder: Path, parts: Split, *, seed: int, epoch: int) -> dict[str, Any]
             "epochs": epoch,
             "sex_and_race_are_inputs": False,
         },
-        "measured": {"train": measure(seen, parts.train), "heldout": measure(scores, heldout)},
+        "measured": {"train": measure(seen, parts.train, LABEL), "heldout": measure(scores, heldout, LABEL)},
         "expected_audit": expected_audit(scores, heldout),
     }
 
 
 def build(adult: Path, folder: Path, *, seed: int) -> dict[str, Any]:
     """Run everything and return the card."""
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
-    parts = split(read_adult(adult), seed=seed)
-    content = describe(parts.train)
-    network, epoch = train(content, parts, seed=seed)
+    parts, content, network, epoch = fit(read_adult(adult), RECIPE, seed=seed)
     write_model(folder, content, network, parts.heldout)
     content_card = card(folder, parts, seed=seed, epoch=epoch)
     write_json(folder / "card.json", content_card)

@@ -1,0 +1,8 @@
+"""Every measurement that the README quotes, one after the other."""
+
+from __future__ import annotations
+
+from benchmarks import projection
+
+if __name__ == "__main__":
+    projection.main()

@@ -1,0 +1,167 @@
+"""The fairness layer beside a CVXPY layer: forward and backward, in one process, medians and ratios.
+
+    python -m benchmarks.projection            needs: pip install -e '.[bench]'
+
+Peers: a cvxpylayers layer built for every batch with its default solver (which is how the paper's code runs), the same
+with Clarabel, that one built once and reused (the best a CVXPY layer does), and a penalty on the gaps, which constrains
+nothing. All see the same float64 scores and groups.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import combinations
+
+import cvxpy as cp
+import numpy as np
+import torch
+from cvxpylayers.torch import CvxpyLayer
+from rich.console import Console
+from rich.table import Table
+
+import auditkit as ak
+
+TOLERANCE = 1e-3
+CLARABEL = {"solve_method": "CLARABEL"}
+CASES = ((128, 2, False), (1024, 4, False), (1024, 14, False), (8192, 4, False), (1024, 4, True))
+LARGE = (1_000_000, 10_000_000)
+
+Step = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One problem size."""
+
+    scores: torch.Tensor
+    codes: np.ndarray
+    n_groups: int
+    bounds: tuple[float, float] | None
+
+    @property
+    def averages(self) -> np.ndarray:
+        """Matrix that takes scores to group means, shape (g, n)."""
+        member = np.eye(self.n_groups)[:, self.codes]
+        return member / member.sum(axis=1, keepdims=True)
+
+
+def make_case(rows: int, groups: int, bounded: bool) -> Case:
+    rng = np.random.default_rng(rows + groups)
+    codes = rng.permutation(np.arange(rows) % groups)
+    scores = torch.as_tensor(rng.normal(size=rows) + 0.5 * (codes == 0)).requires_grad_()
+    return Case(scores, codes, groups, (-1.5, 1.5) if bounded else None)
+
+
+def auditkit_step(case: Case) -> Step:
+    layer = ak.FairnessLayer(ak.ECP("g", tolerance=TOLERANCE), bounds=case.bounds)
+    groups = ak.Groups({"g": case.codes})
+    return lambda scores: layer(scores, groups)
+
+
+def build_cvxpy_layer(case: Case) -> CvxpyLayer:
+    values, scores = cp.Variable(len(case.codes)), cp.Parameter(len(case.codes))
+    means = case.averages @ values
+    constraints = [cp.abs(means[a] - means[b]) <= TOLERANCE for a, b in combinations(range(case.n_groups), 2)]
+    if case.bounds is not None:
+        constraints += [values >= case.bounds[0], values <= case.bounds[1]]
+    problem = cp.Problem(cp.Minimize(0.5 * cp.sum_squares(values - scores)), constraints)
+    return CvxpyLayer(problem, parameters=[scores], variables=[values])
+
+
+def rebuilt_step(case: Case) -> Step:
+    return lambda scores: build_cvxpy_layer(case)(scores)[0]
+
+
+def rebuilt_clarabel_step(case: Case) -> Step:
+    return lambda scores: build_cvxpy_layer(case)(scores, solver_args=CLARABEL)[0]
+
+
+def reused_clarabel_step(case: Case) -> Step:
+    layer = build_cvxpy_layer(case)
+    return lambda scores: layer(scores, solver_args=CLARABEL)[0]
+
+
+def penalty_step(case: Case) -> Step:
+    index = torch.as_tensor(case.codes)
+    size = torch.bincount(index).double()
+
+    def step(scores: torch.Tensor) -> torch.Tensor:
+        means = torch.zeros(case.n_groups, dtype=torch.float64).index_add(0, index, scores) / size
+        return scores + 0.0 * (means.max() - means.min() - TOLERANCE).clamp_min(0)
+
+    return step
+
+
+PEERS: dict[str, Callable[[Case], Step]] = {
+    "CVXPY layer, rebuilt": rebuilt_step,
+    "rebuilt, Clarabel": rebuilt_clarabel_step,
+    "reused, Clarabel": reused_clarabel_step,
+    "penalty": penalty_step,
+}
+
+
+def measure(step: Step, case: Case, seconds: float) -> tuple[float, float]:
+    """Median milliseconds of forward and backward, and the largest gap of what came out."""
+
+    def once() -> torch.Tensor:
+        case.scores.grad = None
+        output = step(case.scores)
+        output.square().sum().backward()
+        return output
+
+    output = once()
+    times: list[float] = []
+    while not times or (sum(times) < seconds and len(times) < 500):
+        begin = time.perf_counter()
+        output = once()
+        times.append(time.perf_counter() - begin)
+    means = np.bincount(case.codes, weights=output.detach().numpy()) / np.bincount(case.codes)
+    return 1e3 * statistics.median(times), float(means.max() - means.min())
+
+
+def compare(console: Console, *, seconds: float) -> None:
+    table = Table("rows", "groups", "bounds", "auditkit", "gap − ε", title="forward + backward, ms (ratio), excess gap")
+    for name in PEERS:
+        table.add_column(name)
+    for rows, groups, bounded in CASES:
+        case = make_case(rows, groups, bounded)
+        ours, gap = measure(auditkit_step(case), case, seconds)
+        cells = [str(rows), str(groups), "yes" if bounded else "no", f"{ours:.2f}", f"{max(0.0, gap - TOLERANCE):.0e}"]
+        for make in PEERS.values():
+            theirs, excess = measure(make(case), case, seconds)
+            cells.append(f"{theirs:.2f} ({theirs / ours:,.2g}×), {max(0.0, excess - TOLERANCE):.0e}")
+        table.add_row(*cells)
+    console.print(table)
+
+
+def scale(console: Console, *, seconds: float) -> None:
+    table = Table("rows", "auditkit, ms", "bincount + gather, ms", "ratio", title="large batches, 4 groups")
+    for rows in LARGE:
+        case = make_case(rows, 4, False)
+        index = torch.as_tensor(case.codes)
+        ours, _ = measure(auditkit_step(case), case, seconds)
+        times = []
+        for _ in range(5):
+            begin = time.perf_counter()
+            torch.bincount(index, weights=case.scores.detach())[index]
+            times.append(1e3 * (time.perf_counter() - begin))
+        bare = statistics.median(times)
+        table.add_row(f"{rows:,}", f"{ours:.1f}", f"{bare:.1f}", f"{ours / bare:.1f}×")
+    console.print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=2.0, help="time to spend on every cell of the table")
+    arguments = parser.parse_args()
+    console = Console(width=150)
+    compare(console, seconds=arguments.seconds)
+    scale(console, seconds=arguments.seconds)
+
+
+if __name__ == "__main__":
+    main()
