@@ -12,8 +12,8 @@ JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 INPUTS := pyproject.toml constraints.txt
-TEST_EXTRAS := dev,vision,onnx,pdf,serve,skops,excel
-ALL_EXTRAS := $(TEST_EXTRAS),spark
+TEST_EXTRAS := dev,vision,onnx,skops,excel
+ALL_EXTRAS := $(TEST_EXTRAS)
 BENCH_EXTRAS := $(TEST_EXTRAS),bench
 
 FAST := not slow and not browser and not spark
@@ -43,7 +43,7 @@ app: $(VENV)/.installed  ## Open the report and audit screens in a browser
 test: $(VENV)/.installed-test  ## Run the quick tests
 	$(PYTEST) -m "$(FAST)"
 
-test-all: $(VENV)/.installed-all  ## Run every test, with Chromium and Spark
+test-all: $(VENV)/.installed-all  ## Run every test, those in Chromium included
 	$(PYTEST)
 
 lint: $(VENV)/.installed-test  ## Check style, layout and types
