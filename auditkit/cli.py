@@ -7,6 +7,7 @@ auditkit itself · 130 interrupted. Whatever takes long to import is imported by
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -48,6 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     given = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in given
+    _show_warnings_plainly()
     try:
         code = app([word for word in given if word != "--debug"], prog_name="auditkit", standalone_mode=False)
         if code == INTERRUPTED:
@@ -59,6 +61,19 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         code = _refuse(error)
     sys.exit(code or PASSED)
+
+
+def _show_warnings_plainly() -> None:
+    """One line per warning, said once, without the source line that raised it."""
+    said: set[str] = set()
+
+    def show(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object) -> None:
+        del filename, lineno
+        if issubclass(category, UserWarning) and str(message) not in said:
+            said.add(str(message))
+            print(f"auditkit: note: {message}", file=sys.stderr)  # noqa: T201
+
+    warnings.showwarning = show
 
 
 def _refuse(error: Exception) -> int:

@@ -57,6 +57,11 @@ class CompareConfig:
         check_probability("confidence", self.confidence)
         for name in self.methods:
             find_method(name)
+        if self.tune.score_space != "probability":
+            raise InputError(
+                f"score_space must be 'probability' in a comparison, whose scores, bounds and tolerances are "
+                f"probabilities; got {self.tune.score_space!r}"
+            )
 
     @property
     def all_methods(self) -> tuple[str, ...]:

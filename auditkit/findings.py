@@ -17,6 +17,9 @@ from auditkit._typing import FloatArray
 from auditkit.criteria import Contrasts, Criterion, Event
 from auditkit.estimates import MIN_ROWS, EventEstimates, GapEstimates
 
+FORESEEABLE = 100
+"""A number of rows beyond this many times the present ones is not stated: the gap is as good as at the tolerance."""
+
 Verdict = Literal["pass", "fail", "inconclusive"]
 
 
@@ -81,7 +84,8 @@ class Finding:
         cells: Mean and size of every group within every stratum.
         gaps: Every gap.
         missing: Groups within strata that have no row at all.
-        rows_needed: For an inconclusive gap: about how many times the present rows would settle it; None when unknown.
+        rows_needed: For an inconclusive gap: about how many rows in its smaller group would settle it; None when
+            unknown or when it sits so near the tolerance that no foreseeable number would.
     """
 
     criterion: Criterion
@@ -217,7 +221,8 @@ def _rows_needed(
         if not np.isfinite(half) or distance == 0:
             return None
         needed.append(rows * max(1.0, (half / distance) ** 2))
-    return int(np.ceil(max(needed))) if needed and max(needed) < 1e12 else None
+    present = contrasts.contrast_min(events.count)[mine].max(initial=1.0)
+    return int(np.ceil(max(needed))) if needed and max(needed) <= FORESEEABLE * present else None
 
 
 def _p_value(p_above: FloatArray) -> float | None:

@@ -31,7 +31,7 @@ from auditkit.projection import measure_gaps
 ScoreSpace = Literal["probability", "logit", "identity"]
 
 PROBABILITY_BOUNDS = (1e-3, 1 - 1e-3)
-"""Bounds of projected probabilities in training: the log-loss of a probability of exactly 0 or 1 is infinite."""
+"""Bounds of projected probabilities: the log-loss of a probability of exactly 0 or 1 can be infinite."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class TuneConfig:
     score_space: ScoreSpace = "probability"
     hidden: int | None = None
     epochs: int = 300
-    learning_rate: float = 0.02
+    learning_rate: float = 0.01
     weight_decay: float = 1e-4
     batch_size: int | None = None
     validation_fraction: float = 0.2

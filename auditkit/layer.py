@@ -36,7 +36,7 @@ from auditkit.projection import (
 from auditkit.solvers import solve
 from auditkit.solvers.closed_form import StratumLayout, closed_form_shift, find_layout
 from auditkit.solvers.feasibility import OnInfeasible, ensure_feasible
-from auditkit.solvers.host_path import HostPlan, find_host_plan, project_on_host
+from auditkit.solvers.host_path import attach_gradient, find_host_plan, project_on_host, solution_jacobian
 
 Bounds = tuple[Any, Any] | None
 
@@ -160,24 +160,23 @@ class FairnessLayer(nn.Module):
         """
         _check_form(scores, groups)
         system, checked_weights = self._constraints(groups, labels, weights)
-        plan = self._host_plan(scores, system, checked_weights)
-        if plan is not None:
-            return project_on_host(scores, plan)
+        on_host = _is_on_host(scores)
+        if self.bounds is None and self.solver == "newton":
+            plan = find_host_plan(system) if on_host else None
+            if plan is not None:
+                return project_on_host(scores, plan, weights=checked_weights)
+            layout = find_layout(system, scores.device)
+            if layout is not None:
+                _check_finite(scores)
+                return _project_closed_form(scores, system, layout, checked_weights)
         _check_finite(scores)
-        layout = find_layout(system, scores.device) if self.bounds is None and self.solver == "newton" else None
-        if layout is not None:
-            return _project_closed_form(scores, system, layout, checked_weights)
         problem = build_problem(scores, system, weights=checked_weights, bounds=self.bounds)
         problem = ensure_feasible(problem, on_infeasible=self.on_infeasible)
-        return _replay(scores, problem, solve(problem, solver=self.solver))
-
-    def _host_plan(self, scores: Tensor, system: ConstraintSystem, weights: FloatArray | None) -> HostPlan | None:
-        """The plan of the fast path on the host; None where it does not apply or where operations are being traced."""
-        applies = self.bounds is None and self.solver == "newton" and weights is None
-        if not applies or scores.device.type != "cpu" or scores.dtype not in (torch.float32, torch.float64):
-            return None
-        is_traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-        return None if is_traced else find_host_plan(system)
+        solution = solve(problem, solver=self.solver)
+        _check_explained(problem, solution)
+        if on_host:
+            return attach_gradient(scores, solution.scores.numpy(), solution_jacobian(problem, solution))
+        return _replay(scores, problem, solution)
 
     def _constraints(
         self, groups: Groups, labels: VectorLike | None, weights: VectorLike | None
@@ -210,24 +209,32 @@ def _cell_means(
     return sums / torch.where(weight > 0, weight, 1.0)
 
 
-def _replay(scores: Float[Tensor, " n"], problem: ProjectionProblem, solution: Solution) -> Float[Tensor, " n"]:
-    """The solution from its active constraints and held rows, by differentiable operations.
+def _is_on_host(scores: Tensor) -> bool:
+    """Whether NumPy may look at the scores: on the host, in a dtype it has, and no operations being traced."""
+    if scores.device.type != "cpu" or scores.dtype not in (torch.float32, torch.float64):
+        return False
+    return not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
 
-    At a kink (a constraint that is met with equality and has multiplier zero, a row exactly at its bound) the
-    constraint counts as inactive and the row as held: one element of the generalised Jacobian.
-    """
-    free = problem.free_rows(problem.explained_by(solution.duals))
-    exact = scores.to(torch.float64)
-    held = torch.where(free, exact, problem.clip(solution.scores))
-    shift = _active_shift(problem, held, free, solution)
-    output = torch.where(free, exact + shift[problem.index], held)
-    difference = float((output.detach() - solution.scores).abs().max()) if len(scores) else 0.0
-    if difference > 1e-6 * max(1.0, float(problem.scores.abs().max()) if len(scores) else 0.0):
+
+def _check_explained(problem: ProjectionProblem, solution: Solution) -> None:
+    """Raise when multipliers and scores disagree: then there is no knowing which constraints are active."""
+    if not len(solution.scores):
+        return
+    difference = float((problem.explained_by(solution.duals) - solution.scores).abs().max())
+    if difference > 1e-5 * max(1.0, float(problem.scores.abs().max())):
         raise SolverError(
             f"the multipliers and the scores of the solver disagree by {difference:.2e}, so there is no reliable "
             "gradient; use solver='newton'"
         )
-    return output.to(scores.dtype)
+
+
+def _replay(scores: Float[Tensor, " n"], problem: ProjectionProblem, solution: Solution) -> Float[Tensor, " n"]:
+    """The solution from its active constraints and held rows, by torch operations that can be traced."""
+    free = problem.free_rows(problem.explained_by(solution.duals))
+    exact = scores.to(torch.float64)
+    held = torch.where(free, exact, problem.clip(solution.scores))
+    shift = _active_shift(problem, held, free, solution)
+    return torch.where(free, exact + shift[problem.index], held).to(scores.dtype)
 
 
 def _active_shift(problem: ProjectionProblem, held: Tensor, free: Tensor, solution: Solution) -> Float[Tensor, " c"]:

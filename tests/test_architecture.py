@@ -29,7 +29,7 @@ ROWS = (
     {"auditing", "layer", "deployment", "streaming", "state_store"},
     {"finetuning", "baselines", "comparison"},
     {"reporting", "config", "run_folder", "jobs"},
-    {"cli"},
+    {"cli", "__main__"},
 )
 """A module imports only from the rows above its own; a folder's name stands for every file in it."""
 
@@ -46,6 +46,7 @@ WITHIN_ROW = {
     "baselines": {"finetuning"},
     "comparison": {"finetuning", "baselines"},
     "jobs": {"config", "run_folder"},
+    "__main__": {"cli"},
     "run_folder": {"reporting"},
 }
 """What a module may import from its own row."""

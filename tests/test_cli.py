@@ -237,3 +237,26 @@ def test_progress_names_the_stage_on_a_terminal() -> None:
     with RichProgress(console).stage("scoring [the model]") as advance:
         advance()
     assert "scoring [the model]" in console.export_text()
+
+
+def test_the_module_is_the_command_line() -> None:
+    done = subprocess.run([sys.executable, "-m", "auditkit", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[0] == "auditkit"
+
+
+def test_warnings_are_said_once_and_plainly(capsys: pytest.CaptureFixture[str]) -> None:
+    import warnings
+
+    before = warnings.showwarning
+    try:
+        cli._show_warnings_plainly()
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            shown = warnings.showwarning
+            cli._show_warnings_plainly()
+            warnings.warn("2 unknown categories", stacklevel=1)
+            warnings.warn("2 unknown categories", stacklevel=1)
+        assert shown is not before
+    finally:
+        warnings.showwarning = before
+    assert capsys.readouterr().err == "auditkit: note: 2 unknown categories\n"

@@ -122,6 +122,8 @@ def test_methods_that_need_features_say_so_and_the_others_run(dataset: ak.Sample
 def test_wrong_requests_are_refused(dataset: ak.Sample) -> None:
     with pytest.raises(InputError, match="methods must be among 'unconstrained', .*; got 'magic'"):
         ak.compare(dataset, ENFORCED, methods=["magic"])
+    with pytest.raises(InputError, match="score_space must be 'probability' in a comparison.*got 'logit'"):
+        ak.CompareConfig(tune=ak.TuneConfig(score_space="logit"))
     with pytest.raises(InputError, match="labels must be binary"):
         ak.compare(ak.Sample(dataset.scores, dataset.labels + 1, dataset.groups), ENFORCED)
 

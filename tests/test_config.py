@@ -143,8 +143,8 @@ MISTAKES = {
     "seed fraction": ("seed: 0", "seed: 0.5", "seed: .*got 0.5"),
     "split": ("tune: 0.4", "tune: 0.5", r"split.tune: tune \+ calibrate \+ test must be 1; got 1.1"),
     "confidence": ("confidence: 0.95", "confidence: 95", "confidence: .*less than 1; got 95"),
-    "tune key": ("epochs: 200", "epohcs: 200", "tune.epohcs: .*did you mean 'epochs'"),
-    "score space": ("score_space: probability", "score_space: p", "tune.score_space: .*'logit'"),
+    "tune key": ("epochs: 300", "epohcs: 300", "tune.epohcs: .*did you mean 'epochs'"),
+    "hidden": ("hidden: null", "hidden: 0", "tune.hidden: "),
     "bins": ("[sex, race]  ", "[sex, race, {a: {column: b}}]  ", r"data.attributes\[2\].*: the key 'bins' is missing"),
 }  # fmt: skip
 
@@ -208,7 +208,7 @@ def test_several_mistakes_are_counted() -> None:
 
 
 def test_numbers_in_scientific_notation_without_a_dot(tmp_path: Path) -> None:
-    text = example_config().replace("learning_rate: 0.02", "learning_rate: 1e-2")
+    text = example_config().replace("learning_rate: 0.01", "learning_rate: 1e-2")
     assert load_config(written(tmp_path, text)).tune.learning_rate == 0.01
 
 

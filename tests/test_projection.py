@@ -34,10 +34,12 @@ def check_against_oracle(seed: int) -> bool:
         check_relaxed(problem, error.smallest_relaxation)
         return False
     oracle = solve(problem, solver="cvxpy")
-    assert np.abs(result.scores - oracle.scores).max() <= 1e-6
-    assert result.certificate.max_violation <= 1e-12
-    assert result.certificate.stationarity <= 1e-12
-    assert abs(result.certificate.duality_gap) <= 1e-10
+    # criteria that nearly contradict each other push unbounded scores far away; then rounding is relative to that
+    scale = max(1.0, float(np.abs(result.scores).max()))
+    assert np.abs(result.scores - oracle.scores).max() <= 1e-6 * scale
+    assert result.certificate.max_violation <= 1e-12 * scale
+    assert result.certificate.stationarity <= 1e-12 * scale
+    assert abs(result.certificate.duality_gap) <= 1e-9 * max(1.0, result.certificate.primal_objective)
     return True
 
 

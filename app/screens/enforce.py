@@ -59,7 +59,7 @@ def show_choices(space: Workspace) -> bool:
         options=list(range(len(names))), format_func=lambda place: names[place],
     )  # fmt: skip
     kept(
-        st.slider, "Epochs", key=space.key("epochs"), default=200, min_value=10, max_value=500, step=10,
+        st.slider, "Epochs", key=space.key("epochs"), default=300, min_value=10, max_value=500, step=10,
         help="Passes over the tuning rows, at most; the epoch with the best validation is kept.",
     )  # fmt: skip
     return _has_what_it_needs(space)

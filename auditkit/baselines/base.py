@@ -12,7 +12,7 @@ from auditkit._typing import FloatArray, IntArray
 from auditkit.criteria import Criterion, columns_of
 from auditkit.deployment import Calibration, calibrate
 from auditkit.errors import InputError
-from auditkit.finetuning import FairHead, TuneConfig, tune_head
+from auditkit.finetuning import PROBABILITY_BOUNDS, FairHead, TuneConfig, tune_head
 from auditkit.groups import LABEL, Groups
 from auditkit.progress import NullProgress, Progress
 
@@ -107,8 +107,8 @@ class Method(ABC):
 def calibrate_sample(rows: Sample, scores: FloatArray, context: FitContext) -> Calibration:
     """Calibrate scores on the calibration rows; contrasts that cannot be guaranteed are held to a gap of zero."""
     return calibrate(
-        scores, rows.groups, context.criteria, labels=rows.labels, bounds=(0.0, 1.0), confidence=context.confidence,
-        on_insufficient="equalize", on_unseen="keep", seed=context.config.seed,
+        scores, rows.groups, context.criteria, labels=rows.labels, bounds=PROBABILITY_BOUNDS,
+        confidence=context.confidence, on_insufficient="equalize", on_unseen="keep", seed=context.config.seed,
     )  # fmt: skip
 
 

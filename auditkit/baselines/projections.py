@@ -16,6 +16,7 @@ from auditkit.baselines.base import (
     frozen_features,
     tuned_head,
 )
+from auditkit.finetuning import PROBABILITY_BOUNDS
 from auditkit.layer import project
 
 
@@ -102,5 +103,5 @@ class Calibrated(Method):
 
 
 def _project(scores: FloatArray, sample: Sample, context: FitContext) -> FloatArray:
-    result = project(scores, sample.groups, context.criteria, labels=sample.labels, bounds=(0.0, 1.0))
+    result = project(scores, sample.groups, context.criteria, labels=sample.labels, bounds=PROBABILITY_BOUNDS)
     return np.asarray(result.scores)

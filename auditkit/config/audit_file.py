@@ -152,10 +152,11 @@ class SplitSpec(_Section):
 class TuneSpec(_Section):
     """How the head is tuned; the fields of `auditkit.TuneConfig` that a file may set."""
 
-    epochs: Whole = Field(default=200, ge=1)
-    learning_rate: Number = Field(default=0.02, gt=0)
+    epochs: Whole = Field(default=300, ge=1)
+    learning_rate: Number = Field(default=0.01, gt=0)
+    weight_decay: Number = Field(default=1e-4, ge=0)
+    patience: Whole = Field(default=40, ge=1, description="Epochs without a better validation loss before stopping.")
     hidden: Whole | None = Field(default=None, ge=1, description="Width of a hidden layer; null is a linear head.")
-    score_space: Literal["probability", "logit", "identity"] = "probability"
     batch_size: Whole | None = Field(default=None, ge=1, description="Rows per step; null takes all at once.")
 
 

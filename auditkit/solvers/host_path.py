@@ -1,13 +1,13 @@
-"""The closed form on the host, as one autograd function: two passes over the rows forward, two backward.
+"""The layer's gradient on the host, as one autograd function, and the closed form without tracing.
 
-Forward, the cell sums give the level of every stratum (by bisection over its breakpoints) and one shift per cell.
-Backward, the Jacobian of the rows is J = I − M with M_{ii'} = B_{cell(i), cell(i')}, where B (c × c) is fixed by which
-cells were clamped; the second term belongs to the pairwise form only:
+The Jacobian of the rows is fixed by which constraints are active and which rows a bound holds:
 
-    B = Σ_s diag(1/W over moved cells) − 11ᵀ / Σ_moved W
+    J v = D (v − B·sums(w D v))          B = W⁻¹ Aᵀ (A diag(d/W) Aᵀ)⁺ A W⁻¹,  shape (c × c)
 
-J is symmetric and idempotent, so the derivative of J·g is J again: higher derivatives and forward mode come for free.
-It computes what `closed_form` computes with torch operations; this is the fast way where no tracing is going on.
+with A the active rows of T, D the rows that no bound holds, d their share per cell, and sums the sum over every cell.
+Without weights J is symmetric and idempotent. J and its transpose are each other's derivative, so derivatives of
+every order and both modes are two passes over the rows. It computes what `closed_form` and the traced path compute
+with torch operations.
 """
 
 from __future__ import annotations
@@ -21,14 +21,84 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import Function
 
-from auditkit._typing import FloatArray, IntArray
+from auditkit._typing import BoolArray, FloatArray, IntArray
 from auditkit._validation import check_vector
 from auditkit.errors import InputError
-from auditkit.projection import ConstraintSystem
+from auditkit.projection import ConstraintSystem, ProjectionProblem, Solution
 
 MAX_CELLS = 256
 CHUNK = 1 << 18
 """Rows handled at a time, so that float64 temporaries stay in the cache."""
+
+
+@dataclass(frozen=True, eq=False)
+class CellJacobian:
+    """J in the form of its cells.
+
+    Attributes:
+        index: Cell of every row, shape (n,).
+        matrix: B, shape (c, c), symmetric.
+        weights: Row weights w, shape (n,); None is one for every row.
+        free: Which rows no bound holds, shape (n,); None is every row.
+    """
+
+    index: IntArray
+    matrix: FloatArray
+    weights: FloatArray | None = None
+    free: BoolArray | None = None
+
+    def multiply(self, values: np.ndarray[Any, Any], *, transposed: bool) -> np.ndarray[Any, Any]:
+        """J·values, or Jᵀ·values; shape (n,), in the dtype of the values."""
+        kept = values if self.free is None else values * self.free
+        if self.weights is None:
+            return self._masked(add_per_cell(kept, -(self.matrix @ sum_cells(kept, self.index, self.size)), self.index))
+        inside = kept if transposed else kept * self.weights
+        removed = (self.matrix @ sum_cells(inside, self.index, self.size)).take(self.index)
+        removed = removed * self.weights if transposed else removed
+        return self._masked((kept - removed).astype(values.dtype, copy=False))
+
+    @property
+    def size(self) -> int:
+        """Number of cells c."""
+        return len(self.matrix)
+
+    def _masked(self, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return values if self.free is None else values * self.free
+
+
+def attach_gradient(
+    scores: Float[Tensor, " n"], output: np.ndarray[Any, Any], jacobian: CellJacobian
+) -> Float[Tensor, " n"]:
+    """The output as a function of the scores with the given Jacobian.
+
+    Args:
+        scores: z, on the host, shape (n,).
+        output: ỹ, shape (n,).
+        jacobian: dỹ/dz.
+
+    Returns:
+        ỹ in the dtype of the scores.
+    """
+    return _Attach.apply(scores, output, jacobian)  # type: ignore[return-value]
+
+
+def solution_jacobian(problem: ProjectionProblem, solution: Solution) -> CellJacobian:
+    """The Jacobian at a solution, from its active constraints and held rows.
+
+    At a kink (a constraint that is met with equality and has multiplier zero, a row exactly at its bound) the
+    constraint counts as inactive and the row as held: one element of the generalised Jacobian.
+    """
+    system = problem.system
+    weight = np.where(system.cell_weight > 0, system.cell_weight, 1.0)
+    free, share = None, np.ones_like(weight)
+    if problem.is_bounded:
+        mask = problem.free_rows(problem.explained_by(solution.duals))
+        free, share = mask.numpy(), problem.cell_means(mask.to(torch.float64))
+    rows = system.matrix[solution.active]
+    gram = (rows * (share / weight)) @ rows.T
+    matrix = (rows / weight).T @ (np.linalg.pinv(gram, rcond=1e-12, hermitian=True) @ (rows / weight))
+    weights = None if problem.weights is None else problem.weights.numpy()
+    return CellJacobian(system.cells.index, matrix, weights, free)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +107,7 @@ class HostPlan:
 
     Attributes:
         index: Cell of every row, shape (n,).
-        weight: Rows of every cell, shape (c,).
+        weight: Total row weight of every cell, shape (c,).
         strata: Cells that stand together.
         target: Mean label of every cell for residuals, else zeros, shape (c,).
         tolerance: ε.
@@ -75,12 +145,15 @@ def _find_host_plan(system: ConstraintSystem) -> HostPlan | None:
     return HostPlan(system.cells.index, weight, cells, target, criterion.tolerance, criterion.form == "pairwise")
 
 
-def project_on_host(scores: Float[Tensor, " n"], plan: HostPlan) -> Float[Tensor, " n"]:
-    """Project a batch without bounds or weights, differentiably.
+def project_on_host(
+    scores: Float[Tensor, " n"], plan: HostPlan, *, weights: FloatArray | None = None
+) -> Float[Tensor, " n"]:
+    """Project a batch without bounds, differentiably.
 
     Args:
         scores: z, float32 or float64 on the host, shape (n,).
         plan: The batch.
+        weights: Row weights, shape (n,).
 
     Returns:
         ỹ, shape (n,).
@@ -88,79 +161,78 @@ def project_on_host(scores: Float[Tensor, " n"], plan: HostPlan) -> Float[Tensor
     Raises:
         InputError: NaN or infinite scores, or scores whose sum overflows.
     """
-    output, _ = _Project.apply(scores, plan)  # type: ignore[misc]
-    return output
+    values = scores.detach().numpy()
+    sums = sum_cells(values if weights is None else values * weights, plan.index, len(plan.weight))
+    means = sums / plan.weight - plan.target
+    if not np.isfinite(means).all():
+        check_vector("scores", values)
+        raise InputError("scores are too large: their sum over a group is not finite")
+    shift, matrix = _shift_cells(means, plan)
+    return attach_gradient(scores, add_per_cell(values, shift, plan.index), CellJacobian(plan.index, matrix, weights))
 
 
-class _Project(Function):
-    """z ↦ ỹ, and the matrix B of its Jacobian."""
-
-    @staticmethod
-    def forward(scores: Tensor, plan: HostPlan) -> tuple[Tensor, FloatArray]:
-        values = scores.detach().numpy()
-        means = _cell_sums(values, plan) / plan.weight - plan.target
-        if not np.isfinite(means).all():
-            check_vector("scores", values)
-            raise InputError("scores are too large: their sum over a group is not finite")
-        shift, matrix = _shift_cells(means, plan)
-        return torch.from_numpy(_add_per_cell(values, shift, plan)), matrix
+class _Attach(Function):
+    """z ↦ ỹ, computed beforehand."""
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-        ctx.plan, ctx.matrix = inputs[1], output[1]
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None]:
-        return _Suppress.apply(gradients[0], ctx.plan, ctx.matrix), None  # type: ignore[return-value]
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, None]:
-        return _Suppress.apply(tangents[0], ctx.plan, ctx.matrix), None  # type: ignore[return-value]
-
-
-class _Suppress(Function):
-    """g ↦ J g: takes off the part of a gradient that would change an active gap."""
-
-    @staticmethod
-    def forward(gradient: Tensor, plan: HostPlan, matrix: FloatArray) -> Tensor:
-        values = gradient.detach().numpy()
-        removed = -(matrix @ _cell_sums(values, plan))
-        return torch.from_numpy(_add_per_cell(values, removed, plan))
+    def forward(scores: Tensor, output: np.ndarray[Any, Any], jacobian: CellJacobian) -> Tensor:
+        del jacobian
+        return torch.from_numpy(output).to(scores.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         del output
-        ctx.plan, ctx.matrix = inputs[1:]
+        ctx.jacobian = inputs[2]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, None]:
-        return _Suppress.apply(gradients[0], ctx.plan, ctx.matrix), None, None  # type: ignore[return-value]
+        return _Multiply.apply(gradients[0], ctx.jacobian, True), None, None  # type: ignore[return-value]
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        return _Suppress.apply(tangents[0], ctx.plan, ctx.matrix)  # type: ignore[return-value]
+        return _Multiply.apply(tangents[0], ctx.jacobian, False)  # type: ignore[return-value]
 
 
-def _cell_sums(values: np.ndarray[Any, Any], plan: HostPlan) -> FloatArray:
-    """Sum over the rows of every cell in float64."""
-    size = len(plan.weight)
+class _Multiply(Function):
+    """v ↦ J v or Jᵀ v: takes off the part that would change an active gap."""
+
+    @staticmethod
+    def forward(values: Tensor, jacobian: CellJacobian, transposed: bool) -> Tensor:
+        return torch.from_numpy(jacobian.multiply(values.detach().numpy(), transposed=transposed))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        del output
+        ctx.jacobian, ctx.transposed = inputs[1:]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, None]:
+        return _Multiply.apply(gradients[0], ctx.jacobian, not ctx.transposed), None, None  # type: ignore[return-value]
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        return _Multiply.apply(tangents[0], ctx.jacobian, ctx.transposed)  # type: ignore[return-value]
+
+
+def sum_cells(values: np.ndarray[Any, Any], index: IntArray, size: int) -> FloatArray:
+    """Sum over the rows of every cell in float64, shape (size,)."""
     if len(values) <= CHUNK:
-        return np.bincount(plan.index, values, size).astype(np.float64, copy=False)
+        return np.bincount(index, values, size).astype(np.float64, copy=False)
     sums = np.zeros(size)
     for start in range(0, len(values), CHUNK):
         part = slice(start, start + CHUNK)
-        sums += np.bincount(plan.index[part], values[part], size)
+        sums += np.bincount(index[part], values[part], size)
     return sums
 
 
-def _add_per_cell(values: np.ndarray[Any, Any], shift: FloatArray, plan: HostPlan) -> np.ndarray[Any, Any]:
-    """Values + shift of the row's cell, added in float64 and rounded once."""
+def add_per_cell(values: np.ndarray[Any, Any], shift: FloatArray, index: IntArray) -> np.ndarray[Any, Any]:
+    """Values + shift of the row's cell, added in float64 and rounded once; shape (n,)."""
     if len(values) <= CHUNK:
-        return (values + shift.take(plan.index)).astype(values.dtype, copy=False)
+        return (values + shift.take(index)).astype(values.dtype, copy=False)
     output = np.empty_like(values)
     for start in range(0, len(values), CHUNK):
         part = slice(start, start + CHUNK)
-        output[part] = values[part] + shift.take(plan.index[part])
+        output[part] = values[part] + shift.take(index[part])
     return output
 
 

@@ -66,7 +66,7 @@ def _enforcement(space: Workspace) -> Json:
     places = enforced_default(space) if chosen is None else chosen
     extra: Json = {
         "enforce": [space.criteria[place] for place in places if place < len(space.criteria)],
-        "tune": {"epochs": int(space.recall("epochs", 200))},
+        "tune": {"epochs": int(space.recall("epochs", 300))},
     }
     methods = space.recall("methods")
     return extra | ({"methods": list(methods)} if methods else {})
