@@ -9,7 +9,7 @@ backbone is not touched: it only supplies the features. Source: METHOD §2; arXi
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -45,6 +45,9 @@ class TuneConfig:
         epochs: Most passes over the rows.
         learning_rate: Of AdamW.
         weight_decay: Of AdamW.
+        anchor: Pull towards the frozen model's scores where they are given as the start, in rows: the loss gains
+            (anchor / n)·‖θ − θ₀‖² over the linear weights of the standardised features, so that few rows move the head
+            less than many.
         batch_size: Rows per step; None takes all rows at once, the setting in which the constraint means most.
         validation_fraction: Share of the rows held back for early stopping.
         patience: Epochs without a better validation loss (at equal constraint) before stopping.
@@ -56,6 +59,7 @@ class TuneConfig:
     epochs: int = 300
     learning_rate: float = 0.01
     weight_decay: float = 1e-4
+    anchor: float = 40.0
     batch_size: int | None = None
     validation_fraction: float = 0.2
     patience: int = 40
@@ -66,6 +70,8 @@ class TuneConfig:
         for name in ("epochs", "patience"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1; got {getattr(self, name)!r}")
+        if not self.anchor >= 0:
+            raise InputError(f"anchor must be at least 0; got {self.anchor!r}")
         for name in ("hidden", "batch_size"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, or None; got {getattr(self, name)!r}")
@@ -267,11 +273,12 @@ def train(rows: HeadRows, loss: Any, criteria: Sequence[Criterion], config: Tune
     rng = np.random.default_rng(config.seed)
     training, validation = _split(rows, rng, config)
     head = _new_head(training, config)
+    pull = _anchor(head, training, config)
     optimizer = torch.optim.AdamW(head.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     best, history = _Best(), []
     with progress.stage("tuning the head", config.epochs) as advance:
         for epoch in range(config.epochs):
-            training_loss = _run_epoch(head, optimizer, loss, training, rng, config)
+            training_loss = _run_epoch(head, optimizer, loss, pull, training, rng, config)
             history.append(_record(head, loss, epoch, training_loss, training, validation, criteria))
             _keep_best(best, head, history[-1])
             advance(1)
@@ -339,10 +346,26 @@ def _new_head(training: HeadRows, config: TuneConfig) -> FairHead:
     return head
 
 
+def _anchor(head: FairHead, training: HeadRows, config: TuneConfig) -> Callable[[FairHead], Tensor | float]:
+    """The penalty that pulls the head towards its start; nothing where it starts from random weights."""
+    if training.start is None or config.anchor == 0:
+        return lambda _: 0.0
+    strength = config.anchor / training.groups.n_rows
+    origin = [parameter.detach().clone() for parameter in head.linear.parameters()]
+    return lambda present: (
+        strength
+        * sum(
+            ((parameter - first) ** 2).sum()
+            for parameter, first in zip(present.linear.parameters(), origin, strict=True)
+        )
+    )
+
+
 def _run_epoch(
     head: FairHead,
     optimizer: torch.optim.Optimizer,
     loss: Any,
+    pull: Callable[[FairHead], Tensor | float],
     rows: HeadRows,
     rng: np.random.Generator,
     config: TuneConfig,
@@ -351,7 +374,7 @@ def _run_epoch(
     for batch in _batches(rows, rng, config.batch_size):
         optimizer.zero_grad()
         value = loss(head, batch)
-        value.backward()
+        (value + pull(head)).backward()
         optimizer.step()
         total += float(value.detach()) * batch.groups.n_rows
     return total / rows.groups.n_rows

@@ -115,7 +115,7 @@ def pair_with_layer(file: Path, comparison: Json) -> Paired:
 def _check_same_fit(method: Json, utility: Mapping[str, Any]) -> None:
     for key, metric in utility.items():
         stated = method["utility"][key]
-        if metric is not None and not np.isclose(metric.value, stated["value"], rtol=0, atol=1e-9):
+        if metric is not None and not np.isclose(metric.value, stated["value"], rtol=0, atol=1e-6):
             raise RuntimeError(
                 f"{method['name']}: {key} is {metric.value} here and {stated['value']} in the run folder"
             )

@@ -80,6 +80,21 @@ def test_a_start_reproduces_the_frozen_scores_that_are_linear_in_the_features(ro
     np.testing.assert_allclose(head.predict(features), frozen, atol=1e-6)
 
 
+def test_the_anchor_holds_the_head_at_its_start_and_less_so_with_more_rows(rows: tuple) -> None:
+    features, labels, groups = rows
+    frozen = 1 / (1 + np.exp(-(features - 7) @ np.array([0.2, 0.5, 0.01, 0, 0, 0])))
+    moved = {}
+    for anchor in (0.0, 40.0, 1e6):
+        config = ak.TuneConfig(epochs=100, anchor=anchor)
+        head = ak.tune_head(features, labels, groups, CRITERION, start=frozen, config=config)
+        moved[anchor] = np.abs(head.predict(features) - frozen).mean()
+    assert moved[1e6] < 0.01 < moved[40.0] <= moved[0.0]
+    few = np.arange(150)
+    small = ak.tune_head(features[few], labels[few], groups.take(few), CRITERION, start=frozen[few],
+                         config=ak.TuneConfig(epochs=100)).predict(features)  # fmt: skip
+    assert np.abs(small - frozen).mean() < moved[40.0]
+
+
 def test_score_spaces(rows: tuple) -> None:
     features, labels, groups = rows
     logit = ak.tune_head(features, labels, groups, CRITERION, config=ak.TuneConfig(epochs=20, score_space="logit"))
@@ -117,6 +132,7 @@ def test_diverging_training_is_an_error(rows: tuple) -> None:
     ("settings", "message"),
     [
         ({"epochs": 0}, "epochs must be at least 1; got 0"),
+        ({"anchor": -1.0}, "anchor must be at least 0; got -1.0"),
         ({"batch_size": 0}, "batch_size must be at least 1, or None; got 0"),
         ({"score_space": "odds"}, "score_space must be 'probability', 'logit' or 'identity'; got 'odds'"),
         ({"validation_fraction": 1.0}, "validation_fraction must lie strictly between 0 and 1"),

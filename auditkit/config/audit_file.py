@@ -155,6 +155,9 @@ class TuneSpec(_Section):
     epochs: Whole = Field(default=300, ge=1)
     learning_rate: Number = Field(default=0.01, gt=0)
     weight_decay: Number = Field(default=1e-4, ge=0)
+    anchor: Number = Field(
+        default=40.0, ge=0, description="Pull towards the frozen model's scores, in rows; 0 is none."
+    )
     patience: Whole = Field(default=40, ge=1, description="Epochs without a better validation loss before stopping.")
     hidden: Whole | None = Field(default=None, ge=1, description="Width of a hidden layer; null is a linear head.")
     batch_size: Whole | None = Field(default=None, ge=1, description="Rows per step; null takes all at once.")
