@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import product
 from typing import Any, Literal
 
@@ -209,18 +210,18 @@ class Contrasts:
         """Number of contrasts m."""
         return len(self.plus)
 
-    @property
+    @cached_property
     def criterion(self) -> IntArray:
         """Position of the criterion of every contrast, shape (m,)."""
         owner = np.array([event.criterion for event in self.events], dtype=np.int64)
         return owner[self.plus]
 
-    @property
+    @cached_property
     def tolerance(self) -> FloatArray:
         """ε of every contrast, shape (m,)."""
         return np.array([c.tolerance for c in self.criteria])[self.criterion]
 
-    @property
+    @cached_property
     def residual(self) -> BoolArray:
         """Whether a contrast is of residuals (EER), shape (m,)."""
         return np.array([c.family == "EER" for c in self.criteria])[self.criterion]

@@ -242,7 +242,7 @@ def _active_shift(problem: ProjectionProblem, held: Tensor, free: Tensor, soluti
     system, device, active = problem.system, held.device, solution.active
     if not active.size:
         return torch.zeros(len(system.cell_weight), dtype=torch.float64, device=device)
-    weight = torch.as_tensor(np.where(system.cell_weight > 0, system.cell_weight, 1.0), device=device)
+    weight = torch.as_tensor(system.safe_weight, device=device)
     rows = torch.as_tensor(system.matrix[active], device=device)
     upper_side = solution.duals[active] > 0
     side = torch.as_tensor(np.where(upper_side, system.upper[active], system.lower[active]), device=device)

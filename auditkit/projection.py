@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -65,18 +66,23 @@ class ConstraintSystem:
     margin: FloatArray | None = None
     layouts: dict[Any, Any] = field(default_factory=dict, repr=False)
 
-    @property
+    @cached_property
     def tolerance(self) -> FloatArray:
         """ε of every contrast with the relaxation added and the margin taken off, shape (m,)."""
         tolerance = self.contrasts.tolerance + self.relaxation
         return tolerance if self.margin is None else np.maximum(tolerance - self.margin, 0.0)
 
-    @property
+    @cached_property
+    def safe_weight(self) -> FloatArray:
+        """Total row weight of every cell, 1 where it is zero, so that it can be divided by; shape (c,)."""
+        return np.where(self.cell_weight > 0, self.cell_weight, 1.0)
+
+    @cached_property
     def lower(self) -> FloatArray:
         """L, shape (m,)."""
         return self.target - self.tolerance
 
-    @property
+    @cached_property
     def upper(self) -> FloatArray:
         """U, shape (m,)."""
         return self.target + self.tolerance
@@ -190,8 +196,7 @@ class ProjectionProblem:
 
     def cell_means(self, values: Float[Tensor, " n"]) -> FloatArray:
         """Weighted mean of a row quantity over every cell; zero for a cell without weight."""
-        weight = self.system.cell_weight
-        return self.cell_sums(values).cpu().numpy() / np.where(weight > 0, weight, 1.0)
+        return self.cell_sums(values).cpu().numpy() / self.system.safe_weight
 
     def clip(self, values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """The values within the bounds."""
@@ -207,8 +212,7 @@ class ProjectionProblem:
 
     def shift_of(self, duals: FloatArray) -> FloatArray:
         """δ = −Tᵀλ/W of every cell, shape (c,)."""
-        weight = np.where(self.system.cell_weight > 0, self.system.cell_weight, 1.0)
-        return -(self.system.matrix.T @ duals) / weight
+        return -(self.system.matrix.T @ duals) / self.system.safe_weight
 
     def free_rows(self, values: Float[Tensor, " n"]) -> Bool[Tensor, " n"]:
         """Which rows no bound holds at these scores."""

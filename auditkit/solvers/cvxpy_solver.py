@@ -51,7 +51,7 @@ def solve(problem: ProjectionProblem, *, backend: str = cp.CLARABEL, **options: 
 def _averaging(problem: ProjectionProblem, weight: FloatArray) -> sp.csr_array:
     """M: weighted mean of the rows of every cell, shape (c, n)."""
     system = problem.system
-    mass = np.where(system.cell_weight > 0, system.cell_weight, 1.0)
+    mass = system.safe_weight
     index = problem.index.cpu().numpy()
     shape = (len(mass), len(index))
     return sp.csr_array((weight / mass[index], (index, np.arange(len(index)))), shape=shape)

@@ -89,7 +89,7 @@ def solution_jacobian(problem: ProjectionProblem, solution: Solution) -> CellJac
     constraint counts as inactive and the row as held: one element of the generalised Jacobian.
     """
     system = problem.system
-    weight = np.where(system.cell_weight > 0, system.cell_weight, 1.0)
+    weight = system.safe_weight
     free, share = None, np.ones_like(weight)
     if problem.is_bounded:
         mask = problem.free_rows(problem.explained_by(solution.duals))
@@ -140,7 +140,7 @@ def _find_host_plan(system: ConstraintSystem) -> HostPlan | None:
     is_residual = criterion.family == "EER" and system.label_mean is not None
     target = system.label_mean if is_residual else np.zeros(len(system.cell_weight))
     cells = tuple(tuple(stratum) for stratum in strata.values())
-    weight = np.where(system.cell_weight > 0, system.cell_weight, 1.0)
+    weight = system.safe_weight
     assert target is not None
     return HostPlan(system.cells.index, weight, cells, target, criterion.tolerance, criterion.form == "pairwise")
 

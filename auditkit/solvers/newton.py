@@ -33,13 +33,25 @@ SMALLEST_DAMPING = 1e-9
 
 @dataclass(frozen=True, eq=False)
 class _Point:
-    """The dual function at one λ, from one pass over the rows."""
+    """The dual function at one λ, from one pass over the rows.
+
+    Attributes:
+        duals: λ, shape (m,).
+        means: F, shape (c,).
+        values: T·F, shape (m,).
+        free: d, shape (c,).
+        scores: y(λ), shape (n,).
+        dual: q(λ).
+        residual: How far λ is from explaining F, 0 at the solution.
+    """
 
     duals: FloatArray
     means: FloatArray
+    values: FloatArray
     free: FloatArray
     scores: torch.Tensor
-    smooth: float
+    dual: float
+    residual: float
 
 
 def solve(problem: ProjectionProblem) -> Solution:
@@ -59,16 +71,16 @@ def solve(problem: ProjectionProblem) -> Solution:
         return closed_form.solve(problem, layout)
     point = _evaluate(problem, np.zeros(len(problem.system.matrix)))
     for step in range(MAX_STEPS):
-        if _is_solved(problem, point):
+        if _is_solved(point):
             return Solution(point.scores, point.duals, step)
         nearer = _step(problem, point)
         if nearer is None:
             break
         point = nearer
-    if _is_solved(problem, point, slack=50.0):
+    if _is_solved(point, slack=50.0):
         return Solution(point.scores, point.duals, MAX_STEPS)
     raise SolverError(
-        f"newton stopped at a residual of {_residual(problem, point):.2e} on {len(point.duals)} constraints; "
+        f"newton stopped at a residual of {point.residual:.2e} on {len(point.duals)} constraints; "
         "try solver='osqp', or report the problem"
     )
 
@@ -76,7 +88,10 @@ def solve(problem: ProjectionProblem) -> Solution:
 def _evaluate(problem: ProjectionProblem, duals: FloatArray) -> _Point:
     scores = problem.explained_by(duals)
     means = problem.cell_means(scores)
-    return _Point(duals, means, _free_share(problem, scores), scores, problem.objective(scores))
+    values = problem.system.matrix @ means
+    dual = problem.objective(scores) + float(duals @ values) - _support(problem, duals)
+    residual = _residual(problem, duals, values)
+    return _Point(duals, means, values, _free_share(problem, scores), scores, dual, residual)
 
 
 def _free_share(problem: ProjectionProblem, scores: torch.Tensor) -> FloatArray:
@@ -91,7 +106,7 @@ def _step(problem: ProjectionProblem, point: _Point) -> _Point | None:
     A cell whose rows are all held by a bound does not answer at all; the damping stands in for its answer. It shrinks
     with the residual, so that it does not spoil the last steps.
     """
-    damping = min(LARGEST_DAMPING, _residual(problem, point))
+    damping = min(LARGEST_DAMPING, point.residual)
     while True:
         target = _newton_duals(problem, point, damping)
         nearer = None if target is None else _search(problem, point, target)
@@ -103,7 +118,7 @@ def _step(problem: ProjectionProblem, point: _Point) -> _Point | None:
 def _newton_duals(problem: ProjectionProblem, point: _Point, damping: float) -> FloatArray | None:
     """Multipliers of the QP in which every cell answers linearly, with its present share of free rows."""
     system = problem.system
-    weight = np.where(system.cell_weight > 0, system.cell_weight, 1.0)
+    weight = system.safe_weight
     share = np.maximum(point.free, max(damping, SMALLEST_DAMPING))
     shift = -(system.matrix.T @ point.duals) / weight
     base = system.matrix @ (point.means - share * shift)
@@ -120,17 +135,15 @@ def _search(problem: ProjectionProblem, point: _Point, target: FloatArray) -> _P
     changes by less than its rounding error, while the residual is still known to many digits.
     """
     direction = target - point.duals
-    values = problem.system.matrix @ point.means
-    predicted = float(values @ direction) - _support(problem, target) + _support(problem, point.duals)
-    here, residual = _dual_value(problem, point), _residual(problem, point)
+    predicted = float(point.values @ direction) - _support(problem, target) + _support(problem, point.duals)
     length = 1.0
     for _ in range(MAX_HALVINGS):
         trial = _evaluate(problem, point.duals + length * direction)
-        gain = _dual_value(problem, trial) - here
-        rounding = 1e-13 * max(1.0, abs(here))
+        gain = trial.dual - point.dual
+        rounding = 1e-13 * max(1.0, abs(point.dual))
         if gain > max(1e-4 * length * predicted, rounding):
             return trial
-        if gain >= -rounding and _residual(problem, trial) <= 0.9 * residual:
+        if gain >= -rounding and trial.residual <= 0.9 * point.residual:
             return trial
         length *= 0.5
     return None
@@ -140,26 +153,21 @@ def _support(problem: ProjectionProblem, duals: FloatArray) -> float:
     return float(np.maximum(duals * problem.system.upper, duals * problem.system.lower).sum())
 
 
-def _dual_value(problem: ProjectionProblem, point: _Point) -> float:
-    linear = float(point.duals @ (problem.system.matrix @ point.means))
-    return point.smooth + linear - _support(problem, point.duals)
+def _residual(problem: ProjectionProblem, duals: FloatArray, values: FloatArray) -> float:
+    """Distance of λ to the multipliers that T·F allows.
 
-
-def _residual(problem: ProjectionProblem, point: _Point) -> float:
-    """How far λ is from explaining F: distance of λ to the multipliers that T·F allows, 0 at the solution.
-
-    For every constraint the smaller of two evils counts: its value being off the side that its multiplier points at.
+    For every constraint the smaller of two evils counts: its multiplier, or its value being off the side that the
+    multiplier points at; and never less than what the value breaks.
     """
     system = problem.system
-    if not len(system.matrix):
+    if not len(values):
         return 0.0
-    values = system.matrix @ point.means
-    outside = np.maximum(np.maximum(values - system.upper, system.lower - values), 0.0)
-    slack = np.where(point.duals > 0, system.upper - values, values - system.lower)
-    scale = problem.system.cell_weight.max()
-    return float(np.maximum(outside, np.minimum(np.abs(point.duals) / scale, np.maximum(slack, 0.0))).max())
+    above, below = values - system.upper, system.lower - values
+    slack = -np.where(duals > 0, above, below)
+    mass = system.cell_weight.max()
+    evil = np.minimum(np.abs(duals) / mass, slack)
+    return float(max(evil.max(), above.max(), below.max(), 0.0))
 
 
-def _is_solved(problem: ProjectionProblem, point: _Point, slack: float = 1.0) -> bool:
-    scale = max(1.0, float(np.abs(point.means).max(initial=0.0)))
-    return _residual(problem, point) <= slack * TOLERANCE * scale
+def _is_solved(point: _Point, slack: float = 1.0) -> bool:
+    return point.residual <= slack * TOLERANCE * max(1.0, float(np.abs(point.means).max(initial=0.0)))

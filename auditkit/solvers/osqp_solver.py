@@ -55,7 +55,7 @@ def _constraints(problem: ProjectionProblem, weight: FloatArray) -> tuple[sp.csc
     system = problem.system
     index = problem.index.cpu().numpy()
     n_rows, n_cells, n_contrasts = len(index), len(system.cell_weight), len(system.matrix)
-    root = np.sqrt(np.where(system.cell_weight > 0, system.cell_weight, 1.0))
+    root = np.sqrt(system.safe_weight)
     sums = sp.csr_array((weight / root[index], (index, np.arange(n_rows))), shape=(n_cells, n_rows))
     blocks = [
         [sums, sp.diags_array(-root)],
