@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from auditkit.deployment import Calibration, calibrate
     from auditkit.errors import AuditkitError
     from auditkit.feature_cache import extract_features, read_manifest
-    from auditkit.finetuning import FairHead, TuneConfig, tune_head
+    from auditkit.finetuning import TuneConfig, tune_head
     from auditkit.groups import Groups
+    from auditkit.heads import FairHead
     from auditkit.jobs import run_audit, run_compare, run_demo, run_tune
     from auditkit.layer import FairnessLayer, project
     from auditkit.models import load_model
@@ -43,7 +44,7 @@ _HOMES = {
     "Criterion": "criteria",
     "ECP": "criteria",
     "EER": "criteria",
-    "FairHead": "finetuning",
+    "FairHead": "heads",
     "FairnessLayer": "layer",
     "Groups": "groups",
     "Moments": "moments",

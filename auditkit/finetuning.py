@@ -8,27 +8,24 @@ backbone is not touched: it only supplies the features. Source: METHOD §2; arXi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from auditkit._typing import FloatArray, IntArray, VectorLike
+from auditkit._typing import IntArray, VectorLike
 from auditkit._validation import check_binary, check_probability, check_vector
 from auditkit.criteria import Criterion, check_criteria
 from auditkit.errors import InputError, SolverError
 from auditkit.groups import Groups
+from auditkit.heads import EpochRecord, FairHead, ScoreSpace, check_features
 from auditkit.layer import FairnessLayer
 from auditkit.progress import NullProgress, Progress
 from auditkit.projection import measure_gaps
-
-ScoreSpace = Literal["probability", "logit", "identity"]
 
 PROBABILITY_BOUNDS = (1e-3, 1 - 1e-3)
 """Bounds of projected probabilities: the log-loss of a probability of exactly 0 or 1 can be infinite."""
@@ -76,110 +73,6 @@ class TuneConfig:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, or None; got {getattr(self, name)!r}")
         check_probability("validation_fraction", self.validation_fraction)
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """One line of the training history.
-
-    Attributes:
-        epoch: Number of the epoch, from 0.
-        loss: Mean training loss of the projected scores.
-        validation_loss: Mean loss of the projected validation scores.
-        gap: Largest constrained gap of the head's own training scores, before the projection.
-        validation_gap: The same on the validation rows.
-    """
-
-    epoch: int
-    loss: float
-    validation_loss: float
-    gap: float
-    validation_gap: float
-
-
-class FairHead(nn.Module):
-    """A head on standardised frozen features u = (x − μ)/σ: h(x) = w·u + b, plus v·relu(Au + a) with a hidden layer.
-
-    Args:
-        n_features: Width of the features.
-        hidden: Width of the hidden layer; None for a linear head.
-        score_space: What calling the head returns: probabilities, logits, or the raw output.
-    """
-
-    def __init__(self, n_features: int, *, hidden: int | None = None, score_space: ScoreSpace = "probability") -> None:
-        super().__init__()
-        self.n_features = n_features
-        self.hidden = hidden
-        self.score_space: ScoreSpace = score_space
-        self.history: tuple[EpochRecord, ...] = ()
-        self.best_epoch: int | None = None
-        self.register_buffer("mean", torch.zeros(n_features, dtype=torch.float64))
-        self.register_buffer("scale", torch.ones(n_features, dtype=torch.float64))
-        self.linear = nn.Linear(n_features, 1).double()
-        self.deep: nn.Sequential | None = None
-        if hidden is not None:
-            self.deep = nn.Sequential(nn.Linear(n_features, hidden), nn.ReLU(), nn.Linear(hidden, 1)).double()
-            for parameter in self.deep[2].parameters():
-                nn.init.zeros_(parameter)  # the hidden layer starts as a correction of size zero
-
-    def logits(self, features: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """Output before the sigmoid, shape (n,)."""
-        exact = features.to(torch.float64)
-        output = self._on_raw(self.linear, exact)
-        if self.deep is not None:
-            output = output + self.deep[2](self.deep[1](self._on_raw(self.deep[0], exact)))
-        return output.squeeze(1)
-
-    def _on_raw(self, layer: nn.Module, features: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
-        """A linear layer of the standardised features, with the standardisation folded into its weights."""
-        weight = layer.get_parameter("weight") / self.get_buffer("scale")
-        bias = layer.get_parameter("bias") - weight @ self.get_buffer("mean")
-        return nn.functional.linear(features, weight, bias)
-
-    @torch.no_grad()
-    def start_from(self, features: Float[Tensor, "n d"], scores: Float[Tensor, " n"]) -> None:
-        """Set the linear part to the least-squares fit of given scores (of their logits, in a binary score space)."""
-        target = scores if self.score_space == "identity" else torch.logit(scores, eps=1e-6)
-        standard = (features.to(torch.float64) - self.get_buffer("mean")) / self.get_buffer("scale")
-        design = torch.cat([standard, torch.ones(len(standard), 1, dtype=torch.float64)], dim=1)
-        weights = torch.linalg.lstsq(design, target.unsqueeze(1), driver="gelsd").solution.squeeze(1)
-        self.linear.weight.copy_(weights[:-1].unsqueeze(0))
-        self.linear.bias.copy_(weights[-1:])
-
-    def forward(self, features: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """Scores in the head's score space, shape (n,); not projected, and blind to the group."""
-        logits = self.logits(features)
-        return torch.sigmoid(logits) if self.score_space == "probability" else logits
-
-    def predict(self, features: VectorLike) -> FloatArray:
-        """Scores of a NumPy array or tensor of features, shape (n, d), without gradient, as NumPy."""
-        with torch.no_grad():
-            return self(check_features(features, n_features=self.n_features)).numpy()
-
-    def save(self, folder: str | Path) -> None:
-        """Write ``head.safetensors`` and ``head.json`` into a folder; each appears whole or not at all."""
-        from safetensors.torch import save
-
-        target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
-        settings = {"n_features": self.n_features, "hidden": self.hidden, "score_space": self.score_space}
-        files = {"head.safetensors": save(self.state_dict()), "head.json": json.dumps(settings, indent=2).encode()}
-        for name, content in files.items():
-            (target / f"{name}.tmp").write_bytes(content)
-            (target / f"{name}.tmp").replace(target / name)
-
-    @classmethod
-    def load(cls, folder: str | Path) -> FairHead:
-        """Read what `save` wrote."""
-        from safetensors.torch import load_file
-
-        source = Path(folder)
-        if not (source / "head.json").is_file():
-            raise InputError(f"folder holds no head.json: {source}; pass the folder that FairHead.save wrote")
-        settings = json.loads((source / "head.json").read_text(encoding="utf-8"))
-        head = cls(settings["n_features"], hidden=settings["hidden"], score_space=settings["score_space"])
-        head.load_state_dict(load_file(source / "head.safetensors"))
-        return head.eval()
 
 
 @dataclass(frozen=True, eq=False)
@@ -299,17 +192,6 @@ def prediction_loss(scores: Float[Tensor, " n"], labels: Float[Tensor, " n"], co
     if config.score_space == "logit":
         return nn.functional.binary_cross_entropy_with_logits(scores, labels)
     return nn.functional.mse_loss(scores, labels)
-
-
-def check_features(features: VectorLike, *, n_features: int | None = None) -> Float[Tensor, "n d"]:
-    """Features as a finite float64 tensor of shape (n, d)."""
-    values = features.detach().cpu() if isinstance(features, Tensor) else torch.as_tensor(np.asarray(features))
-    if values.ndim != 2 or (n_features is not None and values.shape[1] != n_features):
-        wanted = "(n, d)" if n_features is None else f"(n, {n_features})"
-        raise InputError(f"features must have shape {wanted}; got {tuple(values.shape)}")
-    if not bool(torch.isfinite(values).all()):
-        raise InputError("features hold NaN or infinite values; drop those rows or fix the backbone that produced them")
-    return values.to(torch.float64)
 
 
 def check_rows(

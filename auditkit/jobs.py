@@ -25,7 +25,8 @@ from auditkit.criteria import Criterion
 from auditkit.datasets import AuditData, load_table, split_rows
 from auditkit.deployment import Calibration
 from auditkit.errors import InputError
-from auditkit.finetuning import FairHead, TuneConfig, describe_training
+from auditkit.finetuning import TuneConfig, describe_training
+from auditkit.heads import FairHead
 from auditkit.models import load_model
 from auditkit.progress import NullProgress, Progress
 from auditkit.run_folder import Clock, check_out, dump_json, write_run

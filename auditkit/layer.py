@@ -37,6 +37,7 @@ from auditkit.solvers import solve
 from auditkit.solvers.closed_form import StratumLayout, closed_form_shift, find_layout
 from auditkit.solvers.feasibility import OnInfeasible, ensure_feasible
 from auditkit.solvers.host_path import attach_gradient, find_host_plan, project_on_host, solution_jacobian
+from auditkit.solvers.strict import solve_strictly
 
 Bounds = tuple[Any, Any] | None
 
@@ -51,6 +52,7 @@ def project(
     weights: VectorLike | None = None,
     solver: str = "newton",
     on_infeasible: OnInfeasible = "raise",
+    strict: bool = False,
 ) -> ProjectionResult:
     """The closest scores that satisfy every criterion on these rows, with a certificate.
 
@@ -65,6 +67,8 @@ def project(
         weights: Row weights, shape (n,): a row of weight 2 counts as two equal rows, in the means and in the distance.
         solver: "newton" (exact), "osqp" or "cvxpy" (general solvers at their own accuracy).
         on_infeasible: "raise", or "relax" to return the scores with the least violation, marked as such.
+        strict: Whether the scores must satisfy every tolerance after rounding to their dtype, when summed in float64;
+            else they satisfy it to within that rounding.
 
     Returns:
         Scores of the kind, dtype and device that came in; multipliers and certificate in float64.
@@ -83,8 +87,7 @@ def project(
     problem = ensure_feasible(
         build_problem(vector, system, weights=checked_weights, bounds=bounds), on_infeasible=on_infeasible
     )
-    solution = solve(problem, solver=solver)
-    output = solution.scores.to(vector.dtype)
+    solution, output = _solve_and_round(problem, vector.dtype, solver=solver, strict=strict)
     return ProjectionResult(
         scores=output if isinstance(scores, Tensor) else output.numpy(),
         status=Status.RELAXED if problem.system.relaxation > 0 else Status.OPTIMAL,
@@ -110,6 +113,7 @@ class FairnessLayer(nn.Module):
         bounds: (lb, ub), each a number or None.
         solver: "newton", "osqp" or "cvxpy"; which constraints are active is taken from its answer.
         on_infeasible: "raise", or "relax" for the scores with the least violation.
+        strict: Whether the output must satisfy every tolerance after rounding to its dtype, when summed in float64.
 
     Raises:
         InputError: No criterion, or something that is not one.
@@ -124,12 +128,14 @@ class FairnessLayer(nn.Module):
         bounds: Bounds = None,
         solver: str = "newton",
         on_infeasible: OnInfeasible = "raise",
+        strict: bool = False,
     ) -> None:
         super().__init__()
         self.criteria = check_criteria(criteria)
         self.bounds = bounds
         self.solver = solver
         self.on_infeasible: OnInfeasible = on_infeasible
+        self.strict = strict
 
     def extra_repr(self) -> str:
         """What ``print`` shows between the brackets."""
@@ -161,7 +167,7 @@ class FairnessLayer(nn.Module):
         _check_form(scores, groups)
         system, checked_weights = self._constraints(groups, labels, weights)
         on_host = _is_on_host(scores)
-        if self.bounds is None and self.solver == "newton":
+        if self.bounds is None and self.solver == "newton" and not self.strict:
             plan = find_host_plan(system) if on_host else None
             if plan is not None:
                 return project_on_host(scores, plan, weights=checked_weights)
@@ -172,7 +178,10 @@ class FairnessLayer(nn.Module):
         _check_finite(scores)
         problem = build_problem(scores, system, weights=checked_weights, bounds=self.bounds)
         problem = ensure_feasible(problem, on_infeasible=self.on_infeasible)
-        solution = solve(problem, solver=self.solver)
+        solution, rounded = _solve_and_round(problem, scores.dtype, solver=self.solver, strict=self.strict)
+        if self.strict:
+            traced = _replay(scores, problem, solution)
+            return rounded + (traced - traced.detach())  # the value of the first, the gradient of the second
         _check_explained(problem, solution)
         if on_host:
             return attach_gradient(scores, solution.scores.numpy(), solution_jacobian(problem, solution))
@@ -207,6 +216,16 @@ def _cell_means(
         exact = exact * torch.as_tensor(weights, device=exact.device)
     sums = torch.zeros_like(weight).index_add(0, index, exact)
     return sums / torch.where(weight > 0, weight, 1.0)
+
+
+def _solve_and_round(
+    problem: ProjectionProblem, dtype: torch.dtype, *, solver: str, strict: bool
+) -> tuple[Solution, Tensor]:
+    """The solution in float64, and its scores in the dtype in which they leave."""
+    if strict:
+        return solve_strictly(problem, dtype, solver=solver)
+    solution = solve(problem, solver=solver)
+    return solution, solution.scores.to(dtype)
 
 
 def _is_on_host(scores: Tensor) -> bool:

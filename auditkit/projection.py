@@ -73,6 +73,14 @@ class ConstraintSystem:
         return tolerance if self.margin is None else np.maximum(tolerance - self.margin, 0.0)
 
     @cached_property
+    def uniform_tolerance(self) -> float | None:
+        """The one tolerance that all contrasts have; None where they differ, 0 where there are none."""
+        if not len(self.matrix):
+            return 0.0
+        first = float(self.tolerance[0])
+        return first if bool((self.tolerance == first).all()) else None
+
+    @cached_property
     def safe_weight(self) -> FloatArray:
         """Total row weight of every cell, 1 where it is zero, so that it can be divided by; shape (c,)."""
         return np.where(self.cell_weight > 0, self.cell_weight, 1.0)

@@ -24,7 +24,7 @@ APP = ROOT / "app"
 ROWS = (
     {"errors", "_typing", "_extras", "_validation", "progress"},
     {"groups", "criteria", "moments"},
-    {"datasets", "_tables", "models", "feature_cache", "projection"},
+    {"datasets", "_tables", "heads", "models", "feature_cache", "projection"},
     {"solvers", "engines", "estimates", "decisions", "findings", "metrics", "onnx_export"},
     {"auditing", "layer", "deployment", "streaming", "state_store"},
     {"finetuning", "baselines", "comparison"},

@@ -12,8 +12,9 @@ from auditkit._typing import FloatArray, IntArray
 from auditkit.criteria import Criterion, columns_of
 from auditkit.deployment import Calibration, calibrate
 from auditkit.errors import InputError
-from auditkit.finetuning import PROBABILITY_BOUNDS, FairHead, TuneConfig, tune_head
+from auditkit.finetuning import PROBABILITY_BOUNDS, TuneConfig, tune_head
 from auditkit.groups import LABEL, Groups
+from auditkit.heads import FairHead
 from auditkit.progress import NullProgress, Progress
 
 

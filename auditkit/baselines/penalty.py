@@ -19,7 +19,8 @@ from auditkit.baselines.base import (
     protected_columns,
 )
 from auditkit.criteria import Criterion
-from auditkit.finetuning import FairHead, HeadRows, TuneConfig, check_rows, prediction_loss, train
+from auditkit.finetuning import HeadRows, TuneConfig, check_rows, prediction_loss, train
+from auditkit.heads import FairHead
 from auditkit.progress import NullProgress
 from auditkit.projection import build_constraints, measure_gaps
 

@@ -52,7 +52,7 @@ def find_layout(system: ConstraintSystem, device: torch.device) -> StratumLayout
 
 
 def _find_layout(system: ConstraintSystem, device: torch.device) -> StratumLayout | None:
-    if system.margin is not None or system.relaxation:
+    if system.uniform_tolerance is None:
         return None
     if len(system.criteria) != 1 or (system.contrasts.cell_event.sum(axis=1) != 1).any():
         return None
@@ -88,7 +88,7 @@ def closed_form_shift(
     """
     if system.criteria[0].family == "EER" and system.label_mean is not None:
         means = means - torch.as_tensor(system.label_mean, device=means.device)
-    return shift_cells(means, weight, layout, system.criteria[0].tolerance)
+    return shift_cells(means, weight, layout, system.uniform_tolerance or 0.0)
 
 
 def solve(problem: ProjectionProblem, layout: StratumLayout) -> Solution:

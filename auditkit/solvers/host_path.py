@@ -131,7 +131,9 @@ def find_host_plan(system: ConstraintSystem) -> HostPlan | None:
 
 def _find_host_plan(system: ConstraintSystem) -> HostPlan | None:
     member = system.contrasts.cell_event
-    if len(system.criteria) != 1 or len(system.cell_weight) > MAX_CELLS or (member.sum(axis=1) != 1).any():
+    if system.uniform_tolerance is None or len(system.criteria) != 1:
+        return None
+    if len(system.cell_weight) > MAX_CELLS or (member.sum(axis=1) != 1).any():
         return None
     strata: dict[object, list[int]] = {}
     for event, cell in zip(system.contrasts.events, member.argmax(axis=1).tolist(), strict=True):
@@ -142,7 +144,7 @@ def _find_host_plan(system: ConstraintSystem) -> HostPlan | None:
     cells = tuple(tuple(stratum) for stratum in strata.values())
     weight = system.safe_weight
     assert target is not None
-    return HostPlan(system.cells.index, weight, cells, target, criterion.tolerance, criterion.form == "pairwise")
+    return HostPlan(system.cells.index, weight, cells, target, system.uniform_tolerance, criterion.form == "pairwise")
 
 
 def project_on_host(
