@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from auditkit.groups import Groups
     from auditkit.heads import FairHead
     from auditkit.jobs import run_audit, run_compare, run_demo, run_tune
-    from auditkit.layer import FairnessLayer, project
+    from auditkit.layer import FairnessLayer, project, verify_certificate
     from auditkit.models import load_model
     from auditkit.moments import Moments
 
@@ -73,6 +73,7 @@ _HOMES = {
     "split_rows": "datasets",
     "take_moments": "auditing",
     "tune_head": "finetuning",
+    "verify_certificate": "layer",
 }
 
 __all__ = [
@@ -115,6 +116,7 @@ __all__ = [
     "split_rows",
     "take_moments",
     "tune_head",
+    "verify_certificate",
 ]
 
 

@@ -10,6 +10,7 @@ rows that no bound holds) without a solver in the backward pass. Source: METHOD 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from auditkit.criteria import Criterion, check_criteria
 from auditkit.errors import InputError, SolverError
 from auditkit.groups import Groups
 from auditkit.projection import (
+    Certificate,
     ConstraintSystem,
     ProjectionProblem,
     ProjectionResult,
@@ -97,6 +99,50 @@ def project(
         iterations=solution.iterations,
         solver=solver,
     )
+
+
+def verify_certificate(
+    result: ProjectionResult,
+    scores: VectorLike,
+    groups: Groups,
+    criteria: Criterion | Sequence[Criterion],
+    *,
+    labels: VectorLike | None = None,
+    bounds: Bounds = None,
+    weights: VectorLike | None = None,
+) -> Certificate:
+    """The certificate of a result, computed once more from its scores and multipliers alone.
+
+    Nothing that the solver knew enters: the multipliers give a lower bound on the distance of *any* feasible scores to
+    the input, so a small duality gap proves that no feasible scores are much closer, whoever computed them.
+
+    Args:
+        result: What `project` returned (or was claimed to return).
+        scores: The scores that were projected, shape (n,).
+        groups: Attributes of the same rows.
+        criteria: The criteria that were enforced.
+        labels: As given to `project`.
+        bounds: As given to `project`.
+        weights: As given to `project`.
+
+    Returns:
+        Violation, stationarity and duality gap, in float64.
+
+    Raises:
+        InputError: Wrong shapes, or multipliers that do not belong to these criteria.
+    """
+    listed = check_criteria(criteria)
+    checked_labels, checked_weights = check_row_inputs(groups, listed, labels, weights)
+    system = build_constraints(groups, listed, labels=checked_labels, weights=checked_weights)
+    duals = check_vector("result.duals", result.duals)
+    if len(duals) != len(system.matrix):
+        raise InputError(
+            f"result.duals must have {len(system.matrix)} multipliers, one per constraint of these criteria; "
+            f"got {len(duals)}; pass the groups and criteria that were projected"
+        )
+    system = replace(system, relaxation=result.certificate.relaxation)
+    problem = build_problem(_as_tensor(scores, groups), system, weights=checked_weights, bounds=bounds)
+    return certify(problem, _as_tensor(result.scores, groups), duals)
 
 
 class FairnessLayer(nn.Module):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -174,6 +176,25 @@ def test_residuals_that_bounds_rule_out_are_infeasible() -> None:
         ak.project(
             [0.2, 0.3], ak.Groups({"sex": ["f", "m"]}), ak.EER("sex", tolerance=0.1), labels=[1, 1], bounds=(0, 0.5)
         )
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_certificate_can_be_verified_from_the_outputs_alone(seed: int) -> None:
+    problem = random_problem(seed)
+    result = solve(problem, on_infeasible="relax")
+    again = ak.verify_certificate(result, problem.scores, problem.groups, problem.criteria, **problem.options())
+    assert again == result.certificate
+
+
+def test_a_false_claim_does_not_pass_verification() -> None:
+    groups, criterion = ak.Groups({"sex": list("ffmm")}), ak.ECP("sex", tolerance=0.1)
+    result = ak.project([0.0, 0.2, 0.8, 1.0], groups, criterion)
+    moved = dataclasses.replace(result, scores=result.scores + np.array([0.0, 0.0, 0.1, 0.1]))
+    assert ak.verify_certificate(moved, [0.0, 0.2, 0.8, 1.0], groups, criterion).max_violation == pytest.approx(0.1)
+    constant = dataclasses.replace(result, scores=np.full(4, 0.5))
+    assert ak.verify_certificate(constant, [0.0, 0.2, 0.8, 1.0], groups, criterion).duality_gap > 0.03
+    with pytest.raises(InputError, match=r"result\.duals must have 2 multipliers.*got 1"):
+        ak.verify_certificate(result, [0.0, 0.2, 0.8, 1.0], groups, ak.EER("sex", tolerance=0.1), labels=[0, 1, 0, 1])
 
 
 def test_the_certificate_sees_scores_that_break_a_constraint() -> None:
