@@ -13,9 +13,11 @@ from auditkit.errors import InputError
 def to_numpy(values: Any) -> np.ndarray[Any, Any]:
     """Return the values as a NumPy array without gradient and on the host."""
     if hasattr(values, "detach"):
-        values = values.detach().cpu()
-        values = values.double() if values.is_floating_point() else values
-        return np.asarray(values.numpy())
+        # no operation that is not needed: inside a torch.func transform its result could not be looked into
+        values = values.detach() if values.requires_grad else values
+        values = values.cpu() if values.device.type != "cpu" else values
+        has_dtype = not values.is_floating_point() or str(values.dtype) in ("torch.float32", "torch.float64")
+        return np.asarray((values if has_dtype else values.float()).numpy())
     if hasattr(values, "to_numpy"):
         return np.asarray(values.to_numpy())
     return np.asarray(values)

@@ -24,17 +24,14 @@ from auditkit.criteria import Criterion, check_criteria
 from auditkit.errors import InputError, SolverError
 from auditkit.groups import Groups
 from auditkit.projection import (
-    Certificate,
     ConstraintSystem,
     ProjectionProblem,
-    ProjectionResult,
     Solution,
-    Status,
     build_constraints,
     build_problem,
-    certify,
     check_row_inputs,
 )
+from auditkit.results import Certificate, ProjectionResult, Status, certify
 from auditkit.solvers import solve
 from auditkit.solvers.closed_form import StratumLayout, closed_form_shift, find_layout
 from auditkit.solvers.feasibility import OnInfeasible, ensure_feasible
@@ -222,6 +219,7 @@ class FairnessLayer(nn.Module):
                 _check_finite(scores)
                 return _project_closed_form(scores, system, layout, checked_weights)
         _check_finite(scores)
+        _check_solvable(scores)
         problem = build_problem(scores, system, weights=checked_weights, bounds=self.bounds)
         problem = ensure_feasible(problem, on_infeasible=self.on_infeasible)
         solution, rounded = _solve_and_round(problem, scores.dtype, solver=self.solver, strict=self.strict)
@@ -279,6 +277,15 @@ def _is_on_host(scores: Tensor) -> bool:
     if scores.device.type != "cpu" or scores.dtype not in (torch.float32, torch.float64):
         return False
     return not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
+
+
+def _check_solvable(scores: Tensor) -> None:
+    """Raise inside a torch.func transform, whose tensors no solver can look into."""
+    if torch._C._are_functorch_transforms_active():
+        raise InputError(
+            "torch.func transforms work through one criterion without bounds; for several criteria, bounds or "
+            f"strict mode use torch.autograd (got scores of type {type(scores).__name__} inside a transform)"
+        )
 
 
 def _check_explained(problem: ProjectionProblem, solution: Solution) -> None:
@@ -339,6 +346,9 @@ def _check_form(scores: Tensor, groups: Groups) -> None:
 
 
 def _check_finite(scores: Tensor) -> None:
+    """Refuse NaN and infinite scores; in compiled code they pass through to the output, where they are seen."""
+    if torch.compiler.is_compiling():
+        return
     if not bool(torch.isfinite(scores.detach()).all()):
         bad = torch.nonzero(~torch.isfinite(scores.detach())).flatten()
         raise InputError(

@@ -24,7 +24,7 @@ APP = ROOT / "app"
 ROWS = (
     {"errors", "_typing", "_extras", "_validation", "progress"},
     {"groups", "criteria", "moments"},
-    {"datasets", "_tables", "heads", "models", "feature_cache", "projection"},
+    {"datasets", "_tables", "heads", "models", "feature_cache", "projection", "results"},
     {"solvers", "engines", "estimates", "decisions", "findings", "metrics", "onnx_export"},
     {"auditing", "layer", "deployment", "streaming", "state_store"},
     {"finetuning", "baselines", "comparison"},
@@ -40,6 +40,7 @@ WITHIN_ROW = {
     "moments": {"groups", "criteria"},
     "datasets": {"_tables"},
     "feature_cache": {"_tables", "datasets", "models"},
+    "results": {"projection"},
     "decisions": {"estimates"},
     "findings": {"estimates"},
     "state_store": {"streaming"},

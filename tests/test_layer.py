@@ -82,6 +82,37 @@ def test_every_solver_gives_the_same_scores_and_gradients(
     torch.testing.assert_close(gradients[0], gradients[1], atol=1e-6, rtol=0)
 
 
+ONE = [ak.ECP("a", tolerance=0.05)]
+
+
+@every_bound
+@every_case
+def test_forward_mode_equals_the_jacobian(batch: tuple, criteria: list, bounds: object) -> None:
+    scores, groups, labels = batch
+    layer = ak.FairnessLayer(criteria, bounds=bounds)
+    jacobian = torch.autograd.functional.jacobian(lambda z: layer(z, groups, labels), scores)
+    direction = torch.linspace(-1, 1, len(scores), dtype=torch.float64)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(scores.detach(), direction)
+        tangent = torch.autograd.forward_ad.unpack_dual(layer(dual, groups, labels)).tangent
+    torch.testing.assert_close(tangent, jacobian @ direction, atol=1e-13, rtol=0)
+
+
+def test_functional_transforms_work_in_the_closed_form(batch: tuple) -> None:
+    scores, groups, _ = batch
+    layer, point = ak.FairnessLayer(ONE), scores.detach()
+    jacobian = torch.autograd.functional.jacobian(lambda z: layer(z, groups), point)
+    for transform in (torch.func.jacfwd, torch.func.jacrev):
+        torch.testing.assert_close(transform(lambda z: layer(z, groups))(point), jacobian, atol=1e-13, rtol=0)
+
+
+def test_functional_transforms_are_refused_elsewhere(batch: tuple) -> None:
+    scores, groups, _ = batch
+    layer = ak.FairnessLayer(ONE, bounds=(0, 1))
+    with pytest.raises(InputError, match="torch.func transforms work through one criterion without bounds"):
+        torch.func.grad(lambda z: layer(z, groups).sum())(scores.detach())
+
+
 def test_weights_reach_the_means_and_the_gradient(batch: tuple) -> None:
     scores, groups, _ = batch
     weights = np.arange(1, 25)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import auditkit as ak
 from auditkit.errors import InfeasibleError, InputError
-from auditkit.projection import Status
+from auditkit.results import Status
 from tests.problems import Problem, gaps_by_mask, largest_gap, random_problem
 
 
@@ -198,7 +198,8 @@ def test_a_false_claim_does_not_pass_verification() -> None:
 
 
 def test_the_certificate_sees_scores_that_break_a_constraint() -> None:
-    from auditkit.projection import build_constraints, build_problem, certify
+    from auditkit.projection import build_constraints, build_problem
+    from auditkit.results import certify
 
     groups = ak.Groups({"sex": list("fm")})
     system = build_constraints(groups, [ak.ECP("sex", tolerance=0.1)])

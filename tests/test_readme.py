@@ -61,3 +61,9 @@ def test_every_make_target_that_is_named_exists() -> None:
 def test_public_names_in_the_readme_exist() -> None:
     for name in set(re.findall(r"\bak\.(\w+)", TEXT)):
         assert name in ak.__all__, name
+
+
+def test_every_file_that_the_docs_link_exists() -> None:
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            assert "://" in link or (page.parent / link).exists(), f"{page.name}: {link}"

@@ -1,4 +1,4 @@
-"""The projection in closed form, for one criterion without bounds: a sort, no solver, no host synchronisation.
+"""The projection in closed form, for one criterion without bounds: a sort, no solver, torch operations only.
 
 For one criterion the events are the cells themselves. The pairwise constraints of a stratum say that the range of its
 cell values u is at most ε, so the projection clamps them to [t, t + ε] with t the root of the increasing piecewise
