@@ -104,7 +104,7 @@ def ECP(attributes: Names, *, tolerance: float, given: Names = (), name: str = "
     Raises:
         InputError: A negative or non-finite tolerance, no attribute, or a column used twice.
 
-    Source: METHOD §1; arXiv 2605.17118, definition of ECP.
+    Source: arXiv 2605.17118, definition of ECP.
     """
     return Criterion("ECP", _names(attributes), tolerance, _names(given), name=name)
 
@@ -129,7 +129,7 @@ def EER(
     Raises:
         InputError: A negative or non-finite tolerance, no attribute, an unknown form, or a column used twice.
 
-    Source: METHOD §1; arXiv 2605.17118, definition of EER.
+    Source: arXiv 2605.17118, definition of EER.
     """
     return Criterion("EER", _names(attributes), tolerance, _names(given), form, name=name)
 

@@ -7,7 +7,7 @@ label get an affine correction (β ≠ 0) per group, all others a shift. With a 
 by the half-width of a simultaneous interval, so that the gaps of the *population* are within ε, all at once, with
 that probability over the draw of the calibration rows: a gap of the population differs from the gap of these rows by
 their sampling error only, whatever shift was chosen. The interval is asymptotic (Welch t), and so is the guarantee.
-Source: METHOD §3.
+See docs/projection.md for the projection that it starts from.
 """
 
 from __future__ import annotations

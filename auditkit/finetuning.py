@@ -3,7 +3,7 @@
     min_θ  mean loss( P(h_θ(x)), y )        P: projection of the batch's scores onto the fairness constraint set
 
 Because the loss sees the projected scores, the head spends its capacity on what the projection leaves alone. The
-backbone is not touched: it only supplies the features. Source: METHOD §2; arXiv 2605.17118, end-to-end training.
+backbone is not touched: it only supplies the features. Source: arXiv 2605.17118, end-to-end training.
 """
 
 from __future__ import annotations

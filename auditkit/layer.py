@@ -4,7 +4,7 @@
 
 The forward pass finds which constraints and bounds are active; the result is then computed once more from that
 knowledge by differentiable operations, so that autograd yields J = D − D Aᵀ (A D Aᵀ)⁺ A D (A: active rows of T·M, D:
-rows that no bound holds) without a solver in the backward pass. Source: METHOD §2; arXiv 2605.17118.
+rows that no bound holds) without a solver in the backward pass. Source: arXiv 2605.17118.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def project(
         InfeasibleError: The criteria contradict each other or the bounds; names them and the smallest relaxation.
         SolverError: The solver did not reach its accuracy.
 
-    Source: METHOD §2; arXiv 2605.17118, the fairness layer.
+    Source: arXiv 2605.17118, the fairness layer.
     """
     listed = check_criteria(criteria)
     vector = _as_tensor(scores, groups)
@@ -161,7 +161,7 @@ class FairnessLayer(nn.Module):
     Raises:
         InputError: No criterion, or something that is not one.
 
-    Source: METHOD §2; arXiv 2605.17118, the fairness layer and its gradient.
+    Source: arXiv 2605.17118, the fairness layer and its gradient.
     """
 
     def __init__(

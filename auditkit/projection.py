@@ -3,7 +3,7 @@
     ỹ = argmin ½ Σ wᵢ (yᵢ − zᵢ)²   subject to   L ≤ T·M·y ≤ U   and, if bounds are given,   lb ≤ y ≤ ub
 
 M takes the weighted mean of the rows of every cell, T (m × c) takes contrasts of cell means.
-Source: METHOD §2; arXiv 2605.17118, the fairness layer.
+Source: arXiv 2605.17118, the fairness layer.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ linear function
     D(t) = Σ_c W_c (t − u_c)₊ − Σ_c W_c (u_c − ε − t)₊.
 
 Between two breakpoints t is a ratio of sums, which autograd differentiates; the clamped side of a cell is the only
-thing held fixed, the standard choice of a generalised Jacobian at a kink. Source: METHOD §2.
+thing held fixed, the standard choice of a generalised Jacobian at a kink. Derived in docs/projection.md.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ With bounds yᵢ = clip(zᵢ + δ_cell(i)) with δ = −Tᵀλ/W. The dual
 
 is concave and piecewise quadratic. A step replaces F by its linearisation (d_c: share of the cell's weight that no
 bound holds), solves that reduced QP exactly, and searches along the line to the QP's multipliers. Each evaluation is
-one pass over the rows. Source: METHOD §2.
+one pass over the rows. Derived in docs/projection.md.
 """
 
 from __future__ import annotations
