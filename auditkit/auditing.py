@@ -91,7 +91,7 @@ def audit(
     Raises:
         InputError: Wrong shapes, NaN or infinite values, labels missing, an attribute with one value.
 
-    Source: arXiv 2605.17118 for the criteria; Welch (1947) for the standard errors; Royen (2014) for the joint coverage.
+    Source: arXiv 2605.17118 (criteria), Welch (1947) for the standard errors, Royen (2014) for the joint coverage.
     """
     listed = check_criteria(criteria)
     check_probability("confidence", confidence)
