@@ -103,7 +103,7 @@ def run_audit(config: AuditFile, *, out: str | Path, progress: Progress | None =
     """
     check_out(out)
     clock, reporter = Clock(), progress or NullProgress()
-    subject = load_subject(config, progress=reporter, clock=clock)
+    subject = load_subject(config, features=False, progress=reporter, clock=clock)
     with clock.stage("audit"):
         outcome = audit_sample(config, subject.sample, subject.sample.scores)
     record = _record("audit", config, subject)
@@ -148,11 +148,14 @@ def run_compare(config: AuditFile, *, out: str | Path, progress: Progress | None
     return _run("compare", config, out=out, progress=progress, compared=True)
 
 
-def load_subject(config: AuditFile, *, progress: Progress | None = None, clock: Clock | None = None) -> Subject:
+def load_subject(
+    config: AuditFile, *, features: bool = True, progress: Progress | None = None, clock: Clock | None = None
+) -> Subject:
     """Read the data and score it with the frozen model.
 
     Args:
         config: The audit file.
+        features: Whether the model's features are needed as well; a model that has none gives none.
         progress: Where to report.
         clock: Where to note the time taken.
 
@@ -164,14 +167,13 @@ def load_subject(config: AuditFile, *, progress: Progress | None = None, clock: 
         data = load_table(config.data_path, **config.table_options(), name=config.name)
     if config.model_spec is None:
         return Subject(data, _predictions_sample(data), None)
-    with watch.stage("score"), reporter.stage("scoring the frozen model", 3) as advance:
+    with watch.stage("score"), reporter.stage("scoring the frozen model", 2) as advance:
         model = load_model(config.model_spec)
-        advance(1)
         scores = _flat(model.scores(data.features).double().numpy())
         advance(1)
-        features = model.features(data.features).double().numpy()
+        frozen = model.features(data.features).double().numpy() if features and model.n_features else None
         advance(1)
-    return Subject(data, Sample(scores, _labels(data), data.groups, features), model)
+    return Subject(data, Sample(scores, _labels(data), data.groups, frozen), model)
 
 
 def audit_sample(config: AuditFile, sample: Sample, scores: np.ndarray) -> AuditResult:

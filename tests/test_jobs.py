@@ -205,6 +205,34 @@ def check_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixt
     assert re.search(message, text), text
 
 
+def test_a_scikit_learn_model_without_features_is_audited_and_compared(tmp_path: Path) -> None:
+    skops = pytest.importorskip("skops.io")
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"sex": rng.choice(["f", "m"], 900), "x": rng.normal(size=900), "y": rng.normal(size=900)})
+    frame["label"] = (frame.x + (frame.sex == "m") + rng.normal(size=900) > 0.5).astype(int)
+    model = LogisticRegression().fit(frame[["x", "y"]], frame.label)
+    skops.dump(model, tmp_path / "model.skops")
+    frame.to_csv(tmp_path / "table.csv", index=False)
+    config = ak.make_config(
+        {
+            "data": {"path": "table.csv", "attributes": ["sex"], "label": "label"},
+            "model": "model.skops",
+            "criteria": [{"family": "ECP", "attributes": "sex", "tolerance": 0.1}],
+            "methods": ["unconstrained", "projection", "layer"],
+        },
+        folder=tmp_path,
+    )
+    outcome = ak.run_audit(config, out=tmp_path / "audit").outcome
+    means = pd.Series(model.predict_proba(frame[["x", "y"]])[:, 1]).groupby(frame.sex).mean()
+    assert outcome.findings[0].gaps[0].gap == pytest.approx(means["f"] - means["m"], abs=1e-9)
+    comparison = ak.run_compare(config, out=tmp_path / "compare").comparison
+    errors = {method["name"]: method["error"] for method in comparison["methods"]}
+    assert errors["projection"] == errors["unconstrained"] == ""
+    assert "a head needs frozen features" in errors["layer"]
+
+
 def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
     marker = tmp_path / "ran"
     (tmp_path / "model.pkl").write_bytes(f"cos\nsystem\n(S'touch {marker}'\ntR.".encode())
