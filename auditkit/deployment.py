@@ -347,9 +347,15 @@ class _GuaranteeSearch:
         return int(np.ceil(rows * (wanted[contrast] / tolerance) ** 2))
 
     def _report(self, margin: FloatArray, wanted: FloatArray, rows: FloatArray) -> tuple[ContrastGuarantee, ...]:
+        """One entry per contrast, and one per group without rows: what was not seen is never guaranteed."""
         system = self.problem.system
         contrasts = system.contrasts
-        return tuple(
+        unseen = []
+        for event in contrasts.missing:
+            criterion, name = system.criteria[event.criterion], f"{event.group_name} {event.stratum_name}".strip()
+            epsilon = criterion.tolerance
+            unseen.append(ContrastGuarantee(f"{name} (no rows)", criterion.name, epsilon, None, epsilon, False, None))
+        return *unseen, *(
             ContrastGuarantee(
                 name=contrasts.describe(k),
                 criterion=system.criteria[contrasts.criterion[k]].name,

@@ -109,6 +109,12 @@ def test_a_group_missing_from_the_calibration_rows_cannot_be_guaranteed() -> Non
     groups = ak.Groups({"sex": ["f", "m"] * 50}).take(np.arange(0, 100, 2))
     with pytest.raises(InsufficientDataError, match="no calibration rows for m"):
         ak.calibrate(np.linspace(0, 1, 50), groups, ak.ECP("sex", tolerance=0.1), confidence=0.95)
+    three = ak.Groups({"sex": ["f", "m", "x"] * 200}).take(np.flatnonzero(np.arange(600) % 3))  # no f
+    calibration = ak.calibrate(
+        np.tile([0.4, 0.6], 200), three, ak.ECP("sex", tolerance=0.3), confidence=0.95, on_insufficient="equalize"
+    )
+    assert [(c.name, c.guaranteed) for c in calibration.contrasts] == [("f (no rows)", False), ("m − x", True)]
+    assert not calibration.is_guaranteed
 
 
 def test_rows_are_corrected_by_themselves(rng: np.random.Generator) -> None:

@@ -13,8 +13,6 @@ from auditkit.errors import MissingExtraError
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 DECLARED = PROJECT["optional-dependencies"]
-NOT_ON_PYTHON_PATH = {"fairness_training"}
-"""Packages that cannot share the environment (they pin another torch) and are therefore in no extra."""
 
 
 def normalized(requirement: str) -> str:
@@ -26,8 +24,7 @@ def normalized(requirement: str) -> str:
 @pytest.mark.parametrize(("package", "extra"), sorted(EXTRAS.items()))
 def test_named_extra_installs_the_package(package: str, extra: str) -> None:
     assert extra in DECLARED, f"_extras.py names the extra {extra!r}, pyproject.toml does not"
-    if package not in NOT_ON_PYTHON_PATH:
-        assert normalized(package) in {normalized(requirement) for requirement in DECLARED[extra]}
+    assert normalized(package) in {normalized(requirement) for requirement in DECLARED[extra]}
 
 
 @pytest.mark.parametrize("package", sorted(EXTRAS))
