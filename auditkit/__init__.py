@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from auditkit.affine_criteria import AffineCriterion
     from auditkit.auditing import AuditResult, audit, evaluate_moments, take_moments
     from auditkit.baselines import Sample
     from auditkit.comparison import CompareConfig, Comparison, compare
@@ -21,20 +22,21 @@ if TYPE_CHECKING:
         equal_opportunity,
         equalized_odds,
     )
-    from auditkit.datasets import AuditData, from_frame, load_table, split_rows
+    from auditkit.datasets import from_frame, load_table, split_rows
     from auditkit.deployment import Calibration, calibrate
+    from auditkit.enforcement import project, verify_certificate
     from auditkit.errors import AuditkitError
     from auditkit.feature_cache import extract_features, read_manifest
     from auditkit.finetuning import TuneConfig, tune_head
     from auditkit.groups import Groups
     from auditkit.heads import FairHead
     from auditkit.jobs import run_audit, run_compare, run_demo, run_tune
-    from auditkit.layer import FairnessLayer, project, verify_certificate
+    from auditkit.layer import FairnessLayer
     from auditkit.models import load_model
     from auditkit.moments import Moments
 
 _HOMES = {
-    "AuditData": "datasets",
+    "AffineCriterion": "affine_criteria",
     "AuditFile": "config",
     "AuditResult": "auditing",
     "AuditkitError": "errors",
@@ -63,7 +65,7 @@ _HOMES = {
     "load_model": "models",
     "load_table": "datasets",
     "make_config": "config",
-    "project": "layer",
+    "project": "enforcement",
     "read_manifest": "feature_cache",
     "run_audit": "jobs",
     "run_compare": "jobs",
@@ -73,11 +75,11 @@ _HOMES = {
     "split_rows": "datasets",
     "take_moments": "auditing",
     "tune_head": "finetuning",
-    "verify_certificate": "layer",
+    "verify_certificate": "enforcement",
 }
 
 __all__ = [
-    "AuditData",
+    "AffineCriterion",
     "AuditFile",
     "AuditResult",
     "AuditkitError",

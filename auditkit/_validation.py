@@ -13,14 +13,23 @@ from auditkit.errors import InputError
 def to_numpy(values: Any) -> np.ndarray[Any, Any]:
     """Return the values as a NumPy array without gradient and on the host."""
     if hasattr(values, "detach"):
-        # no operation that is not needed: inside a torch.func transform its result could not be looked into
-        values = values.detach() if values.requires_grad else values
-        values = values.cpu() if values.device.type != "cpu" else values
-        has_dtype = not values.is_floating_point() or str(values.dtype) in ("torch.float32", "torch.float64")
-        return np.asarray((values if has_dtype else values.float()).numpy())
+        return _tensor_to_numpy(values)
     if hasattr(values, "to_numpy"):
         return np.asarray(values.to_numpy())
     return np.asarray(values)
+
+
+def _tensor_to_numpy(values: Any) -> np.ndarray[Any, Any]:
+    import torch
+
+    if torch._C._functorch.is_functorch_wrapped_tensor(values):  # type: ignore[attr-defined]
+        raise InputError(
+            "a torch.func transform hides the values of this argument; transform with respect to the layer's scores, "
+            "tolerances, weights, bounds or labels of residuals, and pass everything else as plain values"
+        )
+    with torch._C._DisableFuncTorch():  # a plain value stays one inside a transform of something else
+        plain = values.detach().cpu()
+        return np.asarray((plain.float() if plain.dtype in (torch.float16, torch.bfloat16) else plain).numpy())
 
 
 def check_vector(name: str, values: VectorLike, *, n_rows: int | None = None) -> FloatArray:

@@ -10,6 +10,7 @@ import numpy as np
 
 from auditkit._typing import FloatArray, VectorLike
 from auditkit._validation import check_probability, check_vector, check_weights
+from auditkit.constraints import require_labels
 from auditkit.criteria import Contrasts, Criterion, check_criteria, columns_of, compile_contrasts
 from auditkit.decisions import DecisionTable, tabulate_decisions
 from auditkit.errors import InputError
@@ -17,7 +18,6 @@ from auditkit.estimates import estimate_events, estimate_gaps
 from auditkit.findings import Finding, Verdict, build_finding, combine_verdicts
 from auditkit.groups import LABEL, Groups
 from auditkit.moments import Moments
-from auditkit.projection import require_labels
 
 SCHEMA = "auditkit.audit/1"
 MAX_LABEL_STRATA = 50

@@ -24,18 +24,13 @@ from torch import Tensor
 
 from auditkit._typing import FloatArray, IntArray, VectorLike
 from auditkit._validation import check_probability, check_vector
+from auditkit.constraints import ConstraintSystem, build_constraints, check_row_inputs
 from auditkit.criteria import Criterion, check_criteria, columns_of
 from auditkit.errors import InfeasibleError, InputError, InsufficientDataError, SolverError
 from auditkit.estimates import estimate_events, estimate_gaps
 from auditkit.groups import LABEL, Cells, Groups
 from auditkit.moments import Moments
-from auditkit.projection import (
-    ConstraintSystem,
-    ProjectionProblem,
-    build_constraints,
-    build_problem,
-    check_row_inputs,
-)
+from auditkit.projection import ProjectionProblem, build_problem
 from auditkit.solvers import solve
 from auditkit.solvers.affine import AffineCorrection, solve_affine
 from auditkit.solvers.feasibility import ensure_feasible
@@ -256,12 +251,12 @@ def calibrate(
 def _correct(problem: ProjectionProblem, cells: Cells) -> AffineCorrection:
     """Shifts per cell; with slopes when a criterion is conditioned on the label, which a row does not bring along."""
     problem = ensure_feasible(problem)
-    if any(LABEL in criterion.given for criterion in problem.system.criteria):
+    if any(LABEL in criterion.given for criterion in problem.system.named):
         correction = solve_affine(problem, cells)
         _check_order(correction, cells)
         return correction
     solution = solve(problem)
-    shift = problem.shift_of(solution.duals)
+    shift = -(problem.system.matrix.T @ solution.duals) / problem.system.safe_weight
     return AffineCorrection(shift, np.zeros_like(shift), solution.scores.numpy())
 
 
@@ -308,7 +303,7 @@ class _GuaranteeSearch:
         """Half-width of every simultaneous interval (infinite for too small a group), and the smaller group's rows."""
         system = self.problem.system
         weights = None if self.problem.weights is None else self.problem.weights.numpy()
-        moments = Moments.from_rows(corrected, system.cells, labels=self.labels, weights=weights)
+        moments = Moments.from_rows(corrected, system.known_cells, labels=self.labels, weights=weights)
         events = estimate_events(moments, system.contrasts)
         gaps = estimate_gaps(events, system.contrasts, confidence=self.confidence, seed=self.seed)
         half = np.where(gaps.adequate, (gaps.high - gaps.low) / 2, np.inf)
@@ -325,7 +320,7 @@ class _GuaranteeSearch:
         short = np.flatnonzero(wanted > system.tolerance)
         if not short.size or self.on_insufficient == "equalize":
             return
-        events = np.bincount(system.cells.index)
+        events = np.bincount(system.index)
         needed = {system.contrasts.describe(int(k)): self._rows_needed(int(k), wanted) for k in short}
         known = {name: rows for name, rows in needed.items() if rows is not None}
         worst = system.contrasts.describe(int(short[np.argmax(wanted[short])]))
@@ -342,7 +337,7 @@ class _GuaranteeSearch:
         tolerance = float(system.tolerance[contrast])
         if tolerance == 0 or not np.isfinite(wanted[contrast]):
             return None
-        weight = system.contrasts.cell_event @ np.bincount(system.cells.index, minlength=len(system.cell_weight))
+        weight = system.contrasts.cell_event @ np.bincount(system.index, minlength=len(system.cell_weight))
         rows = float(system.contrasts.contrast_min(weight.astype(np.float64))[contrast])
         return int(np.ceil(rows * (wanted[contrast] / tolerance) ** 2))
 
@@ -352,13 +347,13 @@ class _GuaranteeSearch:
         contrasts = system.contrasts
         unseen = []
         for event in contrasts.missing:
-            criterion, name = system.criteria[event.criterion], f"{event.group_name} {event.stratum_name}".strip()
+            criterion, name = system.named[event.criterion], f"{event.group_name} {event.stratum_name}".strip()
             epsilon = criterion.tolerance
             unseen.append(ContrastGuarantee(f"{name} (no rows)", criterion.name, epsilon, None, epsilon, False, None))
         return *unseen, *(
             ContrastGuarantee(
                 name=contrasts.describe(k),
-                criterion=system.criteria[contrasts.criterion[k]].name,
+                criterion=system.named[contrasts.criterion[k]].name,
                 tolerance=float(system.tolerance[k]),
                 margin=float(wanted[k]) if np.isfinite(wanted[k]) else None,
                 enforced_tolerance=float(max(system.tolerance[k] - margin[k], 0.0)),

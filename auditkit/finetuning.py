@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from auditkit._typing import IntArray, VectorLike
 from auditkit._validation import check_binary, check_probability, check_vector
+from auditkit.constraints import measure_gaps
 from auditkit.criteria import Criterion, check_criteria
 from auditkit.errors import InputError, SolverError
 from auditkit.groups import Groups
 from auditkit.heads import EpochRecord, FairHead, ScoreSpace, check_features
 from auditkit.layer import FairnessLayer
 from auditkit.progress import NullProgress, Progress
-from auditkit.projection import measure_gaps
 
 PROBABILITY_BOUNDS = (1e-3, 1 - 1e-3)
 """Bounds of projected probabilities: the log-loss of a probability of exactly 0 or 1 can be infinite."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.sparse import csr_array, hstack
 
-from auditkit._typing import IntArray, VectorLike
+from auditkit._typing import FloatArray, IntArray, VectorLike
 from auditkit._validation import to_numpy
 from auditkit.errors import InputError, SchemaError
 
@@ -22,6 +24,9 @@ LABEL = "@label"
 
 MISSING = "(missing)"
 """Category of the rows whose attribute value is None or NaN."""
+
+MAX_SOFT_CELLS = 10_000
+SHARE_SLACK = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +83,24 @@ class Cells:
         return self._device_index[device]
 
 
+@dataclass(frozen=True, eq=False)
+class SoftCells:
+    """Rows spread over cells: what `Cells` is when an attribute is known by its probabilities only.
+
+    Attributes:
+        table: What the cells are.
+        membership: Share of every row in every cell, shape (n, c), sparse; each row adds up to 1.
+    """
+
+    table: CellTable
+    membership: csr_array
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows n."""
+        return int(self.membership.shape[0])  # type: ignore[index]
+
+
 class Groups:
     """The protected attributes (and legitimate strata) of n rows.
 
@@ -85,24 +108,36 @@ class Groups:
         attributes: Column name → one hashable value per row; also a DataFrame. Missing values (None, NaN) form
             their own category ``"(missing)"``. A pandas categorical keeps categories that no row has, so that a
             group without rows is reported instead of forgotten.
+        probabilities: Attributes that are inferred rather than known. Column name → probability of every group,
+            shape (n, g); the columns of a DataFrame name the groups, those of an array are numbered. Where several
+            such attributes are crossed, they count as independent of each other within a row.
 
     Raises:
-        InputError: No column, columns of different lengths, or values that are not one-dimensional.
+        InputError: No column, columns of different lengths, values that are not one-dimensional, or probabilities
+            that are negative, not finite, or do not add up to 1.
     """
 
-    def __init__(self, attributes: Mapping[str, VectorLike] | pd.DataFrame) -> None:
-        columns: dict[str, Any] = {str(name): attributes[name] for name in attributes}
-        if not columns:
+    def __init__(
+        self,
+        attributes: Mapping[str, VectorLike] | pd.DataFrame | None = None,
+        *,
+        probabilities: Mapping[str, VectorLike | pd.DataFrame] | None = None,
+    ) -> None:
+        columns: dict[str, Any] = {} if attributes is None else {str(name): attributes[name] for name in attributes}
+        inferred = dict(probabilities or {})
+        if not columns and not inferred:
             raise InputError('groups needs at least one attribute; pass e.g. Groups({"sex": sex})')
+        _check_names(columns, inferred)
         self._codes: dict[str, IntArray] = {}
         self._categories: dict[str, tuple[Hashable, ...]] = {}
+        self._shares: dict[str, FloatArray] = {}
         self._cells: dict[tuple[str, ...], Cells] = {}
         self.derived: dict[Hashable, Any] = {}  # what others computed from the groups alone, kept for the next call
         for name, values in columns.items():
-            if name == LABEL:
-                raise InputError(f"an attribute cannot be called {LABEL!r}; that name stands for the labels")
             self._codes[name], self._categories[name] = factorize(name, values)
-        lengths = {name: len(codes) for name, codes in self._codes.items()}
+        for name, values in inferred.items():
+            self._shares[name], self._categories[name] = check_shares(name, values)
+        lengths = {name: len(rows) for name, rows in (*self._codes.items(), *self._shares.items())}
         if len(set(lengths.values())) > 1:
             raise InputError(f"all attributes must have the same number of rows; got {lengths}")
         self.n_rows: int = next(iter(lengths.values()))
@@ -111,18 +146,30 @@ class Groups:
         return self.n_rows
 
     def __repr__(self) -> str:
-        columns = ", ".join(f"{name} ({len(c)})" for name, c in self._categories.items())
+        columns = ", ".join(
+            f"{name} ({len(c)}{', inferred' if name in self._shares else ''})" for name, c in self._categories.items()
+        )
         return f"Groups(n_rows={self.n_rows}; {columns})"
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Column names, in the order given."""
-        return tuple(self._codes)
+        """Column names, in the order given; inferred attributes last."""
+        return tuple(self._categories)
+
+    @property
+    def inferred(self) -> tuple[str, ...]:
+        """Names of the attributes that are known by their probabilities only."""
+        return tuple(self._shares)
 
     def codes(self, name: str) -> IntArray:
         """Category code of every row in one column, shape (n,)."""
-        self._require(name)
+        self._require_known(name)
         return self._codes[name]
+
+    def shares(self, name: str) -> FloatArray:
+        """Probability of every group of an inferred attribute, shape (n, g)."""
+        self._require(name)
+        return self._shares[name]
 
     def categories(self, name: str) -> tuple[Hashable, ...]:
         """Values of one column, sorted; ``"(missing)"`` last."""
@@ -139,9 +186,10 @@ class Groups:
         part = object.__new__(Groups)
         part._codes = {name: codes[chosen] for name, codes in self._codes.items()}
         part._categories = self._categories
+        part._shares = {name: shares[chosen] for name, shares in self._shares.items()}
         part._cells = {}
         part.derived = {}
-        part.n_rows = len(next(iter(part._codes.values())))
+        part.n_rows = len(next(iter((*part._codes.values(), *part._shares.values()))))
         return part
 
     def cells(self, names: Sequence[str], *, labels: VectorLike | None = None) -> Cells:
@@ -160,6 +208,35 @@ class Groups:
         if key not in self._cells:
             self._cells[key] = self._cross(key, None)
         return self._cells[key]
+
+    def soft_cells(self, names: Sequence[str], *, labels: VectorLike | None = None) -> SoftCells:
+        """Cross the named columns, inferred attributes among them, into the cells that occur with any probability.
+
+        Args:
+            names: Column names; may hold ``LABEL``, which stands for ``labels``.
+            labels: Label of every row, shape (n,); needed only with ``LABEL``.
+
+        Returns:
+            The cells, and the share of every row in each of them.
+        """
+        key = tuple(dict.fromkeys(names))
+        known = self.cells([name for name in key if name not in self._shares], labels=labels)
+        crossed = known.table.n_cells * math.prod(len(self._categories[name]) for name in self.inferred if name in key)
+        if crossed > MAX_SOFT_CELLS:
+            raise InputError(f"crossing {key} makes {crossed} combinations, over the {MAX_SOFT_CELLS} that "
+                             "inferred attributes may have; cross fewer attributes")  # fmt: skip
+        table, shares = (
+            known.table,
+            csr_array(
+                (np.ones(self.n_rows), (np.arange(self.n_rows), known.index)), shape=(self.n_rows, known.table.n_cells)
+            ),
+        )
+        for name in (name for name in key if name in self._shares):
+            table, shares = _spread(table, shares, name, self._categories[name], self._shares[name])
+        occurs = np.flatnonzero(shares.sum(axis=0) > 0)
+        order = [table.names.index(name) for name in key]
+        codes, categories = table.codes[occurs][:, order], tuple(table.categories[k] for k in order)
+        return SoftCells(CellTable(key, codes, categories), csr_array(shares[:, occurs]))
 
     def _cross(self, names: tuple[str, ...], labels: VectorLike | None) -> Cells:
         codes, categories = [], []
@@ -190,8 +267,16 @@ class Groups:
             raise InputError(f"labels must have {self.n_rows} rows, as many as groups has; got {len(codes)}")
         return codes, categories
 
+    def _require_known(self, name: str) -> None:
+        self._require(name)
+        if name in self._shares:
+            raise InputError(
+                f"attribute {name!r} is known by its probabilities only, which serves for projecting scores but not "
+                "here; pass its values, one per row"
+            )
+
     def _require(self, name: str) -> None:
-        if name not in self._codes:
+        if name not in self._categories:
             raise SchemaError(f"groups has no attribute {name!r}; it has {', '.join(map(repr, self.names))}")
 
 
@@ -216,6 +301,48 @@ def factorize(name: str, values: VectorLike) -> tuple[IntArray, tuple[Hashable, 
         codes = np.where(codes < 0, len(plain), codes)
         plain.append(MISSING)
     return codes, tuple(plain)
+
+
+def check_shares(name: str, values: VectorLike | pd.DataFrame) -> tuple[FloatArray, tuple[Hashable, ...]]:
+    """Probabilities of an inferred attribute, shape (n, g), and the names of its groups."""
+    try:
+        shares = to_numpy(values).astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"probabilities of {name!r} must be numbers; {error}") from error
+    if shares.ndim != 2 or shares.shape[1] < 1:
+        raise InputError(
+            f"probabilities of {name!r} must have shape (n, g), one column per group; got shape {shares.shape}"
+        )
+    if not np.isfinite(shares).all() or (shares < 0).any():
+        raise InputError(f"probabilities of {name!r} hold NaN, infinite or negative values; mend or drop those rows")
+    off = np.abs(shares.sum(axis=1) - 1.0)
+    if (off > SHARE_SLACK).any():
+        row = int(off.argmax())
+        raise InputError(
+            f"probabilities of {name!r} must add up to 1 in every row; row {row} adds up to {shares[row].sum():.6g}"
+        )
+    groups = list(values.columns) if hasattr(values, "columns") else list(range(shares.shape[1]))  # type: ignore[union-attr]
+    if len(set(groups)) != len(groups):
+        raise InputError(f"probabilities of {name!r} name a group twice: {groups}")
+    return shares / shares.sum(axis=1, keepdims=True), tuple(groups)
+
+
+def _spread(
+    table: CellTable, shares: csr_array, name: str, categories: tuple[Hashable, ...], more: FloatArray
+) -> tuple[CellTable, csr_array]:
+    """Cross cells with an inferred attribute: every cell becomes one per group, the last column running fastest."""
+    size = len(categories)
+    parts = [csr_array(shares * more[:, [k]]) for k in range(size)]
+    crossed = csr_array(hstack(parts))[:, np.arange(size * table.n_cells).reshape(size, -1).T.ravel()]
+    codes = np.column_stack([np.repeat(table.codes, size, axis=0), np.tile(np.arange(size), table.n_cells)])
+    return CellTable((*table.names, name), codes, (*table.categories, categories)), csr_array(crossed)
+
+
+def _check_names(columns: Mapping[str, Any], inferred: Mapping[str, Any]) -> None:
+    if LABEL in columns or LABEL in inferred:
+        raise InputError(f"an attribute cannot be called {LABEL!r}; that name stands for the labels")
+    if both := [name for name in inferred if name in columns]:
+        raise InputError(f"attribute {both[0]!r} is given by its values and by probabilities; pass one of the two")
 
 
 def _sort_categories(codes: IntArray, categories: list[Any]) -> tuple[IntArray, list[Any]]:

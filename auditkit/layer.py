@@ -1,10 +1,9 @@
-"""The fairness layer and `project`: the Euclidean projection of scores onto the fairness constraint set.
+"""The fairness layer: the projection onto the fairness constraint set as the last module of a network.
 
     ỹ = argmin ½ Σ wᵢ (yᵢ − zᵢ)²   subject to   L ≤ T·M·y ≤ U   and, if bounds are given,   lb ≤ y ≤ ub
 
-The forward pass finds which constraints and bounds are active; the result is then computed once more from that
-knowledge by differentiable operations, so that autograd yields J = D − D Aᵀ (A D Aᵀ)⁺ A D (A: active rows of T·M, D:
-rows that no bound holds) without a solver in the backward pass. Source: arXiv 2605.17118.
+The forward pass finds which constraints and bounds are active; the backward pass applies J = D − D·Aᵀ(A·D·Aᵀ)⁺·A·D
+(A: active rows of T·M, D: rows that no bound holds) without a solver. Source: arXiv 2605.17118.
 """
 
 from __future__ import annotations
@@ -19,127 +18,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from auditkit._typing import FloatArray, VectorLike
-from auditkit._validation import check_vector
-from auditkit.criteria import Criterion, check_criteria
+from auditkit.affine_criteria import AnyCriterion, check_enforceable
+from auditkit.batches import Batch, assemble_batch, check_finite, check_form
+from auditkit.constraints import ConstraintSystem
+from auditkit.enforcement import Bounds, check_simplex, solve_and_round
 from auditkit.errors import InputError, SolverError
-from auditkit.groups import Groups
-from auditkit.projection import (
-    ConstraintSystem,
-    ProjectionProblem,
-    Solution,
-    build_constraints,
-    build_problem,
-    check_row_inputs,
-)
-from auditkit.results import Certificate, ProjectionResult, Status, certify
-from auditkit.solvers import solve
-from auditkit.solvers.closed_form import StratumLayout, closed_form_shift, find_layout
+from auditkit.groups import LABEL, Groups
+from auditkit.jacobian import CellJacobian, ColumnsJacobian, GradientRecord, MapJacobian, Request, attach, to_host
+from auditkit.projection import ProjectionProblem, Solution, build_problem, check_bounds
+from auditkit.solvers.closed_form import PreparedBatch, prepare_batch, project_prepared
 from auditkit.solvers.feasibility import OnInfeasible, ensure_feasible
-from auditkit.solvers.host_path import attach_gradient, find_host_plan, project_on_host, solution_jacobian
-from auditkit.solvers.strict import solve_strictly
-
-Bounds = tuple[Any, Any] | None
-
-
-def project(
-    scores: VectorLike,
-    groups: Groups,
-    criteria: Criterion | Sequence[Criterion],
-    *,
-    labels: VectorLike | None = None,
-    bounds: Bounds = None,
-    weights: VectorLike | None = None,
-    solver: str = "newton",
-    on_infeasible: OnInfeasible = "raise",
-    strict: bool = False,
-) -> ProjectionResult:
-    """The closest scores that satisfy every criterion on these rows, with a certificate.
-
-        ỹ = argmin ½ Σ wᵢ (yᵢ − zᵢ)²   subject to   |contrast of cell means − target| ≤ ε,   lb ≤ y ≤ ub
-
-    Args:
-        scores: z, shape (n,).
-        groups: Attributes of the same rows.
-        criteria: One criterion or several that must hold together.
-        labels: y, shape (n,); needed by EER and by criteria given the label.
-        bounds: (lb, ub), each a number, one per row, or None.
-        weights: Row weights, shape (n,): a row of weight 2 counts as two equal rows, in the means and in the distance.
-        solver: "newton" (exact), "osqp" or "cvxpy" (general solvers at their own accuracy).
-        on_infeasible: "raise", or "relax" to return the scores with the least violation, marked as such.
-        strict: Whether the scores must satisfy every tolerance after rounding to their dtype, when summed in float64;
-            else they satisfy it to within that rounding.
-
-    Returns:
-        Scores of the kind, dtype and device that came in; multipliers and certificate in float64.
-
-    Raises:
-        InputError: Wrong shapes, NaN or infinite values, labels missing.
-        InfeasibleError: The criteria contradict each other or the bounds; names them and the smallest relaxation.
-        SolverError: The solver did not reach its accuracy.
-
-    Source: arXiv 2605.17118, the fairness layer.
-    """
-    listed = check_criteria(criteria)
-    vector = _as_tensor(scores, groups)
-    checked_labels, checked_weights = check_row_inputs(groups, listed, labels, weights)
-    system = build_constraints(groups, listed, labels=checked_labels, weights=checked_weights)
-    problem = ensure_feasible(
-        build_problem(vector, system, weights=checked_weights, bounds=bounds), on_infeasible=on_infeasible
-    )
-    solution, output = _solve_and_round(problem, vector.dtype, solver=solver, strict=strict)
-    return ProjectionResult(
-        scores=output if isinstance(scores, Tensor) else output.numpy(),
-        status=Status.RELAXED if problem.system.relaxation > 0 else Status.OPTIMAL,
-        duals=solution.duals,
-        certificate=certify(problem, output, solution.duals),
-        constraints=tuple(system.contrasts.describe(k) for k in range(system.contrasts.n_contrasts)),
-        iterations=solution.iterations,
-        solver=solver,
-    )
-
-
-def verify_certificate(
-    result: ProjectionResult,
-    scores: VectorLike,
-    groups: Groups,
-    criteria: Criterion | Sequence[Criterion],
-    *,
-    labels: VectorLike | None = None,
-    bounds: Bounds = None,
-    weights: VectorLike | None = None,
-) -> Certificate:
-    """The certificate of a result, computed once more from its scores and multipliers alone.
-
-    Nothing that the solver knew enters: the multipliers give a lower bound on the distance of *any* feasible scores to
-    the input, so a small duality gap proves that no feasible scores are much closer, whoever computed them.
-
-    Args:
-        result: What `project` returned (or was claimed to return).
-        scores: The scores that were projected, shape (n,).
-        groups: Attributes of the same rows.
-        criteria: The criteria that were enforced.
-        labels: As given to `project`.
-        bounds: As given to `project`.
-        weights: As given to `project`.
-
-    Returns:
-        Violation, stationarity and duality gap, in float64.
-
-    Raises:
-        InputError: Wrong shapes, or multipliers that do not belong to these criteria.
-    """
-    listed = check_criteria(criteria)
-    checked_labels, checked_weights = check_row_inputs(groups, listed, labels, weights)
-    system = build_constraints(groups, listed, labels=checked_labels, weights=checked_weights)
-    duals = check_vector("result.duals", result.duals)
-    if len(duals) != len(system.matrix):
-        raise InputError(
-            f"result.duals must have {len(system.matrix)} multipliers, one per constraint of these criteria; "
-            f"got {len(duals)}; pass the groups and criteria that were projected"
-        )
-    system = replace(system, relaxation=result.certificate.relaxation)
-    problem = build_problem(_as_tensor(scores, groups), system, weights=checked_weights, bounds=bounds)
-    return certify(problem, _as_tensor(result.scores, groups), duals)
+from auditkit.solvers.levels import find_plan, project_levels, project_levels_within
+from auditkit.solvers.replay import Inputs, replay
 
 
 class FairnessLayer(nn.Module):
@@ -148,15 +38,25 @@ class FairnessLayer(nn.Module):
         ỹ = argmin ½‖y − z‖²   subject to   |contrast of cell means − target| ≤ ε for every criterion,   lb ≤ y ≤ ub
 
     The guarantee is about the batch it is given: parity on every batch is not parity on their union. A group without
-    a row in the batch has no mean and is not constrained there. The layer holds no parameters and no state across
-    batches.
+    a row in the batch has no mean and is not constrained there. The layer holds no parameters, and nothing that it
+    keeps from one batch changes the answer for the next.
 
     Args:
         criteria: One criterion or several that must hold together.
         bounds: (lb, ub), each a number or None.
-        solver: "newton", "osqp" or "cvxpy"; which constraints are active is taken from its answer.
+        simplex: Whether every row of (n, k) scores must be a probability distribution; not together with bounds.
+        solver: "newton", "osqp" or "cvxpy"; osqp supplies its own gradient.
         on_infeasible: "raise", or "relax" for the scores with the least violation.
         strict: Whether the output must satisfy every tolerance after rounding to its dtype, when summed in float64.
+        warm_start: Whether to start from the multipliers of the last batch with the same `Groups`, as when all rows are
+            trained on at once; the answer is the same to rounding.
+        process_group: A torch.distributed group over which the rows are spread: their union is projected as one batch.
+            Every process of the group must call forward and backward. `torch.distributed.group.WORLD` is all of them.
+
+    Attributes:
+        suppressed_share: ‖(I − J)g‖/‖g‖ of the last backward pass: the part of the gradient that was taken off because
+            it would have changed an active gap or a held row. None before the first backward pass, and where the
+            layer's own gradient does not run (compiled, on a device, or with respect to more than the scores).
 
     Raises:
         InputError: No criterion, or something that is not one.
@@ -166,191 +66,311 @@ class FairnessLayer(nn.Module):
 
     def __init__(
         self,
-        criteria: Criterion | Sequence[Criterion],
+        criteria: AnyCriterion | Sequence[AnyCriterion],
         *,
         bounds: Bounds = None,
+        simplex: bool = False,
         solver: str = "newton",
         on_infeasible: OnInfeasible = "raise",
         strict: bool = False,
+        warm_start: bool = False,
+        process_group: Any = None,
     ) -> None:
         super().__init__()
-        self.criteria = check_criteria(criteria)
+        self.criteria = check_enforceable(criteria)
         self.bounds = bounds
+        self.simplex = simplex
         self.solver = solver
         self.on_infeasible: OnInfeasible = on_infeasible
         self.strict = strict
+        self.warm_start = warm_start
+        self._record = GradientRecord()
+        self._collective = _connect(process_group)
+        self._needs_labels = any(criterion.needs_labels for criterion in self.criteria)
 
     def extra_repr(self) -> str:
         """What ``print`` shows between the brackets."""
         return f"{', '.join(c.name for c in self.criteria)}, bounds={self.bounds}, solver={self.solver!r}"
 
+    @property
+    def suppressed_share(self) -> float | None:
+        """Part of the last gradient that was taken off, between 0 and 1."""
+        return self._record.suppressed_share
+
     def forward(
         self,
-        scores: Float[Tensor, " n"],
-        groups: Groups,
+        scores: Float[Tensor, " n *k"],
+        groups: Groups | PreparedBatch,
         labels: VectorLike | None = None,
         *,
         weights: VectorLike | None = None,
-    ) -> Float[Tensor, " n"]:
+        bounds: Bounds = None,
+        tolerances: VectorLike | None = None,
+    ) -> Float[Tensor, " n *k"]:
         """Project a batch.
 
+        Gradients flow to the scores and, where they are tensors that require them, to labels, weights, bounds and
+        tolerances.
+
         Args:
-            scores: z, shape (n,); gradients flow back through it.
-            groups: Attributes of the same rows.
-            labels: y, shape (n,); needed by EER and by criteria given the label.
+            scores: z, shape (n,), or (n, k): every column is constrained.
+            groups: Attributes of the same rows, or what `prepare` made of them.
+            labels: y, shape (n,); needed by EER and by criteria given the label; see `project` for (n, k) scores.
             weights: Row weights, shape (n,).
+            bounds: (lb, ub) of this batch, each a number, one per row, or None; in place of the layer's own.
+            tolerances: ε of every criterion in order, or one for all, in place of the criteria's own.
 
         Returns:
-            ỹ, shape (n,), dtype and device of ``scores``.
+            ỹ, of the shape, dtype and device of ``scores``.
 
         Raises:
             InputError: Wrong shapes, NaN or infinite values, labels missing.
             InfeasibleError: The criteria contradict each other or the bounds.
         """
-        _check_form(scores, groups)
-        system, checked_weights = self._constraints(groups, labels, weights)
-        on_host = _is_on_host(scores)
-        if self.bounds is None and self.solver == "newton" and not self.strict:
-            plan = find_host_plan(system) if on_host else None
-            if plan is not None:
-                return project_on_host(scores, plan, weights=checked_weights)
-            layout = find_layout(system, scores.device)
-            if layout is not None:
-                _check_finite(scores)
-                return _project_closed_form(scores, system, layout, checked_weights)
-        _check_finite(scores)
-        _check_solvable(scores)
-        problem = build_problem(scores, system, weights=checked_weights, bounds=self.bounds)
-        problem = ensure_feasible(problem, on_infeasible=self.on_infeasible)
-        solution, rounded = _solve_and_round(problem, scores.dtype, solver=self.solver, strict=self.strict)
-        if self.strict:
-            traced = _replay(scores, problem, solution)
-            return rounded + (traced - traced.detach())  # the value of the first, the gradient of the second
-        _check_explained(problem, solution)
-        if on_host:
-            return attach_gradient(scores, solution.scores.numpy(), solution_jacobian(problem, solution))
-        return _replay(scores, problem, solution)
+        if isinstance(groups, PreparedBatch):
+            return project_prepared(scores, groups)
+        arguments = (scores, groups, labels, weights, self.bounds if bounds is None else bounds, tolerances)
+        if torch.compiler.is_compiling():
+            return torch.compiler.disable(self._forward)(*arguments)  # groups are read by Python
+        return self._forward(*arguments)
 
-    def _constraints(
-        self, groups: Groups, labels: VectorLike | None, weights: VectorLike | None
-    ) -> tuple[ConstraintSystem, FloatArray | None]:
-        if weights is None and not any(criterion.needs_labels for criterion in self.criteria):
-            if self.criteria not in groups.derived:
-                groups.derived[self.criteria] = build_constraints(groups, self.criteria)
-            return groups.derived[self.criteria], None
-        checked_labels, checked_weights = check_row_inputs(groups, self.criteria, labels, weights)
-        system = build_constraints(groups, self.criteria, labels=checked_labels, weights=checked_weights)
-        return system, checked_weights
+    def prepare(
+        self,
+        groups: Groups,
+        labels: VectorLike | None = None,
+        *,
+        weights: VectorLike | None = None,
+        columns: int | None = None,
+        device: torch.device | str = "cpu",
+    ) -> PreparedBatch:
+        """Everything about a batch but its scores, as tensors, for compiled code and CUDA graphs.
 
+        Args:
+            groups: Attributes of the rows.
+            labels: As in `forward`.
+            weights: Row weights, shape (n,).
+            columns: k of scores of shape (n, k); None for shape (n,).
+            device: Where the scores will be.
 
-def _project_closed_form(
-    scores: Float[Tensor, " n"], system: ConstraintSystem, layout: StratumLayout, weights: FloatArray | None
-) -> Float[Tensor, " n"]:
-    index = system.cells.index_on(scores.device)
-    weight = torch.as_tensor(system.cell_weight, device=scores.device)
-    shift = closed_form_shift(_cell_means(scores, index, weight, weights), weight, system, layout)
-    return (scores.to(torch.float64) + shift[index]).to(scores.dtype)
+        Returns:
+            What `forward` takes in place of ``groups``; then it is torch operations only, and does not look at the
+            scores: NaN comes out as NaN.
 
-
-def _cell_means(
-    values: Float[Tensor, " n"], index: Tensor, weight: Float[Tensor, " c"], weights: FloatArray | None
-) -> Float[Tensor, " c"]:
-    exact = values.to(torch.float64)
-    if weights is not None:
-        exact = exact * torch.as_tensor(weights, device=exact.device)
-    sums = torch.zeros_like(weight).index_add(0, index, exact)
-    return sums / torch.where(weight > 0, weight, 1.0)
-
-
-def _solve_and_round(
-    problem: ProjectionProblem, dtype: torch.dtype, *, solver: str, strict: bool
-) -> tuple[Solution, Tensor]:
-    """The solution in float64, and its scores in the dtype in which they leave."""
-    if strict:
-        return solve_strictly(problem, dtype, solver=solver)
-    solution = solve(problem, solver=solver)
-    return solution, solution.scores.to(dtype)
-
-
-def _is_on_host(scores: Tensor) -> bool:
-    """Whether NumPy may look at the scores: on the host, in a dtype it has, and no operations being traced."""
-    if scores.device.type != "cpu" or scores.dtype not in (torch.float32, torch.float64):
-        return False
-    return not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
-
-
-def _check_solvable(scores: Tensor) -> None:
-    """Raise inside a torch.func transform, whose tensors no solver can look into."""
-    if torch._C._are_functorch_transforms_active():
+        Raises:
+            InputError: The layer has bounds, several criteria or another setting that the closed form does not cover.
+        """
+        plain = self.bounds is None and self.solver == "newton" and not self.strict and not self.simplex
+        batch = self._assemble(groups, labels, weights, columns) if plain and self._collective is None else None
+        if batch is not None and batch.systems[0].is_cellwise:
+            means = [system.label_mean for system in batch.systems]
+            target = np.stack(means, axis=1) if columns and means[0] is not None else None  # type: ignore[arg-type]
+            prepared = prepare_batch(batch.systems[0], torch.device(device), weights=batch.weights, target=target)
+            if prepared is not None:
+                return prepared
         raise InputError(
-            "torch.func transforms work through one criterion without bounds; for several criteria, bounds or "
-            f"strict mode use torch.autograd (got scores of type {type(scores).__name__} inside a transform)"
+            "prepare needs one criterion on known groups, without bounds, simplex, strict mode or process group, and "
+            "solver='newton'; call the layer with groups instead, outside of compiled code"
         )
 
+    def _forward(
+        self, scores: Tensor, groups: Groups, labels: Any, weights: Any, bounds: Bounds, tolerances: Any
+    ) -> Tensor:
+        check_form(scores, groups)
+        check_simplex(scores, simplex=self.simplex, bounds=bounds)
+        if tolerances is not None or _requires_grad(labels, weights, bounds):
+            return self._replay(scores, groups, labels, weights, bounds, tolerances)
+        batch = self._assemble(groups, labels, weights, scores.shape[1] if scores.ndim == 2 else None)
+        if scores.device.type != "cpu" and bounds is None and not (self.simplex or self.strict or self._collective):
+            prepared = self._prepared(batch, scores)
+            if prepared is not None:
+                return project_prepared(scores, prepared)
+        return attach(scores, Request(_Solver(self, batch, bounds, groups), self._record))
 
-def _check_explained(problem: ProjectionProblem, solution: Solution) -> None:
+    def _prepared(self, batch: Batch, scores: Tensor) -> PreparedBatch | None:
+        """The batch for the closed form on a device, where nothing waits for the host."""
+        if self.solver != "newton" or not batch.systems[0].is_cellwise:
+            return None
+        means = [system.label_mean for system in batch.systems]
+        target = np.stack(means, axis=1) if scores.ndim == 2 and means[0] is not None else None  # type: ignore[arg-type]
+        return prepare_batch(batch.systems[0], scores.device, weights=batch.weights, target=target)
+
+    def _assemble(self, groups: Groups, labels: Any, weights: Any, columns: int | None) -> Batch:
+        """The constraints of the batch, kept with the groups where nothing else enters."""
+        key = (self.criteria, columns, self.simplex, self._collective)
+        keep = weights is None and not self._needs_labels
+        if keep and key in groups.derived:
+            return groups.derived[key]
+        batch = assemble_batch(
+            groups, self.criteria, labels=labels, weights=weights, columns=columns, simplex=self.simplex,
+            collective=self._collective,
+        )  # fmt: skip
+        if keep:
+            groups.derived[key] = batch
+        return batch
+
+    def _replay(
+        self, scores: Tensor, groups: Groups, labels: Any, weights: Any, bounds: Bounds, tolerances: Any
+    ) -> Tensor:
+        """Differentiable in everything, at the price of a matrix of cells by rows."""
+        if self.strict or self._collective is not None:
+            raise InputError(
+                "tolerances=, and gradients with respect to labels, weights or bounds, go with neither strict mode "
+                "nor a process group"
+            )
+        columns = scores.shape[1] if scores.ndim == 2 else None
+        strata = any(LABEL in getattr(criterion, "given", ()) for criterion in self.criteria)
+        plain = labels if strata or not self._needs_labels else np.zeros(scores.shape)
+        batch = assemble_batch(groups, self.criteria, labels=plain, columns=columns, simplex=self.simplex)
+        inputs = _as_inputs(scores, labels if self._needs_labels else None, weights, bounds, tolerances, self.criteria)
+        if columns is None or self.simplex:
+            parts = [(inputs, batch.systems[0])]
+        else:
+            parts = [(_column_of(inputs, k), system) for k, system in enumerate(batch.systems)]
+        outputs = [replay(*part, solver=self.solver, on_infeasible=self.on_infeasible) for part in parts]
+        return outputs[0] if columns is None or self.simplex else torch.stack(outputs, dim=1)
+
+
+class _Solver:
+    """The forward pass on plain scores: which path runs, and the Jacobian it leaves."""
+
+    def __init__(self, layer: FairnessLayer, batch: Batch, bounds: Bounds, groups: Groups) -> None:
+        self.layer, self.batch, self.bounds, self.groups = layer, batch, bounds, groups
+
+    def __call__(self, scores: Tensor) -> tuple[Tensor, Any]:
+        if scores.ndim == 1 or self.layer.simplex:
+            return self._column(scores, self.batch.systems[0], 0)
+        parts = [
+            self._column(column, system, k)
+            for k, (column, system) in enumerate(zip(scores.T.contiguous(), self.batch.systems, strict=True))
+        ]
+        return torch.stack([output for output, _ in parts], dim=1), ColumnsJacobian(tuple(part[1] for part in parts))
+
+    def _column(self, scores: Tensor, system: ConstraintSystem, column: int) -> tuple[Tensor, Any]:
+        layer = self.layer
+        if layer.solver == "newton" and not layer.strict and scores.ndim == 1 and scores.device.type == "cpu":
+            plan = find_plan(system)
+            if plan is not None and self.bounds is None:
+                output, jacobian = project_levels(to_host(scores), plan, weights=self.batch.weights)
+                return _as_tensor(output, scores.dtype), jacobian
+            if plan is not None:
+                found = self._within_bounds(scores, system)
+                if found is not None:
+                    return found
+        check_finite(scores)
+        return self._general(scores, system, column)
+
+    def _within_bounds(self, scores: Tensor, system: ConstraintSystem) -> tuple[Tensor, Any] | None:
+        check_finite(scores)
+        plan = find_plan(system)
+        assert plan is not None
+        bounds = _plain_bounds(self.bounds, len(scores))
+        found = project_levels_within(to_host(scores), plan, bounds=bounds, weights=self.batch.weights)
+        return None if found is None else (_as_tensor(found[0], scores.dtype), found[2])
+
+    def _general(self, scores: Tensor, system: ConstraintSystem, column: int) -> tuple[Tensor, Any]:
+        layer, key = self.layer, ("duals", self.layer.criteria, column)
+        problem = build_problem(scores, system, weights=self.batch.weights, bounds=self.bounds)
+        problem = ensure_feasible(problem, on_infeasible=layer.on_infeasible)
+        start = self.groups.derived.get(key) if layer.warm_start else None
+        start = start if start is None or len(start) == len(system.owner) else None
+        solution, output = solve_and_round(problem, scores.dtype, solver=layer.solver, strict=layer.strict, start=start)
+        if layer.warm_start:
+            self.groups.derived[key] = solution.duals
+        return output, _jacobian(problem, solution)
+
+
+def _as_tensor(values: np.ndarray[Any, Any], dtype: torch.dtype) -> Tensor:
+    tensor = torch.from_numpy(values)
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
+
+
+def _jacobian(problem: ProjectionProblem, solution: Solution) -> Any:
+    """J at a solution, from its active constraints and held rows."""
+    if solution.extra is not None:
+        return solution.extra
+    explained = problem.explained_by(solution.duals)
+    _check_explained(problem, solution, explained)
+    derivative: Any = problem.row_set.derivative(explained)
+    gram = problem.moments.gram(derivative)
+    rows = problem.system.matrix[solution.active]
+    answer = (rows * gram) @ rows.T if gram.ndim == 1 else rows @ gram @ rows.T
+    inner = rows.T @ np.linalg.pinv(answer, rcond=1e-12, hermitian=True) @ rows
+    system = problem.system
+    if system.is_cellwise and problem.scores.ndim == 1 and problem.scores.device.type == "cpu":
+        weights = None if problem.weights is None else problem.weights.numpy()
+        free = None if derivative.free is None else derivative.free.numpy()
+        mass = system.safe_weight
+        return CellJacobian(system.index, inner / np.outer(mass, mass), weights, free, system.collective)
+    return MapJacobian(problem.moments, derivative, inner, system.collective)
+
+
+def _check_explained(problem: ProjectionProblem, solution: Solution, explained: Tensor) -> None:
     """Raise when multipliers and scores disagree: then there is no knowing which constraints are active."""
     if not len(solution.scores):
         return
-    difference = float((problem.explained_by(solution.duals) - solution.scores).abs().max())
-    if difference > 1e-5 * max(1.0, float(problem.scores.abs().max())):
+    difference = float((explained - solution.scores).abs().max())
+    if difference > 1e-5 * problem.scale:
         raise SolverError(
             f"the multipliers and the scores of the solver disagree by {difference:.2e}, so there is no reliable "
             "gradient; use solver='newton'"
         )
 
 
-def _replay(scores: Float[Tensor, " n"], problem: ProjectionProblem, solution: Solution) -> Float[Tensor, " n"]:
-    """The solution from its active constraints and held rows, by torch operations that can be traced."""
-    free = problem.free_rows(problem.explained_by(solution.duals))
-    exact = scores.to(torch.float64)
-    held = torch.where(free, exact, problem.clip(solution.scores))
-    shift = _active_shift(problem, held, free, solution)
-    return torch.where(free, exact + shift[problem.index], held).to(scores.dtype)
+def _plain_bounds(bounds: Bounds, n_rows: int) -> tuple[Any, Any]:
+    """Bounds as numbers and arrays."""
+    checked = check_bounds(bounds, n_rows=n_rows, device=torch.device("cpu"))
+    lower, upper = (None if b is None else float(b) if b.ndim == 0 else b.numpy() for b in checked)
+    return lower, upper
 
 
-def _active_shift(problem: ProjectionProblem, held: Tensor, free: Tensor, solution: Solution) -> Float[Tensor, " c"]:
-    """δ = −W⁻¹ Aᵀν with (A D W⁻¹ Aᵀ) ν = A·(cell means) − side, A the active rows of T."""
-    system, device, active = problem.system, held.device, solution.active
-    if not active.size:
-        return torch.zeros(len(system.cell_weight), dtype=torch.float64, device=device)
-    weight = torch.as_tensor(system.safe_weight, device=device)
-    rows = torch.as_tensor(system.matrix[active], device=device)
-    upper_side = solution.duals[active] > 0
-    side = torch.as_tensor(np.where(upper_side, system.upper[active], system.lower[active]), device=device)
-    share = problem.cell_sums(free.to(torch.float64)) / weight
-    gram = (rows * (share / weight)) @ rows.T
-    inverse = torch.linalg.pinv(gram, hermitian=True, rtol=1e-12)
-    return -(rows.T @ (inverse @ (rows @ (problem.cell_sums(held) / weight) - side))) / weight
-
-
-def _as_tensor(scores: VectorLike, groups: Groups) -> Tensor:
-    if isinstance(scores, Tensor):
-        _check_form(scores, groups)
-        _check_finite(scores)
-        return scores.detach()
-    if isinstance(scores, np.ndarray) and scores.dtype == np.float32:
-        return torch.as_tensor(check_vector("scores", scores, n_rows=groups.n_rows).astype(np.float32))
-    return torch.as_tensor(check_vector("scores", scores, n_rows=groups.n_rows))
-
-
-def _check_form(scores: Tensor, groups: Groups) -> None:
-    if not isinstance(groups, Groups):
-        raise InputError(f'groups must be an auditkit.Groups, e.g. Groups({{"sex": sex}}); got {type(groups).__name__}')
-    if scores.ndim != 1 or not scores.is_floating_point():
-        raise InputError(
-            f"scores must be floating-point of shape (n,); got {scores.dtype} of shape {tuple(scores.shape)}"
+def _requires_grad(labels: Any, weights: Any, bounds: Bounds) -> bool:
+    """Whether a gradient or tangent flows through any of the inputs besides the scores."""
+    if labels is None and weights is None and bounds is None:
+        return False
+    values = (labels, weights, *(bounds if isinstance(bounds, Sequence) else ()))
+    return any(
+        isinstance(value, Tensor)
+        and (
+            value.requires_grad
+            or torch.autograd.forward_ad.unpack_dual(value).tangent is not None
+            or torch._C._functorch.is_functorch_wrapped_tensor(value)  # type: ignore[attr-defined]
         )
-    if len(scores) != groups.n_rows:
-        raise InputError(f"scores must have {groups.n_rows} rows, as many as groups has; got {len(scores)}")
+        for value in values
+    )
 
 
-def _check_finite(scores: Tensor) -> None:
-    """Refuse NaN and infinite scores; in compiled code they pass through to the output, where they are seen."""
-    if torch.compiler.is_compiling():
-        return
-    if not bool(torch.isfinite(scores.detach()).all()):
-        bad = torch.nonzero(~torch.isfinite(scores.detach())).flatten()
-        raise InputError(
-            f"scores hold {len(bad)} NaN or infinite values (first at row {int(bad[0])}); drop or mend them"
-        )
+def _as_inputs(
+    scores: Tensor, labels: Any, weights: Any, bounds: Bounds, tolerances: Any, criteria: Sequence[AnyCriterion]
+) -> Inputs:
+    def tensor(values: Any) -> Tensor | None:
+        if values is None or isinstance(values, Tensor):
+            return values
+        return torch.as_tensor(np.asarray(values, dtype=np.float64), device=scores.device)
+
+    lower, upper = (None, None) if bounds is None else bounds
+    epsilon = tensor(tolerances)
+    if epsilon is not None:
+        if epsilon.ndim == 0:
+            epsilon = epsilon.expand(len(criteria))
+        if epsilon.shape != (len(criteria),):
+            raise InputError(
+                f"tolerances must be one number or {len(criteria)}, one per criterion; got shape {tuple(epsilon.shape)}"
+            )
+    y = tensor(labels)
+    if y is not None and scores.ndim == 2 and y.ndim == 1:
+        y = torch.nn.functional.one_hot(y.long(), scores.shape[1])
+    return Inputs(scores, epsilon, y, tensor(weights), tensor(lower), tensor(upper))
+
+
+def _column_of(inputs: Inputs, column: int) -> Inputs:
+    labels = inputs.labels
+    return replace(inputs, scores=inputs.scores[:, column], labels=None if labels is None else labels[:, column])
+
+
+def _connect(process_group: Any) -> FloatArray | Any:
+    """The collective of a process group; None for one process."""
+    if process_group is None:
+        return None
+    from auditkit.engines.distributed import ProcessGroup
+
+    return ProcessGroup(process_group)

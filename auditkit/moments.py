@@ -109,7 +109,7 @@ class Moments:
             raise InputError(
                 f"moments can be added only over the same columns; got {self.table.names} and {other.table.names}"
             )
-        table, left, right = _merge_tables(self.table, other.table)
+        table, left, right = merge_tables(self.table, other.table)
         sums = {}
         for name in _SUMS:
             merged = np.zeros(table.n_cells)
@@ -143,7 +143,7 @@ class Moments:
         return {"columns": columns, "categories": categories, **sums, "shift": self.shift}
 
 
-def _merge_tables(first: CellTable, second: CellTable) -> tuple[CellTable, np.ndarray, np.ndarray]:
+def merge_tables(first: CellTable, second: CellTable) -> tuple[CellTable, np.ndarray, np.ndarray]:
     """One table with the cells of both, and where the cells of each went."""
     categories = tuple(tuple(dict.fromkeys(a + b)) for a, b in zip(first.categories, second.categories, strict=True))
     lookups = [{value: code for code, value in enumerate(values)} for values in categories]

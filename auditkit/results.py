@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -33,7 +33,7 @@ class Certificate:
 
     Attributes:
         max_violation: Largest amount by which a constraint or a bound is broken; 0 when none is.
-        stationarity: Largest distance of a score from clip(z − Tᵀλ/W), the form that optimality asks for.
+        stationarity: Largest distance of a score from Π(z − W⁻¹·Bᵀ·Tᵀ·λ), the form that optimality asks for.
         duality_gap: Primal minus dual objective; bounds the squared distance to the optimum.
         primal_objective: ½ Σ w (ỹ − z)².
         relaxation: How much every tolerance was enlarged; 0 unless the caller asked for it.
@@ -53,7 +53,7 @@ class ProjectionResult:
     Attributes:
         scores: ỹ, of the kind, dtype and device of the scores that were passed.
         status: How it ended.
-        duals: One multiplier per contrast, shape (m,).
+        duals: One multiplier per constraint, shape (m,), or (m, k) for scores of shape (n, k).
         certificate: Violation, stationarity and duality gap, recomputed from ``scores``.
         constraints: What every dual belongs to, in words, length m.
         iterations: Steps the solver took.
@@ -69,7 +69,7 @@ class ProjectionResult:
     solver: str
 
 
-def certify(problem: ProjectionProblem, scores: Float[Tensor, " n"], duals: FloatArray) -> Certificate:
+def certify(problem: ProjectionProblem, scores: Float[Tensor, " n *k"], duals: FloatArray) -> Certificate:
     """Check scores and multipliers against the problem, from the rows, in float64.
 
     Args:
@@ -80,26 +80,38 @@ def certify(problem: ProjectionProblem, scores: Float[Tensor, " n"], duals: Floa
     Returns:
         The certificate; it holds for any solver, since nothing of the solver's own state enters it.
     """
-    system = problem.system
     exact = scores.detach().to(torch.float64)
     best = problem.explained_by(duals)
-    support = float(np.maximum(duals * system.upper, duals * system.lower).sum())
-    dual = problem.objective(best) + float(duals @ (system.matrix @ problem.cell_means(best))) - support
+    dual = problem.objective(best) + float(duals @ problem.values_of(best)) - problem.support(duals)
     primal = problem.objective(exact)
+    largest = problem.system.collective.max
     return Certificate(
         max_violation=max_violation(problem, exact),
-        stationarity=float((exact - best).abs().max()) if len(exact) else 0.0,
+        stationarity=largest(_largest_difference(exact, best)),
         duality_gap=primal - dual,
         primal_objective=primal,
-        relaxation=system.relaxation,
+        relaxation=problem.system.relaxation,
     )
 
 
-def max_violation(problem: ProjectionProblem, scores: Float[Tensor, " n"]) -> float:
-    """Largest amount by which a constraint or a bound is broken, in score units; 0 when none is."""
-    system = problem.system
-    values = system.matrix @ problem.cell_means(scores)
-    worst = [0.0, *(values - system.upper), *(system.lower - values)]
-    if problem.is_bounded and len(scores):
-        worst.append(float((scores - problem.clip(scores)).abs().max()))
-    return float(max(worst))
+def max_violation(problem: ProjectionProblem, scores: Float[Tensor, " n *k"]) -> float:
+    """Largest amount by which a constraint or the row set is broken, in score units; 0 when neither is."""
+    system, values = problem.system, problem.values_of(scores)
+    worst = max((values - system.upper).max(initial=0.0), (system.lower - values).max(initial=0.0))
+    outside = _largest_difference(scores, problem.row_set.project(scores)) if problem.is_bounded else 0.0
+    return max(float(worst), system.collective.max(outside))
+
+
+def merge_certificates(parts: Sequence[Certificate]) -> Certificate:
+    """One certificate for columns that were projected one by one: the worst violation, the sum of the objectives."""
+    return Certificate(
+        max_violation=max(part.max_violation for part in parts),
+        stationarity=max(part.stationarity for part in parts),
+        duality_gap=sum(part.duality_gap for part in parts),
+        primal_objective=sum(part.primal_objective for part in parts),
+        relaxation=max(part.relaxation for part in parts),
+    )
+
+
+def _largest_difference(first: Tensor, second: Tensor) -> float:
+    return float((first - second).abs().max()) if first.numel() else 0.0

@@ -23,10 +23,21 @@ APP = ROOT / "app"
 
 ROWS = (
     {"errors", "_typing", "_extras", "_validation", "progress"},
-    {"groups", "criteria", "moments"},
-    {"datasets", "_tables", "heads", "models", "feature_cache", "projection", "results"},
+    {"groups", "criteria", "affine_criteria", "cvxpy_constraints", "moments", "moment_maps", "row_sets"},
+    {
+        "datasets",
+        "_tables",
+        "heads",
+        "models",
+        "feature_cache",
+        "constraints",
+        "batches",
+        "projection",
+        "results",
+        "jacobian",
+    },
     {"solvers", "engines", "estimates", "decisions", "findings", "metrics", "onnx_export"},
-    {"auditing", "layer", "deployment", "streaming", "state_store"},
+    {"auditing", "enforcement", "layer", "deployment", "streaming", "state_store"},
     {"finetuning", "baselines", "comparison"},
     {"reporting", "config", "run_folder", "jobs"},
     {"cli", "__main__"},
@@ -36,10 +47,14 @@ ROWS = (
 WITHIN_ROW = {
     "_extras": {"errors"},
     "_validation": {"errors", "_typing"},
+    "affine_criteria": {"criteria", "cvxpy_constraints"},
+    "batches": {"constraints"},
     "criteria": {"groups"},
     "moments": {"groups", "criteria"},
     "datasets": {"_tables"},
     "feature_cache": {"_tables", "datasets", "models"},
+    "layer": {"enforcement"},
+    "projection": {"constraints"},
     "results": {"projection"},
     "decisions": {"estimates"},
     "findings": {"estimates"},
@@ -53,7 +68,7 @@ WITHIN_ROW = {
 """What a module may import from its own row."""
 
 HOMES = {
-    "cvxpy": {"solvers/cvxpy_solver.py"},
+    "cvxpy": {"cvxpy_constraints.py", "solvers/cvxpy_solver.py"},
     "daqp": {"solvers/active_set.py"},
     "duckdb": {"engines/duckdb_engine.py"},
     "fairlearn": {"baselines.py", "baselines/*"},

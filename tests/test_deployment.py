@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import auditkit as ak
+from auditkit.constraints import measure_gaps
 from auditkit.errors import InfeasibleError, InputError, InsufficientDataError
-from auditkit.projection import measure_gaps
 
 
 def draw(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray, ak.Groups]:

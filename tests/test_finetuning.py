@@ -5,8 +5,8 @@ import pytest
 import torch
 
 import auditkit as ak
+from auditkit.constraints import measure_gaps
 from auditkit.errors import InputError, SolverError
-from auditkit.projection import measure_gaps
 
 
 @pytest.fixture(scope="module")

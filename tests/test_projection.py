@@ -198,7 +198,8 @@ def test_a_false_claim_does_not_pass_verification() -> None:
 
 
 def test_the_certificate_sees_scores_that_break_a_constraint() -> None:
-    from auditkit.projection import build_constraints, build_problem
+    from auditkit.constraints import build_constraints
+    from auditkit.projection import build_problem
     from auditkit.results import certify
 
     groups = ak.Groups({"sex": list("fm")})
@@ -218,7 +219,8 @@ def test_the_certificate_sees_scores_that_break_a_constraint() -> None:
         ([0.1, float("nan")], {}, r"scores holds 1 NaN or infinite values \(first at row 1\)"),
         (torch.tensor([float("inf"), 0.1]), {}, r"scores hold 1 NaN or infinite values \(first at row 0\)"),
         ([0.1], {}, "scores must have 2 rows"),
-        ([[0.1, 0.2]], {}, r"scores must have shape \(n,\).*\(1, 2\)"),
+        ([[0.1, 0.2]], {}, "scores must have 2 rows, as many as groups has; got 1"),
+        ([[[0.1]], [[0.2]]], {}, r"scores must have shape \(n,\).*\(2, 1, 1\)"),
         (["a", "b"], {}, "scores must be numbers"),
         ([0.1, 0.2], {"bounds": (1, 0)}, "bounds cross"),
         ([0.1, 0.2], {"bounds": 0.5}, r"bounds must be a pair \(lower, upper\)"),

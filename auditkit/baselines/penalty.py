@@ -18,11 +18,11 @@ from auditkit.baselines.base import (
     group_names,
     protected_columns,
 )
+from auditkit.constraints import build_constraints, measure_gaps
 from auditkit.criteria import Criterion
 from auditkit.finetuning import HeadRows, TuneConfig, check_rows, prediction_loss, train
 from auditkit.heads import FairHead
 from auditkit.progress import NullProgress
-from auditkit.projection import build_constraints, measure_gaps
 
 PENALTIES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 """Weights that the penalty baseline chooses from."""
@@ -92,7 +92,7 @@ class _PenaltyLoss:
         scores = head(rows.features)
         system = build_constraints(rows.groups, self.criteria, labels=rows.labels.numpy())
         weight = torch.as_tensor(np.where(system.cell_weight > 0, system.cell_weight, 1.0))
-        sums = torch.zeros_like(weight).index_add(0, system.cells.index_on(scores.device), scores)
+        sums = torch.zeros_like(weight).index_add(0, system.known_cells.index_on(scores.device), scores)
         gaps = torch.as_tensor(system.matrix) @ (sums / weight) - torch.as_tensor(system.target)
         excess = (gaps.abs() - torch.as_tensor(system.tolerance)).clamp_min(0)
         return prediction_loss(scores, rows.labels, self.config) + self.weight * (excess**2).sum()

@@ -16,8 +16,8 @@ from auditkit.baselines.base import (
     frozen_features,
     tuned_head,
 )
+from auditkit.enforcement import project
 from auditkit.finetuning import PROBABILITY_BOUNDS
-from auditkit.layer import project
 
 
 class Unconstrained(Method):

@@ -45,12 +45,12 @@ class FrozenModel(abc.ABC):
         return f"{type(self).__name__}({self.name!r}, {self.task}, d={self.n_features}, {self.fingerprint[:12]})"
 
     @final
-    def logits(self, batch: Any) -> Float[Tensor, " n *k"]:
+    def logits(self, batch: Any) -> Float[Tensor, " n ..."]:
         """Output before the link: shape (n,), or (n, k) for a multiclass model."""
         return self._run(batch, self._chunk_logits, "logits")
 
     @final
-    def scores(self, batch: Any) -> Float[Tensor, " n *k"]:
+    def scores(self, batch: Any) -> Float[Tensor, " n ..."]:
         """Probability of the positive class, shape (n,); the value for regression; (n, k) for a multiclass model."""
         return self._scores(batch)
 

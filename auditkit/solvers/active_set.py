@@ -1,4 +1,4 @@
-"""Small dense QPs in the cells: the reduced problem, solved by a dual active-set method."""
+"""Small dense QPs in the moments: the reduced problem, solved by a dual active-set method."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from auditkit.errors import SolverError
 
 _OPTIMAL, _SOFT_OPTIMAL, _INFEASIBLE = 1, 2, -1
 _EQUALITY = 5
+_NO_SIDE = 1e30
+"""What the active-set solver takes for infinity."""
 
 
-def solve_reduced(matrix: FloatArray, lower: FloatArray, upper: FloatArray, curvature: FloatArray) -> FloatArray | None:
-    """Multipliers of  min ½ Σ u_c² / curvature_c  subject to  lower ≤ T·u ≤ upper.
+def solve_reduced(matrix: FloatArray, lower: FloatArray, upper: FloatArray, gram: FloatArray) -> FloatArray | None:
+    """Multipliers of  min ½ uᵀ G⁺ u  subject to  lower ≤ T·u ≤ upper  and u in the range of G.
 
     Args:
-        matrix: T, shape (m, c).
-        lower: Lower sides, shape (m,).
-        upper: Upper sides, shape (m,).
-        curvature: How far a unit of multiplier moves every cell mean, shape (c,), positive.
+        matrix: T, shape (m, q).
+        lower: Lower sides, shape (m,); −∞ where there is none.
+        upper: Upper sides, shape (m,); ∞ where there is none.
+        gram: G, how far a unit of multiplier moves every moment, positive semidefinite, shape (q, q), or its diagonal.
 
     Returns:
         λ of shape (m,), positive where the upper side is active, or None when the constraints contradict each other.
@@ -31,16 +33,24 @@ def solve_reduced(matrix: FloatArray, lower: FloatArray, upper: FloatArray, curv
     """
     if not len(matrix):
         return np.zeros(0)
-    scaled = matrix * np.sqrt(curvature)
+    scaled = matrix * np.sqrt(gram) if gram.ndim == 1 else matrix @ _root(gram)
     norm = np.linalg.norm(scaled, axis=1)
     norm[norm == 0] = 1.0
     rows = np.ascontiguousarray(scaled / norm[:, None])
     low, high = lower / norm, upper / norm
-    scale = max(1e-300, float(np.abs(np.concatenate([low, high])).max()))
-    duals = _least_distance(rows, low / scale, high / scale)
+    sides = np.abs(np.concatenate([low, high]))
+    scale = max(1e-300, float(sides[np.isfinite(sides)].max(initial=0.0)))
+    duals = _least_distance(rows, np.maximum(low / scale, -_NO_SIDE), np.minimum(high / scale, _NO_SIDE))
     if duals is None:
         return None
     return _refine(scaled, lower, upper, duals * scale / norm)
+
+
+def _root(gram: FloatArray) -> FloatArray:
+    """R with R·Rᵀ = G, one column per direction in which G does not vanish."""
+    values, vectors = np.linalg.eigh((gram + gram.T) / 2)
+    kept = values > 1e-14 * max(float(values[-1]), 1e-300) if len(values) else np.zeros(0, dtype=bool)
+    return vectors[:, kept] * np.sqrt(values[kept])
 
 
 def _least_distance(rows: FloatArray, low: FloatArray, high: FloatArray) -> FloatArray | None:
@@ -60,7 +70,7 @@ def _least_distance(rows: FloatArray, low: FloatArray, high: FloatArray) -> Floa
         return None
     if flag not in (_OPTIMAL, _SOFT_OPTIMAL):
         raise SolverError(
-            f"the active-set solver stopped with code {flag} on {len(keep)} constraints over {size} cells"
+            f"the active-set solver stopped with code {flag} on {len(keep)} constraints over {size} moments"
         )
     duals = np.zeros(len(rows))
     duals[keep] = info["lam"]

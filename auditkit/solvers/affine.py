@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from auditkit._typing import FloatArray
 from auditkit.errors import InfeasibleError, SolverError
@@ -124,26 +125,24 @@ def _linear_step(
 def _response(problem: ProjectionProblem, basis: _Basis, values: FloatArray) -> FloatArray:
     """How the mean of every constraint cell answers to the unknown of every observable cell, shape (c, o)."""
     n_cells, size = len(problem.system.cell_weight), len(basis.centre)
-    pair = problem.system.cells.index * size + basis.index
+    pair = problem.system.index * size + basis.index
     sums = np.bincount(pair, weights=values, minlength=n_cells * size).reshape(n_cells, size)
     return sums / np.where(problem.system.cell_weight > 0, problem.system.cell_weight, 1.0)[:, None]
 
 
 def _cell_means(problem: ProjectionProblem, basis: _Basis, values: FloatArray) -> FloatArray:
     weight = problem.system.cell_weight
-    sums = np.bincount(problem.system.cells.index, weights=basis.weight * values, minlength=len(weight))
+    sums = np.bincount(problem.system.index, weights=basis.weight * values, minlength=len(weight))
     return sums / np.where(weight > 0, weight, 1.0)
 
 
 def _clip(problem: ProjectionProblem, values: FloatArray) -> FloatArray:
-    low = None if problem.lower_bound is None else problem.lower_bound.cpu().numpy()
-    high = None if problem.upper_bound is None else problem.upper_bound.cpu().numpy()
-    return np.clip(values, low, high) if problem.is_bounded else values
+    return problem.row_set.project(torch.from_numpy(values)).numpy()
 
 
 def _violation(problem: ProjectionProblem, corrected: FloatArray) -> float:
     system = problem.system
     weight = np.ones_like(corrected) if problem.weights is None else problem.weights.cpu().numpy()
-    sums = np.bincount(system.cells.index, weights=weight * corrected, minlength=len(system.cell_weight))
+    sums = np.bincount(system.index, weights=weight * corrected, minlength=len(system.cell_weight))
     values = system.matrix @ (sums / np.where(system.cell_weight > 0, system.cell_weight, 1.0))
     return float(max([0.0, *(values - system.upper), *(system.lower - values)]))

@@ -21,7 +21,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from auditkit._typing import FloatArray
-from auditkit.projection import ConstraintSystem, ProjectionProblem, Solution
+from auditkit.constraints import ConstraintSystem
+from auditkit.projection import ProjectionProblem, Solution
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +53,7 @@ def find_layout(system: ConstraintSystem, device: torch.device) -> StratumLayout
 
 
 def _find_layout(system: ConstraintSystem, device: torch.device) -> StratumLayout | None:
-    if system.uniform_tolerance is None:
+    if system.uniform_tolerance is None or not system.is_cellwise:
         return None
     if len(system.criteria) != 1 or (system.contrasts.cell_event.sum(axis=1) != 1).any():
         return None
@@ -68,63 +69,125 @@ def _find_layout(system: ConstraintSystem, device: torch.device) -> StratumLayou
     for k, row in enumerate(rows):
         table[k, : len(row)] = row
         occupied[k, : len(row)] = True
-    pairwise = system.criteria[0].form == "pairwise"
+    pairwise = system.contrasts.criteria[0].form == "pairwise"
     return StratumLayout(torch.as_tensor(table, device=device), torch.as_tensor(occupied, device=device), pairwise)
 
 
-def closed_form_shift(
-    means: Float[Tensor, " c"], weight: Float[Tensor, " c"], system: ConstraintSystem, layout: StratumLayout
-) -> Float[Tensor, " c"]:
-    """δ of every cell for the one criterion of a system, differentiable in the cell means.
+@dataclass(frozen=True, eq=False)
+class PreparedBatch:
+    """What the closed form needs to know about a batch besides its scores, as tensors on the device of the scores.
+
+    With it the layer is torch operations only: it can be compiled without a graph break and captured in a CUDA graph.
+
+    Attributes:
+        index: Cell of every row, shape (n,).
+        mass: Total row weight of every cell, shape (c,).
+        weights: Row weights, shape (n,); None is one for every row.
+        target: Mean label of every cell for residuals, shape (c,) or (c, k); None for scores themselves.
+        layout: Which cells stand together.
+        tolerance: ε.
+    """
+
+    index: Int[Tensor, " n"]
+    mass: Float[Tensor, " c"]
+    weights: Float[Tensor, " n"] | None
+    target: Tensor | None
+    layout: StratumLayout
+    tolerance: float | Tensor
+
+
+def prepare_batch(
+    system: ConstraintSystem,
+    device: torch.device,
+    *,
+    weights: FloatArray | None = None,
+    target: FloatArray | None = None,
+) -> PreparedBatch | None:
+    """The tensors of a batch where the closed form applies, else None.
 
     Args:
-        means: Cell means of the scores, shape (c,).
-        weight: Total row weight of every cell, shape (c,).
-        system: The constraints.
-        layout: Which cells stand together.
+        system: The constraints of one column.
+        device: Where the scores are.
+        weights: Row weights, shape (n,).
+        target: Mean label of every cell in every column, shape (c, k), for residuals of (n, k) scores.
+    """
+    layout = find_layout(system, device)
+    if layout is None:
+        return None
+    if target is None and system.contrasts.criteria[0].family == "EER":
+        target = system.label_mean
+    return PreparedBatch(
+        system.known_cells.index_on(device),
+        torch.as_tensor(system.safe_weight, device=device),
+        None if weights is None else torch.as_tensor(weights, device=device),
+        None if target is None else torch.as_tensor(target, device=device),
+        layout,
+        system.uniform_tolerance or 0.0,
+    )
+
+
+def project_prepared(scores: Float[Tensor, " n *k"], batch: PreparedBatch) -> Float[Tensor, " n *k"]:
+    """ỹ = z + δ_cell, by torch operations that autograd differentiates.
+
+    Args:
+        scores: z; NaN or infinite scores are not refused here, since that would wait for the device: they come out as
+            NaN.
+        batch: What `prepare_batch` made of the rows.
 
     Returns:
-        δ, shape (c,).
+        ỹ, in the dtype of the scores.
     """
-    if system.criteria[0].family == "EER" and system.label_mean is not None:
-        means = means - torch.as_tensor(system.label_mean, device=means.device)
-    return shift_cells(means, weight, layout, system.uniform_tolerance or 0.0)
+    exact = scores.to(torch.float64)
+    trailing = (1,) * (scores.ndim - 1)
+    weighted = exact if batch.weights is None else exact * batch.weights.reshape(-1, *trailing)
+    zeros = torch.zeros((len(batch.mass), *scores.shape[1:]), dtype=torch.float64, device=scores.device)
+    means = zeros.index_add(0, batch.index, weighted) / batch.mass.reshape(-1, *trailing)
+    values = means if batch.target is None else means - batch.target
+    return (exact + shift_cells(values, batch.mass, batch.layout, batch.tolerance)[batch.index]).to(scores.dtype)
 
 
 def solve(problem: ProjectionProblem, layout: StratumLayout) -> Solution:
     """Project in closed form: scores and multipliers of a problem that `find_layout` has a layout for."""
-    device = problem.scores.device
-    means = torch.as_tensor(problem.cell_means(problem.scores), device=device)
-    weight = torch.as_tensor(problem.system.cell_weight, device=device)
-    shift = closed_form_shift(means, weight, problem.system, layout).cpu().numpy()
-    return Solution(problem.shifted(shift), recover_duals(problem.system, shift), 0)
+    system, device = problem.system, problem.scores.device
+    values = problem.moments.collect(problem.scores)
+    if system.contrasts.criteria[0].family == "EER" and system.label_mean is not None:
+        values = values - system.label_mean
+    mass = torch.as_tensor(system.safe_weight, device=device)
+    shift = shift_cells(torch.as_tensor(values, device=device), mass, layout, system.uniform_tolerance or 0.0)
+    moved = problem.scores + shift[system.known_cells.index_on(device)]
+    return Solution(moved, recover_duals(system, shift.cpu().numpy()), 0)
 
 
 def shift_cells(
-    values: Float[Tensor, " c"], weight: Float[Tensor, " c"], layout: StratumLayout, tolerance: float
-) -> Float[Tensor, " c"]:
+    values: Float[Tensor, " c *k"], weight: Float[Tensor, " c"], layout: StratumLayout, tolerance: float | Tensor
+) -> Float[Tensor, " c *k"]:
     """δ that brings every stratum's cell values within the tolerance, differentiable in ``values``.
 
     Args:
-        values: Cell means of the scores, less those of the labels for residuals, shape (c,).
+        values: Cell means of the scores, less those of the labels for residuals, shape (c,) or (c, k); every column has
+            strata of its own.
         weight: Total row weight of every cell, shape (c,).
         layout: Which cells stand together.
         tolerance: ε.
 
     Returns:
-        δ per cell, shape (c,), zero for a cell that no constraint touches.
+        δ per cell, zero for a cell that no constraint touches.
     """
-    placed, mass = values[layout.cell], torch.where(layout.occupied, weight[layout.cell], 0.0)
+    columns = values.reshape(len(values), -1).T
+    places = layout.cell.reshape(-1)
+    occupied = layout.occupied.repeat(len(columns), 1)
+    placed = columns[:, places].reshape(occupied.shape)
+    mass = torch.where(layout.occupied, weight[layout.cell], 0.0).repeat(len(columns), 1)
     if layout.pairwise:
-        shift = _clamp_range(placed, mass, layout.occupied, tolerance)
+        shift = _clamp_range(placed, mass, occupied, tolerance)
     else:
-        shift = placed.clamp(-tolerance, tolerance) - placed
-    shift = torch.where(layout.occupied, shift, 0.0)
-    return torch.zeros_like(values).index_add(0, layout.cell.reshape(-1), shift.reshape(-1))
+        shift = placed.clamp(min=-tolerance, max=tolerance) - placed  # type: ignore[call-overload]
+    shift = torch.where(occupied, shift, 0.0).reshape(len(columns), len(places))
+    return torch.zeros_like(columns).index_add(1, places, shift).T.reshape(values.shape)
 
 
 def _clamp_range(
-    values: Float[Tensor, "s g"], mass: Float[Tensor, "s g"], occupied: Bool[Tensor, "s g"], tolerance: float
+    values: Float[Tensor, "s g"], mass: Float[Tensor, "s g"], occupied: Bool[Tensor, "s g"], tolerance: float | Tensor
 ) -> Float[Tensor, "s g"]:
     with torch.no_grad():
         below, above = _clamped_sides(values.detach(), mass, occupied, tolerance)
@@ -135,7 +198,7 @@ def _clamp_range(
 
 
 def _clamped_sides(
-    values: Float[Tensor, "s g"], mass: Float[Tensor, "s g"], occupied: Bool[Tensor, "s g"], tolerance: float
+    values: Float[Tensor, "s g"], mass: Float[Tensor, "s g"], occupied: Bool[Tensor, "s g"], tolerance: float | Tensor
 ) -> tuple[Bool[Tensor, "s g"], Bool[Tensor, "s g"]]:
     """Which cells rise to t and which fall to t + ε."""
     low = torch.where(occupied, values, torch.inf)

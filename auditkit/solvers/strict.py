@@ -15,7 +15,9 @@ from torch import Tensor
 
 from auditkit._typing import FloatArray, IntArray
 from auditkit.errors import SolverError
+from auditkit.moment_maps import CellMap, sum_cells
 from auditkit.projection import ProjectionProblem, Solution
+from auditkit.row_sets import Box
 from auditkit.solvers import solve
 
 MAX_ROUNDS = 25
@@ -36,22 +38,21 @@ def solve_strictly(problem: ProjectionProblem, dtype: torch.dtype, *, solver: st
     Raises:
         SolverError: No such scores were found, as when ε is zero or below what the dtype can express.
     """
-    scale = max(1.0, float(problem.scores.abs().max()) if len(problem.scores) else 1.0)
+    scale = problem.scale
     guard = SUMMATION_GUARD * scale
+    widest = (problem.system.upper - problem.system.lower) / 2
     margin = np.full(len(problem.system.matrix), guard + _rounding_margin(problem, dtype, scale))
     excess = np.zeros(0)
     for attempt in range(MAX_ROUNDS):
         tightened = replace(problem, system=replace(problem.system, margin=margin, layouts={}))
         solution = solve(tightened, solver=solver)
         rounded = _round_within_bounds(problem, solution.scores, dtype)
-        if attempt > 0:
+        if attempt > 0 and isinstance(problem.moments, CellMap):
             rounded = _balance(problem, solution.scores, rounded)
         excess = _excess(problem, rounded) + guard
         if (excess <= 0).all():
             return solution, rounded
-        margin = np.minimum(
-            margin + np.where(excess > 0, 1.5**attempt * (1.5 * excess + guard), 0.0), problem.system.tolerance
-        )
+        margin = np.minimum(margin + np.where(excess > 0, 1.5**attempt * (1.5 * excess + guard), 0.0), widest)
     missed = float(excess.max(initial=0.0))
     raise SolverError(
         f"no {str(dtype).removeprefix('torch.')} scores near the solution satisfy the tolerances exactly "
@@ -62,23 +63,24 @@ def solve_strictly(problem: ProjectionProblem, dtype: torch.dtype, *, solver: st
 def _rounding_margin(problem: ProjectionProblem, dtype: torch.dtype, scale: float) -> float:
     """What rounding can do to a contrast at worst, as long as that is small beside the tolerances."""
     worst = float(torch.finfo(dtype).eps) * scale
-    smallest = float(problem.system.tolerance.min(initial=np.inf))
+    smallest = float((problem.system.upper - problem.system.lower).min(initial=np.inf)) / 2
     return worst if worst <= 0.01 * smallest else 0.0
 
 
 def _excess(problem: ProjectionProblem, rounded: Tensor) -> FloatArray:
-    """By how much every contrast of the rounded scores exceeds its tolerance (negative: keeps it), shape (m,)."""
-    system = problem.system
-    values = system.matrix @ problem.cell_means(rounded.to(torch.float64))
-    return np.abs(values - system.target) - system.tolerance
+    """By how much every value of the rounded scores is off its sides (negative: within them), shape (m,)."""
+    values = problem.values_of(rounded.to(torch.float64))
+    return np.maximum(values - problem.system.upper, problem.system.lower - values)
 
 
 def _round_within_bounds(problem: ProjectionProblem, scores: Tensor, dtype: torch.dtype) -> Tensor:
-    rounded = scores.to(dtype)
-    if problem.lower_bound is not None:
-        rounded = torch.maximum(rounded, _inside(problem.lower_bound, dtype, torch.inf))
-    if problem.upper_bound is not None:
-        rounded = torch.minimum(rounded, _inside(problem.upper_bound, dtype, -torch.inf))
+    rounded, row_set = scores.to(dtype), problem.row_set
+    if not isinstance(row_set, Box):
+        return rounded.clamp(0.0, 1.0)  # probabilities add up to 1 to within their rounding
+    if row_set.lower is not None:
+        rounded = torch.maximum(rounded, _inside(row_set.lower, dtype, torch.inf))
+    if row_set.upper is not None:
+        rounded = torch.minimum(rounded, _inside(row_set.upper, dtype, -torch.inf))
     return rounded
 
 
@@ -90,11 +92,12 @@ def _balance(problem: ProjectionProblem, exact: Tensor, rounded: Tensor) -> Tens
     error = rounded.double() - exact
     other = torch.nextafter(rounded, torch.where(error > 0, -torch.inf, torch.inf).to(rounded.dtype))
     step = (other.double() - rounded.double()).cpu().numpy()
-    step[(other.double() != problem.clip(other.double())).cpu().numpy()] = 0.0
+    step[(other.double() != problem.row_set.project(other.double())).cpu().numpy()] = 0.0
     weights = np.ones_like(step) if problem.weights is None else problem.weights.cpu().numpy()
     flipped = np.zeros(len(step), dtype=bool)
-    index = problem.system.cells.index
-    for cell, total in enumerate(problem.cell_sums(error).tolist()):
+    index = problem.system.index
+    totals = sum_cells((error.cpu().numpy() * weights), index, len(problem.system.cell_weight))
+    for cell, total in enumerate(totals.tolist()):
         rows = np.flatnonzero((index == cell) & (step * total < 0))
         flipped[rows[_choose(-np.sign(total) * step[rows] * weights[rows], abs(total))]] = True
     return torch.where(torch.as_tensor(flipped, device=rounded.device), other, rounded)

@@ -1,0 +1,152 @@
+"""One batch: what callers pass, checked, and the constraints of every column of its scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from auditkit._typing import FloatArray, VectorLike
+from auditkit._validation import check_vector, check_weights, to_numpy
+from auditkit.affine_criteria import AnyCriterion
+from auditkit.constraints import ConstraintSystem, build_constraints, join_columns, require_labels, split_columns
+from auditkit.criteria import Criterion
+from auditkit.errors import InputError
+from auditkit.groups import LABEL, Groups
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """The constraints of one batch.
+
+    Attributes:
+        systems: One per column of the scores, or a single one over all columns where rows are probabilities.
+        weights: Row weights, shape (n,); None is one for every row.
+        labels: Labels that residuals are taken from, shape (n,) or (n, k); None where there are no residuals.
+    """
+
+    systems: tuple[ConstraintSystem, ...]
+    weights: FloatArray | None
+    labels: FloatArray | None
+
+
+def assemble_batch(
+    groups: Groups,
+    criteria: Sequence[AnyCriterion],
+    *,
+    labels: Any = None,
+    weights: Any = None,
+    columns: int | None = None,
+    simplex: bool = False,
+    collective: Any = None,
+) -> Batch:
+    """Check labels and weights, and build the constraints.
+
+    Args:
+        groups: Attributes of the rows.
+        criteria: What is enforced.
+        labels: y, shape (n,); with k columns either the classes 0 … k − 1 or shape (n, k).
+        weights: Row weights, shape (n,).
+        columns: k of scores of shape (n, k); None for shape (n,).
+        simplex: Whether all columns of a row are constrained together.
+        collective: What adds up over processes.
+
+    Returns:
+        The batch.
+
+    Raises:
+        InputError: Labels missing, or of a shape that the criteria cannot use.
+    """
+    require_labels(criteria, labels)
+    checked_weights = check_weights(weights, n_rows=groups.n_rows)
+    needed = any(criterion.needs_labels for criterion in criteria)
+    if columns is None:
+        y = check_vector("labels", labels, n_rows=groups.n_rows) if needed else None
+        system = build_constraints(groups, criteria, labels=y, weights=checked_weights, collective=collective)
+        residual = bool(system.contrasts.residual.any())
+        return Batch((system,), checked_weights, y if residual else None)
+    classes, matrix = split_labels(criteria, labels, n_rows=groups.n_rows, columns=columns)
+    system = build_constraints(groups, criteria, labels=classes, weights=checked_weights, collective=collective)
+    if simplex:
+        joined = join_columns(system, columns, labels=matrix, weights=checked_weights)
+        return Batch((joined,), checked_weights, matrix)
+    systems = split_columns(system, columns, labels=matrix, weights=checked_weights)
+    return Batch(tuple(systems), checked_weights, matrix)
+
+
+def split_labels(
+    criteria: Sequence[AnyCriterion], labels: Any, *, n_rows: int, columns: int
+) -> tuple[FloatArray | None, FloatArray | None]:
+    """Labels as strata, shape (n,), and as what every column is compared with, shape (n, k); None where not needed.
+
+    Raises:
+        InputError: Strata need one label per row; residuals need classes 0 … k − 1 or one label per column.
+    """
+    named = [criterion for criterion in criteria if isinstance(criterion, Criterion) and criterion.needs_labels]
+    if not named:
+        return None, None
+    array = to_numpy(labels)
+    if array.ndim == 2:
+        if strata := [criterion.name for criterion in named if LABEL in criterion.given]:
+            raise InputError(f"{strata[0]} needs one label per row, shape (n,); got shape {array.shape}")
+        if array.shape != (n_rows, columns):
+            raise InputError(f"labels must have shape ({n_rows}, {columns}), that of the scores; got {array.shape}")
+        flat = check_vector("labels", array.ravel())
+        return np.zeros(n_rows), flat.reshape(n_rows, columns)
+    classes = check_vector("labels", labels, n_rows=n_rows)
+    if not any(criterion.family == "EER" for criterion in named):
+        return classes, None
+    if ((classes != np.round(classes)) | (classes < 0) | (classes >= columns)).any():
+        raise InputError(
+            f"labels of scores with {columns} columns must be classes 0 to {columns - 1}, or one per column, "
+            f"shape ({n_rows}, {columns}); got values from {classes.min():g} to {classes.max():g}"
+        )
+    return classes, np.eye(columns)[classes.astype(np.int64)]
+
+
+def to_scores(scores: VectorLike, groups: Groups) -> Tensor:
+    """Scores of any kind as a checked tensor without gradient, shape (n,) or (n, k)."""
+    if isinstance(scores, Tensor):
+        check_form(scores, groups)
+        check_finite(scores)
+        return scores.detach()
+    if not isinstance(groups, Groups):
+        raise _wrong_groups(groups)
+    array = to_numpy(scores)
+    kept = array.dtype if array.dtype == np.float32 else np.float64
+    if array.ndim == 2 and array.shape[1] > 0:
+        check_vector("scores", array.ravel())
+        if len(array) != groups.n_rows:
+            raise InputError(f"scores must have {groups.n_rows} rows, as many as groups has; got {len(array)}")
+        return torch.as_tensor(array.astype(kept))
+    return torch.as_tensor(check_vector("scores", scores, n_rows=groups.n_rows).astype(kept))
+
+
+def check_form(scores: Tensor, groups: Groups) -> None:
+    """Raise unless the scores are floating-point, of shape (n,) or (n, k), as many rows as groups has."""
+    if not isinstance(groups, Groups):
+        raise _wrong_groups(groups)
+    if scores.ndim not in (1, 2) or not scores.is_floating_point() or 0 in scores.shape[1:]:
+        raise InputError(
+            f"scores must be floating-point of shape (n,) or (n, k); got {scores.dtype} of shape {tuple(scores.shape)}"
+        )
+    if len(scores) != groups.n_rows:
+        raise InputError(f"scores must have {groups.n_rows} rows, as many as groups has; got {len(scores)}")
+
+
+def check_finite(scores: Tensor) -> None:
+    """Refuse NaN and infinite scores."""
+    finite = torch.isfinite(scores.detach())
+    if not bool(finite.all()):
+        bad = torch.nonzero(~finite)[:, 0]
+        raise InputError(
+            f"scores hold {len(bad)} NaN or infinite values (first at row {int(bad[0])}); drop or mend them"
+        )
+
+
+def _wrong_groups(groups: object) -> InputError:
+    return InputError(f'groups must be an auditkit.Groups, e.g. Groups({{"sex": sex}}); got {type(groups).__name__}')

@@ -1,0 +1,304 @@
+"""One criterion, every row in one cell, on the host: the shortest path through NumPy, with bounds and without.
+
+The constraints of a stratum say that the means of its cells lie in a window [t, t + ε] (pairwise), or in [−ε, ε] around
+the mean label (absolute residuals). The rows of a cell move by one number δ_c and are clipped to their bounds. The mean
+of a cell answers to δ_c with the share d_c of its weight that no bound holds, so a Newton step solves
+
+    Σ_c (W_c/d_c) (t − v_c)₊ = Σ_c (W_c/d_c) (v_c − t − ε)₊
+
+for t, a piecewise linear function of one unknown; v_c is the mean that the present slope foretells at δ_c = 0. Without
+bounds d = 1 and one step is exact. Where a step does not settle, the general solver takes over. Derived in
+docs/projection.md.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from auditkit._typing import BoolArray, FloatArray, IntArray
+from auditkit._validation import check_vector
+from auditkit.constraints import ConstraintSystem
+from auditkit.errors import InputError
+from auditkit.jacobian import CellJacobian
+from auditkit.moment_maps import ALONE, Collective, add_per_cell, sum_cells
+
+MAX_CELLS = 256
+MAX_STEPS = 40
+ACCURACY = 1e-14
+LEAST_SHARE = 1e-6
+"""Share of free rows that a cell without any is given, so that it moves a little and then answers."""
+
+Bound = float | FloatArray | None
+
+
+@dataclass(frozen=True, eq=False)
+class LevelPlan:
+    """What the path needs to know about a batch besides its scores.
+
+    Attributes:
+        index: Cell of every row, shape (n,).
+        weight: Total row weight of every cell, positive, shape (c,).
+        strata: Cells that stand together.
+        target: Mean label of every cell for residuals, shape (c,); None for scores themselves.
+        tolerance: ε.
+        pairwise: Whether groups are compared with each other (else each with zero).
+        collective: What adds up over processes.
+    """
+
+    index: IntArray
+    weight: FloatArray
+    strata: tuple[tuple[int, ...], ...]
+    target: FloatArray | None
+    tolerance: float
+    pairwise: bool
+    collective: Collective
+
+    @cached_property
+    def stratum(self) -> IntArray:
+        """Stratum of every cell, shape (c,); the last number for cells that no constraint touches."""
+        stratum = np.full(len(self.weight), len(self.strata))
+        for k, cells in enumerate(self.strata):
+            stratum[list(cells)] = k
+        return stratum
+
+    @cached_property
+    def together(self) -> FloatArray:
+        """1 where two cells stand in the same stratum, shape (c, c)."""
+        return (self.stratum[:, None] == self.stratum).astype(np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class Move:
+    """Where the cells of a batch go.
+
+    Attributes:
+        shift: δ of every cell, shape (c,); zero for a cell that need not move.
+        low: Lower end of the window that the mean (less its target) must end in, shape (c,).
+        high: Upper end, shape (c,); equal to the lower end for a cell that moves.
+    """
+
+    shift: FloatArray
+    low: FloatArray
+    high: FloatArray
+
+
+def find_plan(system: ConstraintSystem) -> LevelPlan | None:
+    """The plan where this path applies (one criterion, one cell per row, not many cells), else None."""
+    if "levels" not in system.layouts:
+        system.layouts["levels"] = _find_plan(system)
+    return system.layouts["levels"]
+
+
+def _find_plan(system: ConstraintSystem) -> LevelPlan | None:
+    contrasts = system.contrasts
+    if len(system.criteria) != 1 or not system.is_cellwise or system.uniform_tolerance is None or system.columns != 1:
+        return None
+    if len(system.cell_weight) > MAX_CELLS or (contrasts.cell_event.sum(axis=1) != 1).any():
+        return None
+    strata: dict[object, list[int]] = {}
+    for event, cell in zip(contrasts.events, contrasts.cell_event.argmax(axis=1).tolist(), strict=True):
+        strata.setdefault(event.stratum, []).append(cell)
+    criterion = contrasts.criteria[0]
+    target = system.label_mean if criterion.family == "EER" else None
+    return LevelPlan(
+        system.index,
+        system.safe_weight,
+        tuple(map(tuple, strata.values())),
+        target,
+        system.uniform_tolerance,
+        criterion.form == "pairwise",
+        system.collective,
+    )
+
+
+def project_levels(
+    values: np.ndarray[Any, Any], plan: LevelPlan, *, weights: FloatArray | None = None
+) -> tuple[np.ndarray[Any, Any], CellJacobian]:
+    """Project a batch without bounds.
+
+    Args:
+        values: z, float32 or float64, shape (n,).
+        plan: The batch.
+        weights: Row weights, shape (n,).
+
+    Returns:
+        ỹ, shape (n,), and its Jacobian.
+
+    Raises:
+        InputError: NaN or infinite scores, or scores whose sum overflows.
+    """
+    means = _cell_means(values, plan, weights)
+    if not math.isfinite(sum(means.tolist())):
+        check_vector("scores", values)
+        raise InputError("scores are too large: their sum over a group is not finite")
+    shift = _move_cells(_residuals(means, plan), plan.weight, plan).shift
+    squares = plan.weight if weights is None and plan.collective is ALONE else None
+    jacobian = CellJacobian(plan.index, _cell_matrix(shift, plan, None), weights, None, plan.collective, squares)
+    return add_per_cell(values, shift, plan.index), jacobian
+
+
+def project_levels_within(
+    values: np.ndarray[Any, Any], plan: LevelPlan, *, bounds: tuple[Bound, Bound], weights: FloatArray | None = None
+) -> tuple[FloatArray, FloatArray, CellJacobian] | None:
+    """Project a batch within bounds.
+
+    Args:
+        values: z, float32 or float64, finite, shape (n,).
+        plan: The batch.
+        bounds: (lb, ub), each a number, shape (n,), or None.
+        weights: Row weights, shape (n,).
+
+    Returns:
+        ỹ in float64, δ of every cell and the Jacobian; None where the general solver has to look: no such scores
+        exist, or the steps do not settle.
+    """
+    if not _fits(plan, bounds, weights, len(values)):
+        return None
+    shift = np.zeros(len(plan.weight))
+    move: Move | None = None
+    for _ in range(MAX_STEPS):
+        moved = values + shift.take(plan.index)
+        output = _clip(moved, bounds)
+        means = _residuals(_cell_means(output, plan, weights), plan)
+        if move is not None and _is_settled(move, means):
+            return output, shift, _bounded_jacobian(output, move, plan, bounds, weights)
+        share = np.maximum(_cell_means(output == moved, plan, weights), LEAST_SHARE)
+        move = _move_cells(means - share * shift, plan.weight / share, plan)
+        shift = move.shift / share
+    return None
+
+
+def _cell_means(values: np.ndarray[Any, Any], plan: LevelPlan, weights: FloatArray | None) -> FloatArray:
+    sums = sum_cells(values if weights is None else values * weights, plan.index, len(plan.weight))
+    return plan.collective.sum(sums) / plan.weight
+
+
+def _residuals(means: FloatArray, plan: LevelPlan) -> FloatArray:
+    return means if plan.target is None else means - plan.target
+
+
+def _clip(values: FloatArray, bounds: tuple[Bound, Bound]) -> FloatArray:
+    lower, upper = bounds
+    clipped = values if lower is None else np.maximum(values, lower)
+    return clipped if upper is None else np.minimum(clipped, upper)
+
+
+def _fits(plan: LevelPlan, bounds: tuple[Bound, Bound], weights: FloatArray | None, n_rows: int) -> bool:
+    """Whether the bounds leave every stratum a window."""
+    scalar = all(bound is None or np.ndim(bound) == 0 for bound in bounds)
+    if scalar and plan.pairwise and plan.target is None:
+        return True
+    low, high = (
+        np.full(len(plan.weight), default) if bound is None
+        else _residuals(_cell_means(np.broadcast_to(np.asarray(bound, np.float64), (n_rows,)), plan, weights), plan)
+        for bound, default in zip(bounds, (-np.inf, np.inf), strict=True)
+    )  # fmt: skip
+    epsilon = plan.tolerance
+    if not plan.pairwise:
+        touched = [cell for cells in plan.strata for cell in cells]
+        return bool((low[touched] <= epsilon).all() and (high[touched] >= -epsilon).all())
+    return all(low[list(cells)].max() <= high[list(cells)].min() + epsilon for cells in plan.strata if cells)
+
+
+def _move_cells(means: FloatArray, masses: FloatArray, plan: LevelPlan) -> Move:
+    """The least movement of the cell means that satisfies the constraints when a cell weighs ``masses``.
+
+    Cells are few: lists are faster here than arrays.
+    """
+    epsilon, value, mass = plan.tolerance, means.tolist(), masses.tolist()
+    shift, low, high = [0.0] * len(value), [-math.inf] * len(value), [math.inf] * len(value)
+    for cells in plan.strata:
+        bottom, top = -epsilon, epsilon
+        if plan.pairwise and cells:
+            values = [value[cell] for cell in cells]
+            bottom = min(values)
+            if max(values) - bottom > epsilon:
+                bottom = _find_level(values, [mass[cell] for cell in cells], epsilon)
+            top = bottom + epsilon
+        for cell in cells:
+            low[cell], high[cell] = bottom, top
+            if not bottom <= value[cell] <= top:
+                goal = bottom if value[cell] < bottom else top
+                low[cell] = high[cell] = goal
+                shift[cell] = goal - value[cell]
+    return Move(np.array(shift), np.array(low), np.array(high))
+
+
+def _is_settled(move: Move, means: FloatArray) -> bool:
+    """Whether the means are where the move wanted them: on their goals, and within the windows where they had none."""
+    slack = ACCURACY * max(1.0, float(np.abs(means).max()))
+    return bool(((means >= move.low - slack) & (means <= move.high + slack)).all())
+
+
+def _bounded_jacobian(
+    output: FloatArray, move: Move, plan: LevelPlan, bounds: tuple[Bound, Bound], weights: FloatArray | None
+) -> CellJacobian:
+    """A row exactly at its bound counts as held."""
+    lower, upper = bounds
+    free: BoolArray = np.ones(len(output), dtype=bool) if lower is None else output > lower
+    if upper is not None:
+        free = free & (output < upper)
+    share = _cell_means(free, plan, weights)
+    squares = share * plan.weight if weights is None and plan.collective is ALONE else None
+    return CellJacobian(
+        plan.index, _cell_matrix(move.shift, plan, share), weights, free, plan.collective, squares
+    )  # fmt: skip
+
+
+def _cell_matrix(shift: FloatArray, plan: LevelPlan, share: FloatArray | None) -> FloatArray:
+    """W⁻¹·N·W⁻¹: what the moved cells give back, less the part that moves their window.
+
+    With answers a = d·W the matrix is diag(1/a) − (1/d)(1/d)ᵀ/Σ(W/d) over the moved cells of a stratum. A moved cell
+    all of whose rows are held keeps the window where it is, so that nothing is given to the window.
+    """
+    moved = shift != 0
+    inverse, rigid = moved.astype(np.float64), None
+    if share is not None:
+        rigid = moved & (share <= 0)
+        inverse = np.divide(1.0, share, out=np.zeros_like(share), where=moved & ~rigid)
+    size = len(shift)
+    if plan.pairwise:
+        total = np.bincount(plan.stratum, plan.weight * inverse, len(plan.strata) + 1)
+        if rigid is not None:
+            total[plan.stratum[rigid]] = np.inf
+        total[total == 0] = 1.0
+        matrix = (inverse / -total[plan.stratum])[:, None] * inverse
+        if len(plan.strata) > 1:
+            matrix *= plan.together
+    else:
+        matrix = np.zeros((size, size))
+    matrix.ravel()[:: size + 1] += inverse / plan.weight
+    return matrix
+
+
+def _find_level(values: list[float], masses: list[float], tolerance: float) -> float:
+    """The t that balances the mass that rises to t with the mass that falls to t + ε.
+
+    The imbalance D(t) = Σ W (t − u)₊ − Σ W (u − ε − t)₊ is increasing and linear between breakpoints: the last
+    breakpoint where it is not positive is found by bisection, and t from the sums of the cells that move just above
+    it.
+    """
+    pairs = list(zip(values, masses, strict=True))
+    breaks = sorted(values + [value - tolerance for value in values])
+    first, last = 0, len(breaks) - 1
+    while first < last:
+        middle = (first + last + 1) // 2
+        if _imbalance(pairs, breaks[middle], tolerance) <= 0:
+            first = middle
+        else:
+            last = middle - 1
+    low, high = breaks[first], breaks[first + 1] if first + 1 < len(breaks) else float("inf")
+    below = [(u, w) for u, w in pairs if u <= low]
+    above = [(u - tolerance, w) for u, w in pairs if u - tolerance >= high]
+    return sum(u * w for u, w in below + above) / sum(w for _, w in below + above)
+
+
+def _imbalance(pairs: list[tuple[float, float]], level: float, tolerance: float) -> float:
+    rise = sum(w * (level - u) for u, w in pairs if u < level)
+    fall = sum(w * (u - tolerance - level) for u, w in pairs if u - tolerance > level)
+    return rise - fall
