@@ -114,7 +114,7 @@ def _check_matrix(matrix: Any) -> csr_array:
     except (TypeError, ValueError) as error:
         raise InputError(f"matrix must be a dense or sparse matrix of shape (m, n); {error}") from error
     if len(sparse.indptr) < 2:
-        raise InputError(f"matrix must have shape (m, n), one row per constraint; got no row")
+        raise InputError("matrix must have shape (m, n), one row per constraint; got no row")
     if not np.isfinite(sparse.data).all():
         raise InputError("matrix holds NaN or infinite entries")
     return sparse

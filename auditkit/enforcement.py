@@ -152,7 +152,7 @@ def verify_certificate(
     systems = tuple(replace(system, relaxation=relaxation, layouts={}) for system in batch.systems)
     problems = list(_problems(values, replace(batch, systems=systems), bounds=bounds, simplex=simplex))
     duals = _split(np.asarray(result.duals, dtype=np.float64), problems)
-    outputs = [claimed] if len(problems) == 1 and (simplex or columns is None) else list(claimed.T)
+    outputs = [claimed] if len(problems) == 1 and (simplex or columns is None) else list(claimed.T.contiguous())
     parts = [certify(*each) for each in zip(problems, outputs, duals, strict=True)]
     return merge_certificates(parts) if len(parts) > 1 else parts[0]
 
@@ -207,4 +207,4 @@ def _split(duals: FloatArray, problems: list[ProjectionProblem]) -> list[FloatAr
             f"result.duals must have {size} multipliers, one per constraint of these criteria; "
             f"got {len(duals)}; pass the groups and criteria that were projected"
         )
-    return [found] if len(problems) == 1 else [found[:, k] for k in range(len(problems))]
+    return [found] if len(problems) == 1 else [np.ascontiguousarray(column) for column in found.T]

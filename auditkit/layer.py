@@ -131,7 +131,8 @@ class FairnessLayer(nn.Module):
             return project_prepared(scores, groups)
         arguments = (scores, groups, labels, weights, self.bounds if bounds is None else bounds, tolerances)
         if torch.compiler.is_compiling():
-            return torch.compiler.disable(self._forward)(*arguments)  # groups are read by Python
+            # groups are read by Python, outside of the compiled graph
+            return torch.compiler.disable(self._forward)(*arguments)  # type: ignore[call-arg]
         return self._forward(*arguments)
 
     def prepare(
