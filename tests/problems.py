@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from auditkit import ECP, EER, Criterion, Groups, equal_opportunity, equalized_odds
+from auditkit import ECP, EER, AffineCriterion, Criterion, Groups, equal_opportunity, equalized_odds
 
 CRITERIA: tuple[Callable[[float], Criterion], ...] = (
     lambda e: ECP("a", tolerance=e),
@@ -67,6 +67,46 @@ def random_problem(seed: int, *, max_rows: int = 80) -> Problem:
         bounds,
         weights,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class WideProblem:
+    """Arguments of `auditkit.project` with inferred groups, several columns or affine criteria."""
+
+    scores: np.ndarray
+    groups: Groups
+    criteria: tuple[Any, ...]
+    options: dict[str, Any]
+
+
+def random_wide_problem(seed: int, *, max_rows: int = 40) -> WideProblem:
+    """A problem of the kinds that `random_problem` leaves out; it may be infeasible."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(2, max_rows))
+    groups = Groups(
+        {"a": rng.integers(0, 3, n), "s": rng.integers(0, 2, n)}, probabilities={"p": rng.dirichlet([0.5] * 3, n)}
+    )
+    tolerance = float(rng.choice([0.0, 0.01, 0.1]))
+    own = AffineCriterion(rng.normal(size=(2, n)) / n, lower=[-0.2, -np.inf], upper=[0.2, 0.3])
+    choices = (
+        (ECP("p", tolerance=tolerance),),
+        (ECP(("p", "a"), tolerance=0.05 + tolerance), ECP("s", tolerance=tolerance)),
+        (equalized_odds("p", tolerance=tolerance),),
+        (EER("p", given="s", tolerance=0.2 + tolerance),),
+        (own,),
+        (own, ECP("a", tolerance=tolerance)),
+        (own, ECP("p", tolerance=tolerance), EER("a", tolerance=0.3)),
+        (ECP("a", tolerance=tolerance),),
+    )
+    kind = str(rng.choice(["vector", "columns", "simplex"]))
+    k = int(rng.integers(2, 5))
+    options: dict[str, Any] = {"weights": None if rng.random() < 0.6 else rng.uniform(0.5, 3.0, n)}
+    if kind == "vector":
+        bounds = (None, (0.05, 0.9))[int(rng.integers(0, 2))]
+        options |= {"labels": rng.integers(0, 2, n).astype(float), "bounds": bounds}
+        return WideProblem(rng.random(n), groups, choices[int(rng.integers(0, len(choices)))], options)
+    options |= {"labels": rng.integers(0, k, n), "simplex": kind == "simplex"}
+    return WideProblem(rng.dirichlet([1.0] * k, n), groups, choices[int(rng.integers(0, len(choices)))], options)
 
 
 def gaps_by_mask(

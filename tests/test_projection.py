@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 
 import numpy as np
@@ -11,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import auditkit as ak
-from auditkit.errors import InfeasibleError, InputError
+from auditkit.errors import InfeasibleError, InputError, SolverError
 from auditkit.results import Status
-from tests.problems import Problem, gaps_by_mask, largest_gap, random_problem
+from tests.problems import Problem, gaps_by_mask, largest_gap, random_problem, random_wide_problem
 
 
 def solve(problem: Problem, **options: object) -> object:
@@ -55,6 +56,39 @@ def test_equals_the_oracle_on_random_problems(block: int) -> None:
 @pytest.mark.parametrize("block", range(10))
 def test_equals_the_oracle_on_thousands_of_random_problems(block: int) -> None:
     assert sum(check_against_oracle(seed) for seed in range(10_000 + 300 * block, 10_300 + 300 * block)) > 150
+
+
+def check_wide_problem(seed: int) -> bool:
+    """Compare one problem with inferred groups, columns or affine criteria with the oracle."""
+    problem = random_wide_problem(seed)
+    arguments = (problem.scores, problem.groups, problem.criteria)
+    try:
+        result = ak.project(*arguments, **problem.options)
+    except InfeasibleError:
+        relaxed = ak.project(*arguments, **problem.options, on_infeasible="relax")
+        assert relaxed.certificate.max_violation <= 1e-9
+        assert relaxed.certificate.relaxation > 0
+        return False
+    scale = max(1.0, float(np.abs(result.scores).max()))
+    with contextlib.suppress(SolverError):  # about one in a thousand is too degenerate for Clarabel
+        oracle = ak.project(*arguments, **problem.options, solver="cvxpy")
+        assert np.abs(result.scores - oracle.scores).max() <= 1e-6 * scale
+    assert result.certificate.max_violation <= 1e-12 * scale
+    assert abs(result.certificate.duality_gap) <= 1e-9 * max(1.0, result.certificate.primal_objective)
+    assert ak.verify_certificate(result, *arguments, **problem.options) == result.certificate
+    return True
+
+
+@pytest.mark.parametrize("block", range(2))
+def test_inferred_groups_columns_and_affine_criteria_equal_the_oracle(block: int) -> None:
+    solved = [check_wide_problem(seed) for seed in range(60 * block, 60 * block + 60)]
+    assert sum(solved) >= 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", range(4))
+def test_inferred_groups_columns_and_affine_criteria_equal_the_oracle_on_hundreds_of_problems(block: int) -> None:
+    assert sum(check_wide_problem(seed) for seed in range(1000 + 200 * block, 1200 + 200 * block)) >= 100
 
 
 @pytest.mark.parametrize("seed", range(40))

@@ -51,10 +51,13 @@ def test_rounded_scores_satisfy_the_tolerance_exactly(dtype: torch.dtype) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rounded_scores_satisfy_the_tolerance_exactly_in_thousands_of_batches(dtype: torch.dtype) -> None:
-    broken, refused = count_violations(dtype, 5000, seed=1)
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_rounded_scores_satisfy_the_tolerance_exactly_in_a_hundred_thousand_batches(
+    dtype: torch.dtype, seed: int
+) -> None:
+    broken, refused = count_violations(dtype, 10_000, seed=seed)
     assert broken == 0
-    assert refused <= (50 if dtype == torch.bfloat16 else 0)
+    assert refused <= (100 if dtype == torch.bfloat16 else 0)
 
 
 def test_without_strict_rounding_breaks_the_tolerance_by_a_little() -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import daqp
 import numpy as np
 
-from auditkit._typing import FloatArray
+from auditkit._typing import BoolArray, FloatArray
 from auditkit.errors import SolverError
 
 _OPTIMAL, _SOFT_OPTIMAL, _INFEASIBLE = 1, 2, -1
 _EQUALITY = 5
 _NO_SIDE = 1e30
 """What the active-set solver takes for infinity."""
+_NO_MOVE = 1e-10
+"""A constraint that moves less than this share of its size does not move: what is left is rounding."""
 
 
 def solve_reduced(matrix: FloatArray, lower: FloatArray, upper: FloatArray, gram: FloatArray) -> FloatArray | None:
@@ -35,7 +38,9 @@ def solve_reduced(matrix: FloatArray, lower: FloatArray, upper: FloatArray, gram
         return np.zeros(0)
     scaled = matrix * np.sqrt(gram) if gram.ndim == 1 else matrix @ _root(gram)
     norm = np.linalg.norm(scaled, axis=1)
-    norm[norm == 0] = 1.0
+    moves = norm > _NO_MOVE * np.linalg.norm(matrix, axis=1) * _largest(gram)
+    if not moves.all():
+        return _solve_moving(matrix, lower, upper, gram, moves)
     rows = np.ascontiguousarray(scaled / norm[:, None])
     low, high = lower / norm, upper / norm
     sides = np.abs(np.concatenate([low, high]))
@@ -44,6 +49,29 @@ def solve_reduced(matrix: FloatArray, lower: FloatArray, upper: FloatArray, gram
     if duals is None:
         return None
     return _refine(scaled, lower, upper, duals * scale / norm)
+
+
+def _solve_moving(
+    matrix: FloatArray, lower: FloatArray, upper: FloatArray, gram: FloatArray, moves: BoolArray
+) -> FloatArray | None:
+    """Leave out the constraints that no multiplier moves, such as those between groups that hold the same rows."""
+    slack = 1e-9 * max(
+        1.0, float(np.abs(np.concatenate([lower, upper]))[np.isfinite([*lower, *upper])].max(initial=0.0))
+    )
+    if (lower[~moves] > slack).any() or (upper[~moves] < -slack).any():
+        return None
+    duals = np.zeros(len(matrix))
+    found = solve_reduced(matrix[moves], lower[moves], upper[moves], gram)
+    if found is None:
+        return None
+    duals[moves] = found
+    return duals
+
+
+def _largest(gram: FloatArray) -> float:
+    """How far a unit of multiplier moves the moment that answers most, as a length."""
+    diagonal = gram if gram.ndim == 1 else np.diag(gram)
+    return math.sqrt(max(float(diagonal.max(initial=0.0)), 0.0))
 
 
 def _root(gram: FloatArray) -> FloatArray:
