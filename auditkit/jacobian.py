@@ -54,7 +54,7 @@ class CellJacobian:
 
     Attributes:
         index: Cell of every row, shape (n,).
-        matrix: W⁻¹·N·W⁻¹ in the cells, shape (c, c), symmetric.
+        matrix: W⁻¹·N·W⁻¹ in the cells, symmetric: an array of shape (c, c), or anything that multiplies like one.
         weights: Row weights w, shape (n,); None is one for every row.
         free: Which rows no bound holds, shape (n,); None is every row.
         collective: What adds up over processes.
@@ -62,7 +62,7 @@ class CellJacobian:
     """
 
     index: IntArray
-    matrix: FloatArray
+    matrix: Any
     weights: FloatArray | None = None
     free: BoolArray | None = None
     collective: Collective = ALONE

@@ -8,6 +8,7 @@ The forward pass finds which constraints and bounds are active; the backward pas
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -261,7 +262,6 @@ class _Solver:
         return self._general(scores, system, column)
 
     def _within_bounds(self, scores: Tensor, system: ConstraintSystem) -> tuple[Tensor, Any] | None:
-        check_finite(scores)
         plan = find_plan(system)
         assert plan is not None
         bounds = _plain_bounds(self.bounds, len(scores))
@@ -319,6 +319,10 @@ def _check_explained(problem: ProjectionProblem, solution: Solution, explained: 
 
 def _plain_bounds(bounds: Bounds, n_rows: int) -> tuple[Any, Any]:
     """Bounds as numbers and arrays."""
+    if isinstance(bounds, tuple) and len(bounds) == 2 and type(bounds[0]) is type(bounds[1]) is float:
+        lower, upper = bounds
+        if math.isfinite(lower) and math.isfinite(upper) and lower <= upper:
+            return bounds
     checked = check_bounds(bounds, n_rows=n_rows, device=torch.device("cpu"))
     lower, upper = (None if b is None else float(b) if b.ndim == 0 else b.numpy() for b in checked)
     return lower, upper

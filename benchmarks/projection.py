@@ -1,10 +1,11 @@
-"""The fairness layer beside a CVXPY layer: forward and backward, in one process, medians and ratios.
+"""The fairness layer beside its peers: forward and backward, in one process, medians and ratios.
 
     python -m benchmarks.projection            needs: pip install -e '.[bench]'
 
 Peers: a cvxpylayers layer built for every batch with its default solver (which is how the paper's code runs), the same
-with Clarabel, that one built once and reused (the best a CVXPY layer does), and a penalty on the gaps, which constrains
-nothing. All see the same float64 scores and groups.
+with Clarabel, that one built once and reused (the best a CVXPY layer does), OSQP's own torch layer, the paper's package
+``fairness-training`` (two groups, always bounded), and a penalty on the gaps, which constrains nothing. All see the same
+scores and groups, and the same gradient arrives from above; no loss is timed.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ from itertools import combinations
 
 import cvxpy as cp
 import numpy as np
+import scipy.sparse as sp
 import torch
 from cvxpylayers.torch import CvxpyLayer
+from fairness_training import FairModel
+from osqp.nn.torch import OSQP
 from rich.console import Console
 from rich.table import Table
 
@@ -27,7 +31,7 @@ import auditkit as ak
 
 TOLERANCE = 1e-3
 CLARABEL = {"solve_method": "CLARABEL"}
-CASES = ((128, 2, False), (1024, 4, False), (1024, 14, False), (8192, 4, False), (1024, 4, True))
+CASES = ((128, 2, False), (128, 2, True), (1024, 4, False), (1024, 14, False), (8192, 4, False), (1024, 4, True))
 LARGE = (1_000_000, 10_000_000)
 
 Step = Callable[[torch.Tensor], torch.Tensor]
@@ -85,6 +89,36 @@ def reused_clarabel_step(case: Case) -> Step:
     return lambda scores: layer(scores, solver_args=CLARABEL)[0]
 
 
+def osqp_step(case: Case) -> Step:
+    pairs = list(combinations(range(case.n_groups), 2))
+    rows = np.array([case.averages[a] - case.averages[b] for a, b in pairs])
+    size, limit = len(case.codes), np.full(len(pairs), TOLERANCE)
+    matrix = sp.csr_array(rows) if case.bounds is None else sp.vstack([sp.csr_array(rows), sp.eye_array(size)]).tocsr()
+    entries, unit = matrix.tocoo(), np.arange(size)
+    low, high = (-limit, limit) if case.bounds is None else (
+        np.concatenate([-limit, np.full(size, case.bounds[0])]), np.concatenate([limit, np.full(size, case.bounds[1])])
+    )  # fmt: skip
+    layer = OSQP((unit, unit), (size, size), entries.coords, matrix.shape, eps_abs=1e-8, eps_rel=1e-8, max_iter=100_000)
+    ones, values, lower, upper = (torch.as_tensor(part) for part in (np.ones(size), entries.data, low, high))
+    return lambda scores: layer(ones, -scores, values, lower, upper)
+
+
+def fairness_training_step(case: Case) -> Step | None:
+    if case.n_groups != 2:
+        return None  # it takes binary attributes
+    model = FairModel(
+        input_dim=1, protected_attr_idx=0, prediction_bounds=case.bounds or (-1e3, 1e3), fairness_tolerance=TOLERANCE,
+        custom_network=torch.nn.Identity(),
+    )  # fmt: skip
+    attribute = torch.as_tensor(case.codes, dtype=torch.float32).unsqueeze(1)
+
+    def step(scores: torch.Tensor) -> torch.Tensor:
+        model.ffnn = lambda _: scores.unsqueeze(1)
+        return model(attribute).squeeze(1)
+
+    return step
+
+
 def penalty_step(case: Case) -> Step:
     index = torch.as_tensor(case.codes)
     size = torch.bincount(index).double()
@@ -96,10 +130,12 @@ def penalty_step(case: Case) -> Step:
     return step
 
 
-PEERS: dict[str, Callable[[Case], Step]] = {
+PEERS: dict[str, Callable[[Case], Step | None]] = {
     "CVXPY layer, rebuilt": rebuilt_step,
     "rebuilt, Clarabel": rebuilt_clarabel_step,
     "reused, Clarabel": reused_clarabel_step,
+    "OSQP layer": osqp_step,
+    "fairness-training": fairness_training_step,
     "penalty": penalty_step,
 }
 
@@ -107,10 +143,11 @@ PEERS: dict[str, Callable[[Case], Step]] = {
 def measure(step: Step, case: Case, seconds: float) -> tuple[float, float]:
     """Median milliseconds of forward and backward, and the largest gap of what came out."""
 
+    upstream = torch.linspace(-1, 1, len(case.codes), dtype=torch.float64)
+
     def once() -> torch.Tensor:
-        case.scores.grad = None
         output = step(case.scores)
-        output.square().sum().backward()
+        torch.autograd.grad(output, case.scores, upstream)
         return output
 
     output = once()
@@ -132,7 +169,11 @@ def compare(console: Console, *, seconds: float) -> None:
         ours, gap = measure(auditkit_step(case), case, seconds)
         cells = [str(rows), str(groups), "yes" if bounded else "no", f"{ours:.2f}", f"{max(0.0, gap - TOLERANCE):.0e}"]
         for make in PEERS.values():
-            theirs, excess = measure(make(case), case, seconds)
+            step = make(case)
+            if step is None:
+                cells.append("—")
+                continue
+            theirs, excess = measure(step, case, seconds)
             cells.append(f"{theirs:.2f} ({theirs / ours:,.2g}×), {max(0.0, excess - TOLERANCE):.0e}")
         table.add_row(*cells)
     console.print(table)
@@ -158,7 +199,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=2.0, help="time to spend on every cell of the table")
     arguments = parser.parse_args()
-    console = Console(width=150)
+    console = Console(width=190)
     compare(console, seconds=arguments.seconds)
     scale(console, seconds=arguments.seconds)
 

@@ -66,11 +66,6 @@ class LevelPlan:
             stratum[list(cells)] = k
         return stratum
 
-    @cached_property
-    def together(self) -> FloatArray:
-        """1 where two cells stand in the same stratum, shape (c, c)."""
-        return (self.stratum[:, None] == self.stratum).astype(np.float64)
-
 
 @dataclass(frozen=True, eq=False)
 class Move:
@@ -85,6 +80,38 @@ class Move:
     shift: FloatArray
     low: FloatArray
     high: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class LevelAnswer:
+    """The matrix W⁻¹·N·W⁻¹ of a Jacobian, by what it does to sums per cell.
+
+    With answers a = d·W it is diag(1/a) − (1/d)(1/d)ᵀ/Σ(W/d) over the moved cells of a stratum. A moved cell all of
+    whose rows are held keeps the window where it is, so that nothing is given to the window.
+
+    Attributes:
+        inverse: 1/d of the moved cells, else zero, shape (c,).
+        diagonal: 1/a of the moved cells, else zero, shape (c,).
+        total: Σ(W/d) of every stratum, infinite where the window cannot move; None where groups are not compared.
+        stratum: Stratum of every cell, shape (c,); None where all cells stand together.
+    """
+
+    inverse: FloatArray
+    diagonal: FloatArray
+    total: FloatArray | None = None
+    stratum: IntArray | None = None
+
+    def __len__(self) -> int:
+        return len(self.inverse)
+
+    def __matmul__(self, sums: FloatArray) -> FloatArray:
+        given = self.diagonal * sums
+        if self.total is None:
+            return given
+        if self.stratum is None:
+            return given - self.inverse * (float(np.dot(self.inverse, sums)) / self.total[0])
+        window = np.bincount(self.stratum, self.inverse * sums, len(self.total)) / self.total
+        return given - self.inverse * window.take(self.stratum)
 
 
 def find_plan(system: ConstraintSystem) -> LevelPlan | None:
@@ -138,7 +165,7 @@ def project_levels(
         raise InputError("scores are too large: their sum over a group is not finite")
     shift = _move_cells(_residuals(means, plan), plan.weight, plan).shift
     squares = plan.weight if weights is None and plan.collective is ALONE else None
-    jacobian = CellJacobian(plan.index, _cell_matrix(shift, plan, None), weights, None, plan.collective, squares)
+    jacobian = CellJacobian(plan.index, _answer(shift, plan, None), weights, None, plan.collective, squares)
     return add_per_cell(values, shift, plan.index), jacobian
 
 
@@ -148,7 +175,7 @@ def project_levels_within(
     """Project a batch within bounds.
 
     Args:
-        values: z, float32 or float64, finite, shape (n,).
+        values: z, float32 or float64, shape (n,).
         plan: The batch.
         bounds: (lb, ub), each a number, shape (n,), or None.
         weights: Row weights, shape (n,).
@@ -156,7 +183,13 @@ def project_levels_within(
     Returns:
         ỹ in float64, δ of every cell and the Jacobian; None where the general solver has to look: no such scores
         exist, or the steps do not settle.
+
+    Raises:
+        InputError: NaN or infinite scores, or scores whose sum overflows.
     """
+    if not math.isfinite(values.sum(dtype=np.float64)):
+        check_vector("scores", values)
+        raise InputError("scores are too large: their sum is not finite")
     if not _fits(plan, bounds, weights, len(values)):
         return None
     shift = np.zeros(len(plan.weight))
@@ -246,34 +279,29 @@ def _bounded_jacobian(
     share = _cell_means(free, plan, weights)
     squares = share * plan.weight if weights is None and plan.collective is ALONE else None
     return CellJacobian(
-        plan.index, _cell_matrix(move.shift, plan, share), weights, free, plan.collective, squares
+        plan.index, _answer(move.shift, plan, share), weights, free, plan.collective, squares
     )  # fmt: skip
 
 
-def _cell_matrix(shift: FloatArray, plan: LevelPlan, share: FloatArray | None) -> FloatArray:
-    """W⁻¹·N·W⁻¹: what the moved cells give back, less the part that moves their window.
-
-    With answers a = d·W the matrix is diag(1/a) − (1/d)(1/d)ᵀ/Σ(W/d) over the moved cells of a stratum. A moved cell
-    all of whose rows are held keeps the window where it is, so that nothing is given to the window.
-    """
+def _answer(shift: FloatArray, plan: LevelPlan, share: FloatArray | None) -> LevelAnswer:
     moved = shift != 0
-    inverse, rigid = moved.astype(np.float64), None
-    if share is not None:
+    if share is None:
+        inverse, rigid = moved.astype(np.float64), None
+    else:
         rigid = moved & (share <= 0)
         inverse = np.divide(1.0, share, out=np.zeros_like(share), where=moved & ~rigid)
-    size = len(shift)
-    if plan.pairwise:
-        total = np.bincount(plan.stratum, plan.weight * inverse, len(plan.strata) + 1)
-        if rigid is not None:
-            total[plan.stratum[rigid]] = np.inf
-        total[total == 0] = 1.0
-        matrix = (inverse / -total[plan.stratum])[:, None] * inverse
-        if len(plan.strata) > 1:
-            matrix *= plan.together
+    if not plan.pairwise:
+        return LevelAnswer(inverse, inverse / plan.weight)
+    weighted = plan.weight * inverse
+    stratum = None if len(plan.strata) == 1 else plan.stratum
+    if stratum is None:
+        total = np.array([weighted.sum()])
     else:
-        matrix = np.zeros((size, size))
-    matrix.ravel()[:: size + 1] += inverse / plan.weight
-    return matrix
+        total = np.bincount(stratum, weighted, len(plan.strata) + 1).astype(np.float64)
+    if rigid is not None and rigid.any():
+        total[0 if stratum is None else stratum[rigid]] = np.inf
+    total[total == 0] = 1.0
+    return LevelAnswer(inverse, inverse / plan.weight, total, stratum)
 
 
 def _find_level(values: list[float], masses: list[float], tolerance: float) -> float:
