@@ -9,7 +9,6 @@ derivatives of every order and both modes are two passes over the rows.
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -168,6 +167,8 @@ class Request:
 
 def attach(scores: Tensor, request: Request) -> Tensor:
     """The projection of the scores as a differentiable function of them."""
+    if torch._C._are_functorch_transforms_active():
+        return _TransformedProject.apply(scores, request)  # type: ignore[return-value]
     return _Project.apply(scores, request)  # type: ignore[return-value]
 
 
@@ -191,7 +192,27 @@ def _multiply(values: Tensor, jacobian: Any, transposed: bool, record: GradientR
 
 
 class _Project(Function):
-    """z ↦ ỹ."""
+    """z ↦ ỹ, in the form of autograd functions that costs least per call."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, request: Request) -> Tensor:
+        output, ctx.jacobian = request.solve(scores.detach())
+        ctx.record = request.record
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None]:
+        if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+            return _Multiply.apply(gradients[0], ctx.jacobian, True, ctx.record), None  # type: ignore[return-value]
+        return _multiply(gradients[0], ctx.jacobian, True, ctx.record), None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        return _Multiply.apply(tangents[0], ctx.jacobian, False, None)  # type: ignore[return-value]
+
+
+class _TransformedProject(Function):
+    """z ↦ ỹ, in the form that torch.func transforms."""
 
     @staticmethod
     def forward(scores: Tensor, request: Request) -> Tensor:
@@ -205,9 +226,7 @@ class _Project(Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None]:
-        if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
-            return _Multiply.apply(gradients[0], ctx.jacobian, True, ctx.record), None  # type: ignore[return-value]
-        return _multiply(gradients[0], ctx.jacobian, True, ctx.record), None
+        return _Multiply.apply(gradients[0], ctx.jacobian, True, ctx.record), None  # type: ignore[return-value]
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
@@ -219,10 +238,6 @@ class _Project(Function):
         scores, request = args
         batches = scores.movedim(in_dims[0], 0).unbind(0)
         return torch.stack([attach(batch, replace(request)) for batch in batches]), 0
-
-
-# Function.apply asks for this signature at every call, and working it out takes longer than a small batch
-_Project.forward.__signature__ = inspect.signature(_Project.forward)  # type: ignore[attr-defined]
 
 
 class _Multiply(Function):

@@ -2,10 +2,10 @@
 
     python -m benchmarks.projection            needs: pip install -e '.[bench]'
 
-Peers: a cvxpylayers layer built for every batch with its default solver (which is how the paper's code runs), the same
-with Clarabel, that one built once and reused (the best a CVXPY layer does), OSQP's own torch layer, the paper's package
-``fairness-training`` (two groups, always bounded), and a penalty on the gaps, which constrains nothing. All see the same
-scores and groups, and the same gradient arrives from above; no loss is timed.
+Peers: a cvxpylayers layer built for every batch with its default solver (which is how the paper's code runs), the
+same with Clarabel, that one built once and reused (the best a CVXPY layer does), OSQP's own torch layer, the paper's
+package ``fairness-training`` (two groups, always bounded, float32), and a penalty on the gaps, which constrains
+nothing. All see the same scores and groups, and the same gradient arrives from above; no loss is timed.
 """
 
 from __future__ import annotations
@@ -103,18 +103,28 @@ def osqp_step(case: Case) -> Step:
     return lambda scores: layer(ones, -scores, values, lower, upper)
 
 
+class _Scores(torch.nn.Module):
+    """A network whose output was computed beforehand."""
+
+    scores: torch.Tensor
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        del features
+        return self.scores
+
+
 def fairness_training_step(case: Case) -> Step | None:
     if case.n_groups != 2:
         return None  # it takes binary attributes
     model = FairModel(
         input_dim=1, protected_attr_idx=0, prediction_bounds=case.bounds or (-1e3, 1e3), fairness_tolerance=TOLERANCE,
-        custom_network=torch.nn.Identity(),
+        custom_network=_Scores(),
     )  # fmt: skip
     attribute = torch.as_tensor(case.codes, dtype=torch.float32).unsqueeze(1)
 
     def step(scores: torch.Tensor) -> torch.Tensor:
-        model.ffnn = lambda _: scores.unsqueeze(1)
-        return model(attribute).squeeze(1)
+        model.ffnn.scores = scores.float().unsqueeze(1)
+        return model(attribute).squeeze(1).double()
 
     return step
 
