@@ -1,11 +1,16 @@
 """Moments: the additive sums per cell from which every audit figure is computed.
 
-Sums merge by addition, so they can be taken in one pass, batch by batch, on a stream, or on many machines.
+Sums merge by addition, so they can be taken in one pass, batch by batch, on a stream, or on many machines. Every sum is
+declared once, as a field of `Moments` with the factors whose product is added for a row; `Moments.from_rows` and every
+engine read that declaration, so that a new sum is a new field and nothing else.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields
+from functools import reduce
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,7 +18,54 @@ from auditkit._typing import FloatArray
 from auditkit.errors import InputError
 from auditkit.groups import Cells, CellTable
 
-_SUMS = ("count", "weight", "weight2", "score", "score2", "label", "label2", "cross", "selected")
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """What a row contributes: arrays of shape (n,), float64.
+
+    Attributes:
+        z: Scores.
+        y: Labels; None where there are none.
+        d: Decisions; None where there are none.
+        w: Weights; None is one for every row.
+        shift: Constant taken off before squaring.
+    """
+
+    z: FloatArray
+    y: FloatArray | None
+    d: FloatArray | None
+    w: FloatArray | None
+    shift: float
+
+
+class Factor(NamedTuple):
+    """One factor of what is added for a row, written twice: for arrays and for SQL.
+
+    Attributes:
+        values: The factor of every row, shape (n,).
+        sql: The same over the columns z, y, d, w and shift.
+        needs: The field of `Rows` without which the factor does not exist.
+    """
+
+    values: Callable[[Any], FloatArray]
+    sql: str
+    needs: str = "z"
+
+
+FACTORS = {
+    "w": Factor(lambda rows: rows.w, "w", "w"),
+    "z": Factor(lambda rows: rows.z, "z"),
+    "z-shift": Factor(lambda rows: rows.z - rows.shift, "(z - shift)"),
+    "y": Factor(lambda rows: rows.y, "y", "y"),
+    "y-shift": Factor(lambda rows: rows.y - rows.shift, "(y - shift)", "y"),
+    "d": Factor(lambda rows: rows.d, "d", "d"),
+}
+"""Every factor that a sum may have. Without weights w is 1 and is left out of every product."""
+
+
+def adds(*factors: str) -> dict[str, tuple[str, ...]]:
+    """Metadata of a field of `Moments`: the sum over the rows of the product of these ``FACTORS``."""
+    return {"factors": factors}
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,15 +89,15 @@ class Moments:
     """
 
     table: CellTable
-    count: FloatArray
-    weight: FloatArray
-    weight2: FloatArray
-    score: FloatArray
-    score2: FloatArray
-    label: FloatArray
-    label2: FloatArray
-    cross: FloatArray
-    selected: FloatArray
+    count: FloatArray = field(metadata=adds())
+    weight: FloatArray = field(metadata=adds("w"))
+    weight2: FloatArray = field(metadata=adds("w", "w"))
+    score: FloatArray = field(metadata=adds("w", "z"))
+    score2: FloatArray = field(metadata=adds("w", "z-shift", "z-shift"))
+    label: FloatArray = field(metadata=adds("w", "y"))
+    label2: FloatArray = field(metadata=adds("w", "y-shift", "y-shift"))
+    cross: FloatArray = field(metadata=adds("w", "z-shift", "y-shift"))
+    selected: FloatArray = field(metadata=adds("w", "d"))
     has_labels: bool
     has_decisions: bool
     shift: float = 0.0
@@ -75,31 +127,33 @@ class Moments:
             The moments.
         """
         centre = float(scores.mean()) if shift is None and len(scores) else (shift or 0.0)
-        weight = np.ones_like(scores) if weights is None else weights
-        size = cells.table.n_cells
+        rows = Rows(scores, labels, decisions, weights, centre)
+        given = {name for name in ("z", "y", "d", "w") if getattr(rows, name) is not None}
+        values = {name: FACTORS[name].values(rows) for product in products(given) for name in product}
+        totals = {
+            product: _bincount(cells, reduce(np.multiply, [values[name] for name in product]) if product else None)
+            for product in products(given)
+        }
+        return cls.from_totals(cells.table, totals, given=given, shift=centre)
 
-        def total(values: FloatArray | None) -> FloatArray:
-            return np.bincount(cells.index, weights=values, minlength=size).astype(np.float64)
+    @classmethod
+    def from_totals(
+        cls, table: CellTable, totals: dict[tuple[str, ...], FloatArray], *, given: set[str], shift: float
+    ) -> Moments:
+        """The moments from the total of every one of ``products(given)``.
 
-        z = scores - centre
-        y = np.zeros_like(scores) if labels is None else labels - centre
-        zeros = np.zeros(size)
-        mass = total(weight)
-        return cls(
-            table=cells.table,
-            count=total(None),
-            weight=mass,
-            weight2=total(weight * weight),
-            score=total(weight * scores),
-            score2=total(weight * z * z),
-            label=zeros if labels is None else total(weight * labels),
-            label2=zeros if labels is None else total(weight * y * y),
-            cross=zeros if labels is None else total(weight * z * y),
-            selected=zeros if decisions is None else total(weight * decisions),
-            has_labels=labels is not None,
-            has_decisions=decisions is not None,
-            shift=centre,
-        )
+        Args:
+            table: What the cells are.
+            totals: Product → its total in every cell, shape (c,).
+            given: Which of z, y, d and w the rows had.
+            shift: Constant that was taken off.
+
+        Returns:
+            The moments, zero where a sum needs what was not given.
+        """
+        zeros = np.zeros(table.n_cells)
+        sums = {name: totals.get(reduced(factors, given), zeros) for name, factors in SUMS.items()}
+        return cls(table, **sums, has_labels="y" in given, has_decisions="d" in given, shift=shift)
 
     def __add__(self, other: Moments) -> Moments:
         """Merge two sets of moments; cells are matched by their values."""
@@ -111,7 +165,7 @@ class Moments:
             )
         table, left, right = _merge_tables(self.table, other.table)
         sums = {}
-        for name in _SUMS:
+        for name in SUMS:
             merged = np.zeros(table.n_cells)
             merged[left] += getattr(self, name)
             merged[right] += getattr(other, name)
@@ -138,9 +192,35 @@ class Moments:
         """The sums as JSON-ready lists, with the value of every column in every cell and every value it may have."""
         table = self.table
         columns = {name: [table.value(cell, name) for cell in range(table.n_cells)] for name in table.names}
-        sums = {f.name: getattr(self, f.name).tolist() for f in fields(self) if f.name in _SUMS}
+        sums = {name: getattr(self, name).tolist() for name in SUMS}
         categories = {name: list(values) for name, values in zip(table.names, table.categories, strict=True)}
         return {"columns": columns, "categories": categories, **sums, "shift": self.shift}
+
+
+SUMS: dict[str, tuple[str, ...]] = {f.name: f.metadata["factors"] for f in fields(Moments) if f.metadata}
+"""Every sum of `Moments` with its factors, in the order of the fields."""
+
+
+def reduced(factors: Iterable[str], given: set[str]) -> tuple[str, ...]:
+    """The factors of a sum without the weights that are all one."""
+    return tuple(name for name in factors if name != "w" or "w" in given)
+
+
+def products(given: set[str]) -> tuple[tuple[str, ...], ...]:
+    """The different products that must be totalled for rows that have z and what else is ``given``.
+
+    Args:
+        given: Which of z, y, d and w the rows have.
+
+    Returns:
+        Names of ``FACTORS``, each product once; the empty product counts the rows.
+    """
+    wanted = dict.fromkeys(reduced(factors, given) for factors in SUMS.values())
+    return tuple(product for product in wanted if all(FACTORS[name].needs in given for name in product))
+
+
+def _bincount(cells: Cells, values: FloatArray | None) -> FloatArray:
+    return np.bincount(cells.index, weights=values, minlength=cells.table.n_cells).astype(np.float64)
 
 
 def _merge_tables(first: CellTable, second: CellTable) -> tuple[CellTable, np.ndarray, np.ndarray]:

@@ -19,7 +19,7 @@ from auditkit.auditing import AuditResult, combine_verdicts, evaluate_moments
 from auditkit.criteria import Criterion
 from auditkit.errors import AuditkitError, InputError, SchemaError
 from auditkit.groups import MISSING, CellTable
-from auditkit.moments import Moments
+from auditkit.moments import SUMS, Moments
 from auditkit.reporting.document import Json, read_part
 
 RELATIVE_ERROR = 1e-9
@@ -147,10 +147,7 @@ def recompute(stored: Json) -> AuditResult:
 def _moments(stored: Json) -> Moments:
     sums = stored["moments"]
     cells = [cell for finding in stored["findings"] for cell in finding["cells"]]
-    arrays = {
-        name: np.asarray(sums[name], dtype=np.float64)
-        for name in ("count", "weight", "weight2", "score", "score2", "label", "label2", "cross", "selected")
-    }
+    arrays = {name: np.asarray(sums[name], dtype=np.float64) for name in SUMS}
     return Moments(
         table=_table(sums),
         **arrays,
