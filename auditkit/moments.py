@@ -44,21 +44,21 @@ class Factor(NamedTuple):
     Attributes:
         values: The factor of every row, shape (n,).
         sql: The same over the columns z, y, d, w and shift.
-        needs: The field of `Rows` without which the factor does not exist.
+        reads: The fields of `Rows` that it is made of.
     """
 
     values: Callable[[Any], FloatArray]
     sql: str
-    needs: str = "z"
+    reads: tuple[str, ...] = ("z",)
 
 
 FACTORS = {
-    "w": Factor(lambda rows: rows.w, "w", "w"),
+    "w": Factor(lambda rows: rows.w, "w", ("w",)),
     "z": Factor(lambda rows: rows.z, "z"),
     "z-shift": Factor(lambda rows: rows.z - rows.shift, "(z - shift)"),
-    "y": Factor(lambda rows: rows.y, "y", "y"),
-    "y-shift": Factor(lambda rows: rows.y - rows.shift, "(y - shift)", "y"),
-    "d": Factor(lambda rows: rows.d, "d", "d"),
+    "y": Factor(lambda rows: rows.y, "y", ("y",)),
+    "y-shift": Factor(lambda rows: rows.y - rows.shift, "(y - shift)", ("y",)),
+    "d": Factor(lambda rows: rows.d, "d", ("d",)),
 }
 """Every factor that a sum may have. Without weights w is 1 and is left out of every product."""
 
@@ -216,7 +216,7 @@ def products(given: set[str]) -> tuple[tuple[str, ...], ...]:
         Names of ``FACTORS``, each product once; the empty product counts the rows.
     """
     wanted = dict.fromkeys(reduced(factors, given) for factors in SUMS.values())
-    return tuple(product for product in wanted if all(FACTORS[name].needs in given for name in product))
+    return tuple(product for product in wanted if all(given.issuperset(FACTORS[name].reads) for name in product))
 
 
 def _bincount(cells: Cells, values: FloatArray | None) -> FloatArray:
