@@ -10,17 +10,16 @@ import numpy as np
 
 from auditkit._typing import FloatArray, VectorLike
 from auditkit._validation import check_probability, check_vector, check_weights
-from auditkit.criteria import Contrasts, Criterion, check_criteria, columns_of, compile_contrasts
+from auditkit.criteria import Contrasts, Criterion, check_criteria, compile_contrasts
 from auditkit.decisions import DecisionTable, tabulate_decisions
 from auditkit.errors import InputError
 from auditkit.estimates import estimate_events, estimate_gaps
 from auditkit.findings import Finding, Verdict, build_finding, combine_verdicts
 from auditkit.groups import LABEL, Groups
-from auditkit.moments import Moments
+from auditkit.moments import MAX_LABEL_STRATA, Moments, cell_columns
 from auditkit.projection import require_labels
 
 SCHEMA = "auditkit.audit/1"
-MAX_LABEL_STRATA = 50
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,9 +133,8 @@ def take_moments(
         raise InputError("scores is empty; an audit needs at least one row")
     y = None if labels is None else check_vector("labels", labels, n_rows=groups.n_rows)
     chosen = _decide(z, threshold, decisions)
-    columns = columns_of(criteria)
-    if y is not None and chosen is not None and np.isin(y, (0.0, 1.0)).all():
-        columns = tuple(dict.fromkeys((*columns, LABEL)))
+    binary = y is not None and bool(np.isin(y, (0.0, 1.0)).all())
+    columns = cell_columns(criteria, binary_labels=binary, has_decisions=chosen is not None)
     _check_label_strata(columns, y)
     return Moments.from_rows(
         z,

@@ -7,7 +7,7 @@ engine read that declaration, so that a new sum is a new field and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import reduce
 from typing import Any, NamedTuple
@@ -15,8 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from auditkit._typing import FloatArray
+from auditkit.criteria import Criterion, columns_of
 from auditkit.errors import InputError
-from auditkit.groups import Cells, CellTable
+from auditkit.groups import LABEL, Cells, CellTable
+
+MAX_LABEL_STRATA = 50
+"""Labels with more values than this are not conditioned on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,6 +221,21 @@ def products(given: set[str]) -> tuple[tuple[str, ...], ...]:
     """
     wanted = dict.fromkeys(reduced(factors, given) for factors in SUMS.values())
     return tuple(product for product in wanted if all(given.issuperset(FACTORS[name].reads) for name in product))
+
+
+def cell_columns(criteria: Sequence[Criterion], *, binary_labels: bool, has_decisions: bool) -> tuple[str, ...]:
+    """The columns whose combinations are the cells of an audit.
+
+    Args:
+        criteria: The criteria.
+        binary_labels: Whether there are labels and all of them are 0 or 1.
+        has_decisions: Whether there are decisions; with binary labels their error rates are stated too.
+
+    Returns:
+        Column names, each once; ``LABEL`` stands for the label.
+    """
+    needed = columns_of(criteria)
+    return tuple(dict.fromkeys((*needed, LABEL))) if binary_labels and has_decisions else needed
 
 
 def _bincount(cells: Cells, values: FloatArray | None) -> FloatArray:

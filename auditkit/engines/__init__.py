@@ -1,0 +1,26 @@
+"""Engines: take the moments of an audit from a table that need not fit in memory, by one aggregation where the rows are.
+
+    moments = engines.scan("predictions/*.parquet", criteria, score="score", label="hired", threshold=0.5)
+    outcome = auditkit.evaluate_moments(moments, criteria, threshold=0.5)
+
+The same table gives the same moments on every engine, to the last bits that sums of floating-point numbers have.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from auditkit.engines.base import Engine
+    from auditkit.engines.scanning import TableScan, scan, scan_table
+
+__all__ = ["Engine", "TableScan", "scan", "scan_table"]
+
+_HOMES = {"Engine": "base", "TableScan": "scanning", "scan": "scanning", "scan_table": "scanning"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
