@@ -56,6 +56,15 @@ class Factor(NamedTuple):
     reads: tuple[str, ...] = ("z",)
 
 
+_OUTSIDE_SQL = "((abs(abs({0} - 0.5) - 0.5) + (abs({0} - 0.5) - 0.5)) / 2)"
+
+
+def _outside(values: FloatArray) -> FloatArray:
+    """How far each value lies outside [0, 1]; exactly zero inside."""
+    beyond = np.abs(values - 0.5) - 0.5
+    return (np.abs(beyond) + beyond) / 2
+
+
 FACTORS = {
     "w": Factor(lambda rows: rows.w, "w", ("w",)),
     "z": Factor(lambda rows: rows.z, "z"),
@@ -63,6 +72,10 @@ FACTORS = {
     "y": Factor(lambda rows: rows.y, "y", ("y",)),
     "y-shift": Factor(lambda rows: rows.y - rows.shift, "(y - shift)", ("y",)),
     "d": Factor(lambda rows: rows.d, "d", ("d",)),
+    "y-z": Factor(lambda rows: rows.y - rows.z, "(y - z)", ("y", "z")),
+    "|y-z|": Factor(lambda rows: np.abs(rows.y - rows.z), "abs(y - z)", ("y", "z")),
+    "z-outside": Factor(lambda rows: _outside(rows.z), _OUTSIDE_SQL.format("z")),
+    "y-outside": Factor(lambda rows: _outside(rows.y), _OUTSIDE_SQL.format("y"), ("y",)),
 }
 """Every factor that a sum may have. Without weights w is 1 and is left out of every product."""
 
@@ -87,6 +100,17 @@ class Moments:
         label2: Σ w (y − shift)².
         cross: Σ w (z − shift)(y − shift).
         selected: Σ w·1[decision]; zero where there is no decision.
+        absolute: Σ w |y − z|.
+        outside: Σ of how far scores lie outside [0, 1]; zero exactly when all are probabilities or decisions.
+        label_outside: The same of the labels.
+        score_w2: Σ w² z; this and the next are for the standard errors of weighted rows.
+        score2_w2: Σ w² (z − shift)².
+        label_w2: Σ w² y.
+        label2_w2: Σ w² (y − shift)².
+        cross_w2: Σ w² (z − shift)(y − shift).
+        selected_w2: Σ w²·1[decision].
+        absolute_w2: Σ w² |y − z|.
+        quartic_w2: Σ w² (y − z)⁴, for the standard error of a root mean square.
         has_labels: Whether labels were given.
         has_decisions: Whether decisions were given.
         shift: One constant taken off before squaring, so that the variance of scores far from zero keeps its digits.
@@ -102,6 +126,17 @@ class Moments:
     label2: FloatArray = field(metadata=adds("w", "y-shift", "y-shift"))
     cross: FloatArray = field(metadata=adds("w", "z-shift", "y-shift"))
     selected: FloatArray = field(metadata=adds("w", "d"))
+    absolute: FloatArray = field(metadata=adds("w", "|y-z|"))
+    outside: FloatArray = field(metadata=adds("z-outside"))
+    label_outside: FloatArray = field(metadata=adds("y-outside"))
+    score_w2: FloatArray = field(metadata=adds("w", "w", "z"))
+    score2_w2: FloatArray = field(metadata=adds("w", "w", "z-shift", "z-shift"))
+    label_w2: FloatArray = field(metadata=adds("w", "w", "y"))
+    label2_w2: FloatArray = field(metadata=adds("w", "w", "y-shift", "y-shift"))
+    cross_w2: FloatArray = field(metadata=adds("w", "w", "z-shift", "y-shift"))
+    selected_w2: FloatArray = field(metadata=adds("w", "w", "d"))
+    absolute_w2: FloatArray = field(metadata=adds("w", "w", "|y-z|"))
+    quartic_w2: FloatArray = field(metadata=adds("w", "w", "y-z", "y-z", "y-z", "y-z"))
     has_labels: bool
     has_decisions: bool
     shift: float = 0.0

@@ -67,4 +67,4 @@ def test_sums_of_rows_without_labels_or_weights_are_zero_or_counts() -> None:
     moments = Moments.from_rows(np.array([0.2, 0.4]), Groups({"a": ["x", "x"]}).cells(("a",)))
     assert moments.weight[0] == moments.weight2[0] == moments.count[0] == 2
     assert not moments.label[0] + moments.label2[0] + moments.cross[0] + moments.selected[0]
-    assert products({"z"}) == ((), ("z",), ("z-shift", "z-shift"))
+    assert products({"z"}) == ((), ("z",), ("z-shift", "z-shift"), ("z-outside",))
