@@ -1,9 +1,9 @@
-"""Engines: take the moments of an audit from a table that need not fit in memory, by one aggregation where the rows are.
+"""Engines: the moments of an audit from a table that need not fit in memory, by one aggregation where the rows are.
 
     moments = engines.scan("predictions/*.parquet", criteria, score="score", label="hired", threshold=0.5)
     outcome = auditkit.evaluate_moments(moments, criteria, threshold=0.5)
 
-The same table gives the same moments on every engine, to the last bits that sums of floating-point numbers have.
+The same table gives the same moments on every engine and on any number of threads, to the last bit.
 """
 
 from __future__ import annotations

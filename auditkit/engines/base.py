@@ -79,6 +79,7 @@ class Engine(ABC):
     def integer_total(self, expression: str) -> str:
         """SQL that sums an expression, cast to a 64-bit integer, without overflow."""
 
+    @abstractmethod
     def close(self) -> None:
         """Let go of the table."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,8 @@ from auditkit._typing import FloatArray
 from auditkit.criteria import Criterion, check_criteria
 from auditkit.datasets import AttributeSpec, bin_titles, describe_missing, parse_specs
 from auditkit.engines import statements
-from auditkit.engines.base import Column, Engine, OutOfRangeError
-from auditkit.engines.statements import OTHER_LABEL, Roles, Term
+from auditkit.engines.base import SOURCE, Column, Engine, OutOfRangeError
+from auditkit.engines.statements import Roles, Term
 from auditkit.errors import InputError, SchemaError
 from auditkit.groups import LABEL, Groups
 from auditkit.moments import MAX_LABEL_STRATA, Moments, Rows, cell_columns, products
@@ -83,7 +84,8 @@ def scan(
     plain = {name: (name, None) for c in listed for name in c.columns if name != LABEL and name not in specs}
     used = {name: rule for name, rule in {**specs, **plain}.items() if any(name in c.columns for c in listed)}
     roles = Roles(score, label, positive_label, weight, decision, threshold, used)
-    return scan_table(table, listed, roles, engine=engine).moments
+    with open_engine(table, engine) as opened:
+        return _Scan(opened, listed, roles).moments()
 
 
 def scan_table(table: Any, criteria: Sequence[Criterion], roles: Roles, *, engine: str = "duckdb") -> TableScan:
@@ -101,14 +103,12 @@ def scan_table(table: Any, criteria: Sequence[Criterion], roles: Roles, *, engin
     Raises:
         InputError: As `scan`.
     """
-    needing = [criterion.name for criterion in criteria if criterion.needs_labels]
-    if needing and roles.label is None:
-        raise InputError(f"label is needed by {', '.join(needing)}; name the column of labels")
     with open_engine(table, engine) as opened:
-        _check_columns(opened, roles)
-        columns = opened.bind([name for names in roles.named().values() for name in names])
-        _check_kinds(opened, columns, roles)
-        return _Scan(opened, columns, criteria, roles).run()
+        task = _Scan(opened, criteria, roles)
+        moments = task.moments()
+        counts = {name: task.counts(name) for name in roles.keys}
+        mean = None if roles.label is None else float(moments.label.sum() / moments.weight.sum())
+        return TableScan(moments, counts, mean, opened.files, int(moments.count.sum()))
 
 
 def open_engine(table: Any, engine: str) -> Engine:
@@ -142,8 +142,8 @@ def _check_kinds(engine: Engine, columns: Mapping[str, Column], roles: Roles) ->
         if role == "attributes" or (role == "label" and roles.positive_label is not None):
             continue
         if columns[name].kind in ("text", "other"):
-            numeric = [n for n, c in columns.items() if c.kind in ("integer", "number")]
-            hint = "pass positive_label, the value that counts as 1" if role == "label" else _numeric_hint(numeric)
+            numbers = f"name a column of numbers; the table has: {', '.join(engine.names)}"
+            hint = "pass positive_label, the value that counts as 1" if role == "label" else numbers
             raise SchemaError(f"{role} column {name!r} of {engine.source} holds {columns[name].type_name}; {hint}")
     for name, (source, bins) in roles.keys.items():
         if bins is not None and columns[source].kind not in ("integer", "number"):
@@ -153,34 +153,30 @@ def _check_kinds(engine: Engine, columns: Mapping[str, Column], roles: Roles) ->
             )
 
 
-def _numeric_hint(numeric: Sequence[str]) -> str:
-    return f"name a column of numbers{f' such as {numeric[0]!r}' if numeric else ''}"
-
-
 class _Scan:
     """One scan: the steps share the engine, the columns and the roles."""
 
-    def __init__(
-        self, engine: Engine, columns: Mapping[str, Column], criteria: Sequence[Criterion], roles: Roles
-    ) -> None:
-        self.engine, self.columns, self.criteria = engine, columns, criteria
-        self.roles = replace(roles, positive_label=self._positive_label(roles, columns))
+    def __init__(self, engine: Engine, criteria: Sequence[Criterion], roles: Roles) -> None:
+        needing = [criterion.name for criterion in criteria if criterion.needs_labels]
+        if needing and roles.label is None:
+            raise InputError(f"label is needed by {', '.join(needing)}; name the column of labels")
+        _check_columns(engine, roles)
+        self.engine, self.criteria = engine, criteria
+        self.columns = engine.bind([name for names in roles.named().values() for name in names])
+        _check_kinds(engine, self.columns, roles)
+        self.roles = replace(roles, positive_label=self._positive_label(roles))
         self.given = self.roles.given
         self.keys = [name for name in roles.keys if any(name in c.columns for c in criteria)]
 
-    def run(self) -> TableScan:
+    def moments(self) -> Moments:
+        """The sums per cell: a look at the first rows, then one aggregation of all."""
         sample = self._sample()
-        label_key = self._label_key(sample)
-        shift = float(sample.z.mean())
-        answer, terms = self._aggregate(sample, label_key, shift)
-        if label_key == "binary" and any(row[len(self.keys)] == OTHER_LABEL for row in answer):
-            label_key = "values" if self._few_labels() and self._label_is_stratum() else ""
-            answer, terms = self._aggregate(sample, label_key, shift)
-        moments = self._moments(answer, terms, label_key, shift)
-        n_rows = int(moments.count.sum())
-        mean = float(moments.label.sum() / moments.weight.sum()) if "y" in self.given else None
-        counts = {name: self._counts(name) for name in self.roles.keys}
-        return TableScan(moments, counts, mean, self.engine.files, n_rows)
+        label_key = self._expects_label_key(sample)
+        answer, terms = self._aggregate(sample, label_key)
+        if label_key and not self._keeps_label_key(answer):
+            label_key = False
+            answer, terms = self._aggregate(sample, label_key)
+        return self._collect(answer, terms, label_key, sample.shift)
 
     def _sample(self) -> Rows:
         """The first rows: they fix the shift, the size of the terms, and what kind of labels to expect."""
@@ -197,48 +193,57 @@ class _Scan:
         by_name = dict(zip(names, values.T, strict=True))
         return Rows(by_name["z"], by_name.get("y"), by_name.get("d"), by_name.get("w"), float(by_name["z"].mean()))
 
-    def _label_is_stratum(self) -> bool:
-        return any(LABEL in criterion.columns for criterion in self.criteria)
-
-    def _label_key(self, sample: Rows) -> str:
-        """Whether the label is a key, and which labels to expect."""
+    def _expects_label_key(self, sample: Rows) -> bool:
+        """Whether the rows must be told apart by label, as far as the first of them say."""
         if sample.y is None:
-            return ""
+            return False
         binary = bool(np.isin(sample.y, (0.0, 1.0)).all())
-        if LABEL not in cell_columns(self.criteria, binary_labels=binary, has_decisions="d" in self.given):
-            return ""
-        if binary:
-            return "binary"
-        return "values" if self._few_labels() else ""
+        columns = cell_columns(self.criteria, binary_labels=binary, has_decisions="d" in self.given)
+        if LABEL in columns and not binary:
+            self._check_label_strata(len(np.unique(sample.y)))
+        return LABEL in columns
 
-    def _few_labels(self) -> bool:
-        """Whether the labels can be conditioned on; raises where a criterion needs to and they are too many."""
-        rows = statements.select_rows(self.roles, self.columns, ())
-        text = f"SELECT DISTINCT y FROM ({rows.text}) taken LIMIT {MAX_LABEL_STRATA + 2}"
-        few = len(self.engine.query(text, rows.parameters)) <= MAX_LABEL_STRATA
-        if not few and self._label_is_stratum():
+    def _keeps_label_key(self, answer: list[tuple[Any, ...]]) -> bool:
+        """Whether the labels of all rows are what the first rows promised."""
+        labels = {row[len(self.keys)] for row in answer}
+        if labels <= {0.0, 1.0}:
+            return True
+        self._refuse({"y": sum(row[len(self.keys) + 1] for row in answer if not _is_finite(row[len(self.keys)]))})
+        kept = LABEL in cell_columns(self.criteria, binary_labels=False, has_decisions="d" in self.given)
+        if kept:
+            self._check_label_strata(len(labels))
+        return kept
+
+    def _check_label_strata(self, n_values: int) -> None:
+        if n_values > MAX_LABEL_STRATA:
             raise InputError(
-                f"label column {self.roles.label!r} has more than {MAX_LABEL_STRATA} different values, too many to "
-                "condition on; use binary or binned labels with equalized odds and equal opportunity"
+                f"label column {self.roles.label!r} has at least {n_values} different values, too many to condition on; "
+                "use binary or binned labels with equalized odds and equal opportunity"
             )
-        return few
 
-    def _aggregate(
-        self, sample: Rows, label_key: str, shift: float
-    ) -> tuple[list[tuple[Any, ...]], tuple[Term, ...]]:
+    def _aggregate(self, sample: Rows, label_key: bool) -> tuple[list[tuple[Any, ...]], tuple[Term, ...]]:
         rows = statements.select_rows(self.roles, self.columns, self.keys, label_key=label_key)
         keys = [f"k{i}" for i in range(len(self.keys))] + (["ky"] if label_key else [])
         whole = {"d"} if self.roles.decision is None else set()
-        terms = statements.plan_terms(self.given, sample, whole=whole, label_is_key=bool(label_key))
+        terms = statements.plan_terms(self.given, sample, whole=whole, label_is_key=label_key)
         for attempt in (1, 2):
-            asked = statements.aggregate(self.engine, rows, keys, terms, self.given, shift=shift)
+            asked = statements.aggregate(self.engine, rows, keys, terms, self.given, shift=sample.shift)
             try:
-                return self.engine.query(asked.text, asked.parameters), terms
+                answer = self.engine.query(asked.text, asked.parameters)
+                self._check_size(answer)
+                return answer, terms
             except OutOfRangeError as error:
                 if attempt == 2:
                     raise InputError(f"{self.engine.source} holds numbers that cannot be summed: {error}") from error
-                terms = self._rescale(terms, shift)
+                terms = self._rescale(terms, sample.shift)
         raise AssertionError("unreachable")
+
+    def _check_size(self, answer: list[tuple[Any, ...]]) -> None:
+        if len(answer) > statements.MAX_COMBINATIONS:
+            raise InputError(
+                f"crossing {', '.join(map(repr, self.keys))} makes more than {statements.MAX_COMBINATIONS:,} "
+                "combinations; cross fewer attributes or bin them"
+            )
 
     def _rescale(self, terms: tuple[Term, ...], shift: float) -> tuple[Term, ...]:
         """The terms with scales that fit the largest of all rows; raises where a value is NaN or infinite."""
@@ -268,42 +273,53 @@ class _Scan:
                     "drop those rows or fix what produced them"
                 )
 
-    def _moments(
-        self, answer: list[tuple[Any, ...]], terms: tuple[Term, ...], label_key: str, shift: float
+    def _collect(
+        self, answer: list[tuple[Any, ...]], terms: tuple[Term, ...], label_key: bool, shift: float
     ) -> Moments:
         """The sums per cell, from one answer per combination of the keys; combinations of one cell are added."""
         labels = np.array([row[len(self.keys)] for row in answer], dtype=np.float64) if label_key else None
-        start = len(self.keys) + bool(label_key)
-        self._check_answer(answer, start, labels)
+        start = len(self.keys) + label_key
+        self._check_answer(answer, start)
         keys = {name: self._key_values(name, [row[i] for row in answer]) for i, name in enumerate(self.keys)}
         columns = tuple(name for c in self.criteria for name in c.columns if name != LABEL)
         cells = Groups(keys).cells((*dict.fromkeys(columns), *([LABEL] if label_key else [])), labels=labels)
-        sums = self._term_totals(answer, terms, start)
+        sums = self._term_totals(answer, terms, start, shift)
         totals = {}
         for product in products(self.given):
-            values = sums[statements.inner_factors(product, label_is_key=bool(label_key))]
+            values = sums[statements.inner_factors(product, label_is_key=label_key)]
             if labels is not None:
                 values = values * statements.label_factor(product, labels, shift)
             totals[product] = np.bincount(cells.index, weights=values, minlength=cells.table.n_cells)
-        return Moments.from_totals(cells.table, totals, given=self.given, shift=shift)
+        moments = Moments.from_totals(cells.table, totals, given=self.given, shift=shift)
+        if not moments.weight.any():
+            raise InputError(
+                f"weight column {self.roles.weight!r} is zero in every row; name the people a row stands for"
+            )
+        return moments
 
     def _term_totals(
-        self, answer: list[tuple[Any, ...]], terms: tuple[Term, ...], start: int
+        self, answer: list[tuple[Any, ...]], terms: tuple[Term, ...], start: int, shift: float
     ) -> dict[tuple[str, ...], FloatArray]:
-        sums = {(): np.array([row[start] for row in answer], dtype=np.float64)}
+        """Every sum of every combination, rounded once."""
+        counts = [int(row[start]) for row in answer]
+        exact = {(): [Fraction(count) for count in counts]}
         position = start + 1 + len(self.given) + ("w" in self.given)
         for term in terms:
-            exact = term.exponent is None
-            pairs = [(int(row[position]), None if exact else int(row[position + 1])) for row in answer]
-            sums[term.factors] = np.array([statements.exact_total(h, low, term.exponent) for h, low in pairs])
-            position += 1 if exact else 2
-        return sums
+            whole = term.exponent is None
+            lows = [None if whole else int(row[position + 1]) for row in answer]
+            highs = [int(row[position]) for row in answer]
+            exact[term.factors] = [
+                statements.exact_total(high, low, term.exponent) for high, low in zip(highs, lows, strict=True)
+            ]
+            position += 1 if whole else 2
+        for centred, plain in statements.CENTRED.items():
+            if plain in exact:
+                exact[centred] = [x - n * Fraction(shift) for x, n in zip(exact[plain], counts, strict=True)]
+        return {factors: np.array([float(value) for value in values]) for factors, values in exact.items()}
 
-    def _check_answer(self, answer: list[tuple[Any, ...]], start: int, labels: FloatArray | None) -> None:
+    def _check_answer(self, answer: list[tuple[Any, ...]], start: int) -> None:
         names = statements.checks(self.given)
         missing = {name: sum(int(row[start + 1 + i]) for row in answer) for i, name in enumerate(names)}
-        if labels is not None:
-            missing["y"] = sum(int(row[start]) for row, y in zip(answer, labels, strict=True) if not np.isfinite(y))
         self._refuse(missing)
         if "w" in self.given:
             smallest = min(float(row[start + 1 + len(names)]) for row in answer)
@@ -327,7 +343,7 @@ class _Scan:
         extra = dict.fromkeys(value for value in plain if value is not None and value not in declared)
         return pd.Categorical(plain, categories=[*declared, *extra])
 
-    def _counts(self, name: str) -> dict[Hashable, int]:
+    def counts(self, name: str) -> dict[Hashable, int]:
         """Rows by value of one attribute or stratum."""
         rows = statements.select_rows(self.roles, self.columns, [name])
         found = self.engine.query(f"SELECT k0, count(*) FROM ({rows.text}) taken GROUP BY k0", rows.parameters)
@@ -335,12 +351,12 @@ class _Scan:
         sizes = np.bincount(groups.codes(name), weights=[count for _, count in found])
         return {value: int(size) for value, size in zip(groups.categories(name), sizes, strict=False)}
 
-    def _positive_label(self, roles: Roles, columns: Mapping[str, Column]) -> Any:
+    def _positive_label(self, roles: Roles) -> Any:
         """The positive label in the column's own type; raises where it never occurs."""
         if roles.positive_label is None or roles.label is None:
             return None
-        column = columns[roles.label]
-        found = self.engine.query(f"SELECT DISTINCT {column.alias} FROM auditkit_rows LIMIT 1000")
+        column = self.columns[roles.label]
+        found = self.engine.query(f"SELECT DISTINCT {column.alias} FROM {SOURCE} LIMIT 1000")
         values = [value for (value,) in found if value is not None]
         for value in values:
             if value == roles.positive_label:
@@ -349,6 +365,10 @@ class _Scan:
         raise InputError(
             f"positive_label {roles.positive_label!r} never occurs in column {roles.label!r}; values: {shown}"
         )
+
+
+def _is_finite(value: Any) -> bool:
+    return value is not None and bool(np.isfinite(value))
 
 
 def _plain(value: Any) -> Hashable:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import reduce
 from typing import Any
 
@@ -21,12 +22,15 @@ from auditkit._typing import FloatArray
 from auditkit.engines.base import SOURCE, Column, Engine
 from auditkit.moments import FACTORS, Rows, products
 
+CENTRED = {("z-shift",): ("z",), ("y-shift",): ("y",)}
+"""Sums that follow from another and the number of rows: Σ(z − shift) = Σz − n·shift, in exact arithmetic."""
+
 LOW_BITS = 59
 SAMPLE_BITS = 52
 """The largest term of the sample takes this many bits, which leaves ten for larger ones among the other rows."""
 
-OTHER_LABEL = -1.0
-"""Stands for every label that is neither 0 nor 1 where only these were expected."""
+MAX_COMBINATIONS = 1_000_000
+"""More combinations of key values than this are no groups; an answer that holds them is refused."""
 
 
 @dataclass(frozen=True)
@@ -91,14 +95,16 @@ def number(value: float) -> str:
     return f"CAST('{float(value)!r}' AS DOUBLE)"
 
 
-def select_rows(roles: Roles, columns: Mapping[str, Column], keys: Sequence[str], *, label_key: str = "") -> Statement:
+def select_rows(
+    roles: Roles, columns: Mapping[str, Column], keys: Sequence[str], *, label_key: bool = False
+) -> Statement:
     """The rows as z, y, d, w and the keys k0, k1, …
 
     Args:
         roles: Which columns are what.
         columns: The columns of the view.
         keys: Names of the keys to take.
-        label_key: "values" adds the label as the key ky; "binary" as well, with ``OTHER_LABEL`` for what is not 0 or 1.
+        label_key: Whether to add the label as the key ky.
 
     Returns:
         A statement that yields one row per row.
@@ -121,8 +127,7 @@ def select_rows(roles: Roles, columns: Mapping[str, Column], keys: Sequence[str]
     parts += [f"{_key(columns[roles.keys[name][0]], roles.keys[name][1])} AS k{i}" for i, name in enumerate(keys)]
     text = f"SELECT {', '.join(parts)} FROM {SOURCE}"
     if label_key:
-        expected = "y" if label_key == "values" else f"CASE WHEN y IS NULL OR y = 0 OR y = 1 THEN y ELSE {OTHER_LABEL!r}e0 END"
-        text = f"SELECT *, {expected} AS ky FROM ({text}) labelled"
+        text = f"SELECT *, y AS ky FROM ({text}) labelled"
     return Statement(text, tuple(parameters))
 
 
@@ -152,7 +157,9 @@ def plan_terms(given: set[str], sample: Rows, *, whole: set[str], label_is_key: 
         The terms; the count of the rows is not among them.
     """
     wanted = dict.fromkeys(inner_factors(product, label_is_key=label_is_key) for product in products(given))
-    return tuple(Term(factors, _exponent(factors, sample, whole)) for factors in wanted if factors)
+    wanted |= dict.fromkeys(CENTRED[factors] for factors in wanted if factors in CENTRED)
+    terms = [factors for factors in wanted if factors and factors not in CENTRED]
+    return tuple(Term(factors, _exponent(factors, sample, whole)) for factors in terms)
 
 
 def inner_factors(product: Sequence[str], *, label_is_key: bool) -> tuple[str, ...]:
@@ -205,7 +212,7 @@ def aggregate(
     inner = f"SELECT {', '.join([*columns, *scaled])} FROM ({rows.text}) taken"
     split = f"SELECT {', '.join(['*', *high])} FROM ({inner}) scaled"
     text = f"SELECT {', '.join([*keys, 'count(*)', *missing, *smallest, *totals])} FROM ({split}) split"
-    return Statement(f"{text} GROUP BY {', '.join(keys)}" if keys else text, rows.parameters)
+    return Statement(f"{text} GROUP BY {', '.join(keys)} LIMIT {MAX_COMBINATIONS + 1}", rows.parameters)
 
 
 def checks(given: set[str]) -> list[str]:
@@ -226,9 +233,9 @@ def count_unusable(rows: Statement, given: set[str], terms: Sequence[Term], *, s
     return Statement(f"SELECT {', '.join([*counts, *sizes])} FROM ({rows.text}) taken", rows.parameters)
 
 
-def exact_total(high: int, low: int | None, exponent: int | None) -> float:
-    """The sum that the two integer sums stand for, rounded once."""
+def exact_total(high: int, low: int | None, exponent: int | None) -> Fraction:
+    """The sum that the two integer sums stand for."""
     if exponent is None or low is None:
-        return float(high)
+        return Fraction(high)
     numerator, power = (high << LOW_BITS) + low, LOW_BITS + exponent
-    return numerator / (1 << power) if power >= 0 else float(numerator << -power)
+    return Fraction(numerator, 1 << power) if power >= 0 else Fraction(numerator << -power)
