@@ -45,8 +45,8 @@ class DuckDBEngine(Engine):
         self._dataset: pa_dataset.Dataset | None = None
         if isinstance(table, str | Path) or _is_path_list(table):
             self.files = find_files(table)
-            self._dataset = _open_files(self.files)
-            self.names, self.source = tuple(self._dataset.schema.names), _describe_files(self.files)
+            dataset = self._dataset = _open_files(self.files)
+            self.names, self.source = tuple(dataset.schema.names), _describe_files(self.files)
         else:
             self._frame = table
             self.names, self.source = _frame_names(table), f"the {type(table).__name__}"
@@ -196,7 +196,7 @@ def _frame_to_arrow(table: Any, wanted: tuple[str, ...]) -> pa.Table:
             chosen = table.loc[:, [str(name) in wanted for name in table.columns]]
             arrow = pa.Table.from_pandas(chosen.set_axis(list(map(str, chosen.columns)), axis=1), preserve_index=False)
         else:
-            arrow = pa.table(table)
+            arrow = pa.table(table.select(list(wanted)) if hasattr(table, "select") else table)
     except (pa.ArrowException, TypeError) as error:
         raise InputError(f"the {type(table).__name__} cannot be read: {' '.join(str(error).split())[:300]}") from error
     return arrow.select(list(wanted))

@@ -217,8 +217,8 @@ class _Scan:
     def _check_label_strata(self, n_values: int) -> None:
         if n_values > MAX_LABEL_STRATA:
             raise InputError(
-                f"label column {self.roles.label!r} has at least {n_values} different values, too many to condition on; "
-                "use binary or binned labels with equalized odds and equal opportunity"
+                f"label column {self.roles.label!r} has at least {n_values} different values, too many to condition "
+                "on; use binary or binned labels with equalized odds and equal opportunity"
             )
 
     def _aggregate(self, sample: Rows, label_key: bool) -> tuple[list[tuple[Any, ...]], tuple[Term, ...]]:
@@ -302,7 +302,7 @@ class _Scan:
     ) -> dict[tuple[str, ...], FloatArray]:
         """Every sum of every combination, rounded once."""
         counts = [int(row[start]) for row in answer]
-        exact = {(): [Fraction(count) for count in counts]}
+        exact: dict[tuple[str, ...], list[Fraction]] = {(): [Fraction(count) for count in counts]}
         position = start + 1 + len(self.given) + ("w" in self.given)
         for term in terms:
             whole = term.exponent is None

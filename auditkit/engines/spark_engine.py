@@ -101,9 +101,7 @@ def start_local_session() -> Any:
     try:
         return builder.getOrCreate()
     except Exception as error:
-        raise InputError(
-            f"Spark does not start ({type(error).__name__}: {error}); it needs Java 17 or newer"
-        ) from error
+        raise InputError(f"Spark does not start; it needs Java 17 or newer ({error})") from error
 
 
 def _kind(type_name: str) -> Kind:

@@ -22,7 +22,7 @@ from auditkit._typing import FloatArray
 from auditkit.engines.base import SOURCE, Column, Engine
 from auditkit.moments import FACTORS, Rows, products
 
-CENTRED = {("z-shift",): ("z",), ("y-shift",): ("y",)}
+CENTRED: dict[tuple[str, ...], tuple[str, ...]] = {("z-shift",): ("z",), ("y-shift",): ("y",)}
 """Sums that follow from another and the number of rows: Σ(z − shift) = Σz − n·shift, in exact arithmetic."""
 
 LOW_BITS = 59
@@ -98,7 +98,7 @@ def number(value: float) -> str:
 def select_rows(
     roles: Roles, columns: Mapping[str, Column], keys: Sequence[str], *, label_key: bool = False
 ) -> Statement:
-    """The rows as z, y, d, w and the keys k0, k1, …
+    """The rows as z, y, d, w and the keys k0, k1 and so on.
 
     Args:
         roles: Which columns are what.
@@ -226,7 +226,7 @@ def _product(term: Term, shift: float) -> str:
 
 
 def count_unusable(rows: Statement, given: set[str], terms: Sequence[Term], *, shift: float) -> Statement:
-    """Count, for each of z, y, d and w, the values that are missing or not finite; then the largest size of each term."""
+    """Count the values of each of z, y, d and w that are missing or not finite; then find each term's largest size."""
     usable = {name: f"coalesce(CAST({name} AS DOUBLE) - {name} = 0, FALSE)" for name in checks(given)}
     counts = [f"count(*) - sum(CASE WHEN {test} THEN 1 ELSE 0 END)" for test in usable.values()]
     sizes = [f"max(abs({_product(Term(term.factors, None), shift)}))" for term in terms]
