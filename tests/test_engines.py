@@ -185,9 +185,12 @@ def test_the_same_scan_gives_the_same_bits_on_any_number_of_threads(table: pd.Da
     big["score"] = np.random.default_rng(1).normal(size=len(big)) * 10.0 ** np.arange(-8, 8)[np.arange(len(big)) % 16]
     path, texts = as_parquet(big, tmp_path), set()
     keys = {name: (name, None) for name in ("sex", "race", "region")}
+    roles = Roles("score", "hired", weight="people", threshold=0.5, keys=keys)
     for threads in (1, 2, 2, 4):
         with DuckDBEngine(path, threads=threads) as engine:
-            moments = _Scan(engine, CRITERIA, Roles("score", "hired", None, "people", None, 0.5, keys)).moments()
+            moments = _Scan(
+                engine, CRITERIA, Roles("score", "hired", weight="people", threshold=0.5, keys=keys)
+            ).moments()
         texts.add(json.dumps(moments.to_dict()))
     assert len(texts) == 1
 
@@ -283,7 +286,11 @@ def test_column_names_never_reach_a_statement(table: pd.DataFrame, tmp_path: Pat
 @pytest.mark.parametrize(
     ("changes", "options", "message"),
     [
-        ({"score": [0.1, np.nan, 0.3, np.inf]}, {}, "score column 'score' .* holds 2 missing, NaN or infinite values"),
+        (
+            {"score": [0.1, np.nan, 0.3, np.inf]},
+            {},
+            "score column 'score' .* 2 missing, NaN or infinite values .first at row 1",
+        ),
         ({"score": [0.1, np.nan, 0.3, 0.4]}, {}, "score column 'score' .* holds 1 missing, NaN or infinite values"),
         ({"y": [0, 1, np.nan, 1]}, {"label": "y"}, "label column 'y' .* holds 1 missing, NaN or infinite values"),
         ({"y": ["a", "b", "a", "b"]}, {"label": "y"}, "label column 'y' .* holds VARCHAR; pass positive_label"),

@@ -14,10 +14,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from auditkit.engines.base import Engine
     from auditkit.engines.scanning import TableScan, scan, scan_table
+    from auditkit.engines.statements import Roles
 
-__all__ = ["Engine", "TableScan", "scan", "scan_table"]
+__all__ = ["Engine", "Roles", "TableScan", "scan", "scan_table"]
 
-_HOMES = {"Engine": "base", "TableScan": "scanning", "scan": "scanning", "scan_table": "scanning"}
+_HOMES = {
+    "Engine": "base",
+    "Roles": "statements",
+    "TableScan": "scanning",
+    "scan": "scanning",
+    "scan_table": "scanning",
+}
 
 
 def __getattr__(name: str) -> Any:

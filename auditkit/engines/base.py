@@ -42,11 +42,13 @@ class Engine(ABC):
         names: The table's column names, in order.
         source: The table in words, for messages.
         files: The files it is read from; empty for a table in memory.
+        ordered: Whether its rows have an order, so that a row can be pointed at by number.
     """
 
     names: tuple[str, ...]
     source: str
     files: tuple[str, ...] = ()
+    ordered: bool = True
 
     @abstractmethod
     def bind(self, names: Iterable[str]) -> Mapping[str, Column]:

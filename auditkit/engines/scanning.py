@@ -83,7 +83,7 @@ def scan(
     specs = {name: (source, bins) for name, source, bins in parse_specs("attributes", attributes)}
     plain = {name: (name, None) for c in listed for name in c.columns if name != LABEL and name not in specs}
     used = {name: rule for name, rule in {**specs, **plain}.items() if any(name in c.columns for c in listed)}
-    roles = Roles(score, label, positive_label, weight, decision, threshold, used)
+    roles = Roles(score, label, positive_label, weight, decision, threshold, keys=used)
     with open_engine(table, engine) as opened:
         return _Scan(opened, listed, roles).moments()
 
@@ -129,7 +129,7 @@ def open_engine(table: Any, engine: str) -> Engine:
 
 
 def _check_columns(engine: Engine, roles: Roles) -> None:
-    for role, names in roles.named().items():
+    for role, names in {**roles.named(), **roles.mentioned}.items():
         for name in names:
             if name not in engine.names:
                 raise SchemaError(describe_missing(role, name, engine.names))
@@ -248,7 +248,7 @@ class _Scan:
     def _rescale(self, terms: tuple[Term, ...], shift: float) -> tuple[Term, ...]:
         """The terms with scales that fit the largest of all rows; raises where a value is NaN or infinite."""
         sizes = self._refuse_unusable(terms, shift)
-        exponents = [statements.SAMPLE_BITS - int(np.frexp(size)[1]) for size in sizes]
+        exponents = [statements.exponent_for(size) for size in sizes]
         return tuple(
             term if term.exponent is None else replace(term, exponent=exponent)
             for term, exponent in zip(terms, exponents, strict=True)
@@ -268,10 +268,15 @@ class _Scan:
             role = _ROLE_NAMES[name]
             column = getattr(self.roles, role) or self.roles.score
             if count:
+                first = f" (first at row {self._first_unusable(name)})" if self.engine.ordered else ""
                 raise InputError(
-                    f"{role} column {column!r} of {self.engine.source} holds {count} missing, NaN or infinite values; "
-                    "drop those rows or fix what produced them"
+                    f"{role} column {column!r} of {self.engine.source} holds {count} missing, NaN or infinite "
+                    f"values{first}; drop those rows or fix what produced them"
                 )
+
+    def _first_unusable(self, name: str) -> int:
+        asked = statements.first_unusable(statements.select_rows(self.roles, self.columns, ()), name)
+        return int(self.engine.query(asked.text, asked.parameters)[0][0])
 
     def _collect(
         self, answer: list[tuple[Any, ...]], terms: tuple[Term, ...], label_key: bool, shift: float

@@ -29,6 +29,8 @@ class SparkEngine(Engine):
         SchemaError: Two columns have the same name.
     """
 
+    ordered = False
+
     def __init__(self, table: Any) -> None:
         self._errors = import_extra("pyspark.errors")
         self._frame = self._read(table) if isinstance(table, str | Path | list | tuple) else table

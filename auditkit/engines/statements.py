@@ -11,7 +11,7 @@ order of the rows, so that the same table gives the same bits on any number of t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import reduce
 from typing import Any
@@ -45,15 +45,17 @@ class Roles:
         decision: Column of decisions d.
         threshold: Scores at or above it are positive decisions, where there is no column of them.
         keys: Attributes and strata: name → source column and bin edges.
+        mentioned: Further roles with the columns they name, which must be there but are not read.
     """
 
     score: str
-    label: str | None
-    positive_label: Any
-    weight: str | None
-    decision: str | None
-    threshold: float | None
-    keys: Mapping[str, tuple[str, tuple[float, ...] | None]]
+    label: str | None = None
+    positive_label: Any = None
+    weight: str | None = None
+    decision: str | None = None
+    threshold: float | None = None
+    keys: Mapping[str, tuple[str, tuple[float, ...] | None]] = field(default_factory=dict)
+    mentioned: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def named(self) -> dict[str, tuple[str, ...]]:
         """Role → the columns that it names."""
@@ -178,7 +180,12 @@ def _exponent(factors: tuple[str, ...], sample: Rows, whole: set[str]) -> int | 
     if all(name in whole for name in factors):
         return None
     largest = float(np.abs(reduce(np.multiply, [FACTORS[name].values(sample) for name in factors])).max(initial=0.0))
-    return SAMPLE_BITS - (int(np.frexp(largest)[1]) if largest > 0 else 0)
+    return exponent_for(largest)
+
+
+def exponent_for(largest: float) -> int:
+    """The k that gives a term of this size ``SAMPLE_BITS`` bits; within what a power of two can be in float64."""
+    return int(np.clip(SAMPLE_BITS - int(np.frexp(largest)[1]), -1000, 900))
 
 
 def aggregate(
@@ -227,10 +234,20 @@ def _product(term: Term, shift: float) -> str:
 
 def count_unusable(rows: Statement, given: set[str], terms: Sequence[Term], *, shift: float) -> Statement:
     """Count the values of each of z, y, d and w that are missing or not finite; then find each term's largest size."""
-    usable = {name: f"coalesce(CAST({name} AS DOUBLE) - {name} = 0, FALSE)" for name in checks(given)}
-    counts = [f"count(*) - sum(CASE WHEN {test} THEN 1 ELSE 0 END)" for test in usable.values()]
+    counts = [f"count(*) - sum(CASE WHEN {_usable(name)} THEN 1 ELSE 0 END)" for name in checks(given)]
     sizes = [f"max(abs({_product(Term(term.factors, None), shift)}))" for term in terms]
     return Statement(f"SELECT {', '.join([*counts, *sizes])} FROM ({rows.text}) taken", rows.parameters)
+
+
+def first_unusable(rows: Statement, name: str) -> Statement:
+    """The number of the first row, from 0, whose z, y, d or w is missing or not finite; for engines that keep order."""
+    numbered = f"SELECT row_number() OVER () - 1 AS position, {_usable(name)} AS usable FROM ({rows.text}) taken"
+    return Statement(f"SELECT min(position) FROM ({numbered}) numbered WHERE NOT usable", rows.parameters)
+
+
+def _usable(name: str) -> str:
+    """Whether a value is a finite number: only then is its difference from itself 0."""
+    return f"coalesce(CAST({name} AS DOUBLE) - {name} = 0, FALSE)"
 
 
 def exact_total(high: int, low: int | None, exponent: int | None) -> Fraction:
