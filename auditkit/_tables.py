@@ -145,5 +145,9 @@ _READERS: dict[str, Callable[[Path], pa.Table]] = {
 }
 
 
+TABLE_SUFFIXES = tuple(_READERS)
+"""Suffixes of the files that are read."""
+
+
 def _supported() -> str:
-    return ", ".join(_READERS)
+    return ", ".join(TABLE_SUFFIXES)

@@ -188,9 +188,7 @@ def test_the_same_scan_gives_the_same_bits_on_any_number_of_threads(table: pd.Da
     roles = Roles("score", "hired", weight="people", threshold=0.5, keys=keys)
     for threads in (1, 2, 2, 4):
         with DuckDBEngine(path, threads=threads) as engine:
-            moments = _Scan(
-                engine, CRITERIA, Roles("score", "hired", weight="people", threshold=0.5, keys=keys)
-            ).moments()
+            moments = _Scan(engine, CRITERIA, roles).moments()
         texts.add(json.dumps(moments.to_dict()))
     assert len(texts) == 1
 
@@ -289,7 +287,7 @@ def test_column_names_never_reach_a_statement(table: pd.DataFrame, tmp_path: Pat
         (
             {"score": [0.1, np.nan, 0.3, np.inf]},
             {},
-            "score column 'score' .* 2 missing, NaN or infinite values .first at row 1",
+            "score column 'score' .* 2 missing, NaN .* .first at row 1",
         ),
         ({"score": [0.1, np.nan, 0.3, 0.4]}, {}, "score column 'score' .* holds 1 missing, NaN or infinite values"),
         ({"y": [0, 1, np.nan, 1]}, {"label": "y"}, "label column 'y' .* holds 1 missing, NaN or infinite values"),

@@ -364,7 +364,7 @@ class _Scan:
         found = self.engine.query(f"SELECT DISTINCT {column.alias} FROM {SOURCE} LIMIT 1000")
         values = [value for (value,) in found if value is not None]
         for value in values:
-            if value == roles.positive_label:
+            if value == roles.positive_label or str(value) == str(roles.positive_label):
                 return value
         shown = ", ".join(sorted(map(repr, values))[:10])
         raise InputError(
