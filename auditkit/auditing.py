@@ -19,7 +19,7 @@ from auditkit.groups import LABEL, Groups
 from auditkit.moments import Moments
 from auditkit.projection import require_labels
 
-SCHEMA = "auditkit.audit/1"
+SCHEMA = "auditkit.audit/2"
 MAX_LABEL_STRATA = 50
 
 

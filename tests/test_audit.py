@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import auditkit as ak
 from auditkit.auditing import SCHEMA, audit
 from auditkit.errors import InputError
-from auditkit.estimates import wilson_interval
+from auditkit.intervals import wilson_interval
 from tests.problems import gaps_by_mask, random_problem
 
 
