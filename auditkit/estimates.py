@@ -39,7 +39,7 @@ _LEVELS = np.linspace(0.0, 9.0, 91)
 """Where limits are computed to be inverted for p-values; beyond, a p-value is given as Φ(−9) ≈ 1e-19."""
 
 _PSEUDO_ROWS = 4.0
-"""Rows by which the correlation of labels and scores is pulled towards 0: a perfect one is never quite known."""
+"""Rows by which the correlation of labels and scores is pulled towards 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,7 +225,7 @@ def _with_working_covariance(
         cross = np.diag(spread.covariance(ones, zeros, (zeros, ones)))
         scale = np.sqrt(of_scores * of_labels)
         correlation = np.divide(cross, scale, out=zeros.copy(), where=np.isfinite(scale) & (scale > 0))
-        correlation *= estimates.effective / (estimates.effective + _PSEUDO_ROWS)
+        correlation = shrink_correlation(correlation, estimates.effective)
         both = np.sqrt(estimates.scores.variance * estimates.labels.variance)
         joint = estimates.scores.variance + estimates.labels.variance - 2 * correlation * both
         working = np.where(estimates.unit & estimates.residual, joint, working)
@@ -242,6 +242,11 @@ def _with_working_covariance(
         covariance=matrix * root[:, None] * root,
         correlation=correlation,
     )
+
+
+def shrink_correlation(correlation: FloatArray, effective: FloatArray) -> FloatArray:
+    """A correlation of labels and scores pulled towards 0, since a perfect one is never quite known."""
+    return correlation * effective / (effective + _PSEUDO_ROWS)
 
 
 def _borrowed_variance(estimates: EventEstimates, flat: BoolArray) -> FloatArray:

@@ -39,7 +39,7 @@ Limits = tuple[FloatArray, FloatArray]
 
 @dataclass(frozen=True, eq=False)
 class UnitMeans:
-    """Means of values in [0, 1]; all arrays have shape (e,).
+    """Means of values in [0, 1]; all arrays have shape (…, e).
 
     Attributes:
         mean: m; NaN for no rows.
@@ -67,7 +67,7 @@ class UnitMeans:
             correction: γ.
 
         Returns:
-            Two arrays of shape (e, *level.shape); the mean lies between them.
+            Two arrays of shape (…, e, *level.shape); the mean lies between them.
         """
         z = np.asarray(level, dtype=np.float64)
         mean, dispersion, freedom, trials = (
@@ -94,10 +94,10 @@ def fit_unit_means(mean: FloatArray, variance: FloatArray, effective: FloatArray
     distribution of this mean and dispersion would be skewed.
 
     Args:
-        mean: m, shape (e,).
-        variance: Squared standard errors of the means, shape (e,); those of ``exact`` cells are not read.
-        effective: Effective number of rows (or of clusters), shape (e,).
-        exact: Where the values are independent, unweighted and binary, so that φ = 1, shape (e,).
+        mean: m, shape (…, e); cells are pooled along the last axis.
+        variance: Squared standard errors of the means, same shape; those of ``exact`` cells are not read.
+        effective: Effective number of rows (or of clusters), same shape.
+        exact: Where the values are independent, unweighted and binary, so that φ = 1, same shape.
 
     Returns:
         The means with their trials.
@@ -107,8 +107,9 @@ def fit_unit_means(mean: FloatArray, variance: FloatArray, effective: FloatArray
     own = np.divide(np.nan_to_num(variance) * n, spread, out=np.ones_like(n), where=spread > 1e-12)
     own = np.where(exact, 1.0, np.clip(own, 0.0, 1.0))
     rough = ~exact & (spread > 1e-12)
-    mass = (n * spread)[rough].sum()
-    pooled = float((n * spread * own)[rough].sum() / mass) if mass > 0 else 0.0
+    mass = n * spread * rough
+    total = mass.sum(axis=-1, keepdims=True)
+    pooled = np.divide((mass * own).sum(axis=-1, keepdims=True), total, out=np.zeros_like(total), where=total > 0)
     raised = np.maximum(own, (n * own + POOLED_ROWS * pooled) / (n + POOLED_ROWS))
     shape = np.minimum(mean, 1 - mean) * (1 / np.maximum(raised, 1e-12) - 1)
     pull = np.where(raised > 0, 6 / (1 + 10 * shape) + 0.05, 1.0)

@@ -21,11 +21,21 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from scipy.stats import norm
+
 import auditkit as ak
 from auditkit.criteria import Criterion, compile_contrasts
-from auditkit.estimates import estimate_events, estimate_gaps
+from auditkit.estimates import shrink_correlation
 from auditkit.groups import CellTable
-from auditkit.moments import SUMS, Moments
+from auditkit.intervals import (
+    INTERVAL_CORRECTION,
+    TEST_CORRECTION,
+    UnitMeans,
+    difference_limits,
+    fit_unit_means,
+    two_sided_level,
+)
+from auditkit.joint import simulate_gaps
 
 DRAWS = 2_000
 """Draws behind the critical level of every simulated audit; the audit itself takes more."""
@@ -102,43 +112,110 @@ def draw_group(case: Case, n: int, mean: float, runs: int, rng: np.random.Genera
     return sums
 
 
-def moments_of(case: Case, sums: dict[str, np.ndarray], run: int) -> Moments:
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """The audit's estimates of every simulated sample, one per row; values have shape (runs, groups)."""
+
+    value: np.ndarray
+    scores: UnitMeans
+    labels: UnitMeans | None
+    correlation: np.ndarray
+
+    @classmethod
+    def estimate(cls, case: Case, sums: dict[str, np.ndarray]) -> Samples:
+        n = case.counts.astype(float)
+        score = sums["score"] / n
+        size = np.broadcast_to(n, score.shape)
+        of_scores = variance_of(score, sums["score2"], n)
+        scores = fit_unit_means(score, of_scores, size, exact=np.full(score.shape, case.kind == "binary"))
+        if case.kind != "residual":
+            return cls(score, scores, None, np.zeros_like(score))
+        label = sums["label"] / n
+        labels = fit_unit_means(label, score, size, exact=np.ones(score.shape, dtype=bool))
+        cross = (sums["cross"] / n - label * score) / (n - 1)
+        scale = np.sqrt(of_scores * variance_of(label, sums["label"], n))
+        known = np.divide(cross, scale, out=np.zeros_like(cross), where=scale > 0)
+        return cls(label - score, scores, labels, shrink_correlation(known, n))
+
+    @property
+    def variance(self) -> np.ndarray:
+        if self.labels is None:
+            return self.scores.variance
+        both = np.sqrt(self.scores.variance * self.labels.variance)
+        return self.scores.variance + self.labels.variance - 2 * self.correlation * both
+
+    def limits(self, level: np.ndarray, correction: float) -> tuple[np.ndarray, np.ndarray]:
+        """Limits of every pairwise gap at one level per sample, shape (runs, pairs)."""
+        first, second = np.triu_indices(self.value.shape[1], 1)
+        low, high = (
+            np.empty(self.value.shape),
+            np.empty(self.value.shape),
+        )
+        for one in np.unique(level):
+            rows = level == one
+            low[rows], high[rows] = self._event_limits(rows, float(one), correction)
+        return difference_limits(
+            self.value[:, first], (low[:, first], high[:, first]), self.value[:, second], (low[:, second], high[:, second])
+        )
+
+    def _event_limits(self, rows: np.ndarray, level: float, correction: float) -> tuple[np.ndarray, np.ndarray]:
+        scores = take(self.scores, rows).limits(level, correction=correction)
+        if self.labels is None:
+            return scores
+        labels = take(self.labels, rows)
+        return difference_limits(
+            labels.mean, labels.limits(level, correction=correction), self.scores.mean[rows], scores,
+            correlation=self.correlation[rows],
+        )  # fmt: skip
+
+
+def variance_of(mean: np.ndarray, square: np.ndarray, n: np.ndarray) -> np.ndarray:
+    return np.maximum(square / n - mean**2, 0) / (n - 1)
+
+
+def take(means: UnitMeans, rows: np.ndarray) -> UnitMeans:
+    return UnitMeans(means.mean[rows], means.trials[rows], means.dispersion[rows], means.freedom[rows])
+
+
+def joint_levels(case: Case, samples: Samples, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The audit's critical level and the excess of the largest gap, of every sample."""
     table = CellTable(("g",), np.arange(case.groups)[:, None], (tuple(range(case.groups)),))
-    counts = case.counts.astype(float)
-    zeros = np.zeros(case.groups)
-    values = {name: sums[name.removesuffix("_w2")][run] if name.removesuffix("_w2") in sums else zeros for name in SUMS}
-    values |= {"count": counts, "weight": counts, "weight2": counts}
-    return Moments(table, **values, has_labels=case.kind == "residual", has_decisions=False)
+    contrasts = compile_contrasts([case.criterion], table)
+    adequate = np.ones(contrasts.n_contrasts, dtype=bool)
+    found = [
+        simulate_gaps(contrasts, value, np.diag(variance), adequate, confidence=0.95, seed=seed + run, draws=DRAWS)
+        for run, (value, variance) in enumerate(zip(samples.value, samples.variance, strict=True))
+    ]
+    return np.array([joint.level for joint in found]), np.array([joint.bias[0] for joint in found])
 
 
 def simulate(case: Case, runs: int, seed: int) -> dict[str, float]:
     """Coverage, the share of every false verdict, and the bias of the largest gap."""
-    rng = np.random.default_rng(seed)
-    sums = draw(case, runs, rng)
-    truth = case.truth
-    table = moments_of(case, sums, 0).table
-    tolerances = {"at": case.gap, "above": case.gap / 1.05, "below": case.gap * 1.05}
-    contrasts = {name: compile_contrasts([case.criterion.with_tolerance(e)], table) for name, e in tolerances.items()}
-    gaps = contrasts["at"].contrast(truth)
-    hits: dict[str, list[float]] = {}
-    for run in range(runs):
-        events = estimate_events(moments_of(case, sums, run), contrasts["at"])
-        found = estimate_gaps(events, contrasts["at"], draws=DRAWS, seed=run)
-        inside = (found.low <= gaps + 1e-12) & (gaps <= found.high + 1e-12)
-        alone = (found.pointwise[0] <= gaps + 1e-12) & (gaps <= found.pointwise[1] + 1e-12)
-        worst = np.abs(found.gap).max()
-        outcome = {
-            "simultaneous": inside.all(), "pointwise": alone.mean(), "width": (found.high - found.low).mean(),
-            "pass at": (found.p_below <= 0.05).all(), "fail at": found.p_holm.min() <= 0.05,
-            "worst": worst - case.gap, "worst corrected": max(worst - found.excess[0], 0) - case.gap,
-        }  # fmt: skip
-        if case.groups < 14 and case.gap > 0:
-            above = estimate_gaps(events, contrasts["above"], draws=1)
-            below = estimate_gaps(events, contrasts["below"], draws=1)
-            outcome |= {"pass above": (above.p_below <= 0.05).all(), "fail below": below.p_holm.min() <= 0.05}
-        for name, value in outcome.items():
-            hits.setdefault(name, []).append(float(value))
-    return {name: float(np.mean(values)) for name, values in hits.items()}
+    samples = Samples.estimate(case, draw(case, runs, np.random.default_rng(seed)))
+    first, second = np.triu_indices(case.groups, 1)
+    gaps = case.truth[first] - case.truth[second]
+    level, excess = joint_levels(case, samples, seed)
+
+    def covered(levels: np.ndarray) -> np.ndarray:
+        low, high = samples.limits(levels, INTERVAL_CORRECTION)
+        return (low <= gaps + 1e-12) & (gaps <= high + 1e-12)
+
+    def tested(alpha: float) -> tuple[np.ndarray, np.ndarray]:
+        low, high = samples.limits(np.full(runs, norm.isf(alpha)), TEST_CORRECTION)
+        return np.maximum(low, -high), np.maximum(high, -low)
+
+    closest, farthest = tested(0.05 / len(first))[0].max(axis=1), tested(0.05)[1].max(axis=1)
+    worst = np.abs(samples.value[:, first] - samples.value[:, second]).max(axis=1)
+    return {
+        "simultaneous": float(covered(level).all(axis=1).mean()),
+        "pointwise": float(covered(np.full(runs, two_sided_level(0.95))).mean()),
+        "pass at": float((farthest < case.gap).mean()),
+        "pass above": float((farthest < case.gap / 1.05).mean()),
+        "fail at": float((closest > case.gap).mean()),
+        "fail below": float((closest > 1.05 * case.gap).mean()),
+        "worst": float(worst.mean() - case.gap),
+        "worst corrected": float(np.maximum(worst - excess, 0).mean() - case.gap),
+    }
 
 
 def run_grid(cases: list[Case], runs: int, out: Path, console: Console) -> list[dict]:
