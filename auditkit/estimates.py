@@ -226,8 +226,8 @@ def _with_working_covariance(
         scale = np.sqrt(of_scores * of_labels)
         correlation = np.divide(cross, scale, out=zeros.copy(), where=np.isfinite(scale) & (scale > 0))
         correlation = shrink_correlation(correlation, estimates.effective)
-        both = np.sqrt(estimates.scores.variance * estimates.labels.variance)
-        joint = estimates.scores.variance + estimates.labels.variance - 2 * correlation * both
+        score, label = (np.sqrt(np.maximum(m.variance, 0.0)) for m in (estimates.scores, estimates.labels))
+        joint = score**2 + label**2 - 2 * correlation * score * label
         working = np.where(estimates.unit & estimates.residual, joint, working)
     flat = ~estimates.unit & (working == 0)
     if flat.any():
