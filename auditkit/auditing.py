@@ -19,7 +19,7 @@ from auditkit.groups import LABEL, Groups
 from auditkit.moments import MAX_LABEL_STRATA, Moments, cell_columns
 from auditkit.projection import require_labels
 
-SCHEMA = "auditkit.audit/1"
+SCHEMA = "auditkit.audit/2"
 
 
 @dataclass(frozen=True, eq=False)

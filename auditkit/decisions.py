@@ -13,7 +13,7 @@ import numpy as np
 
 from auditkit._typing import FloatArray
 from auditkit.criteria import Criterion
-from auditkit.estimates import wilson_interval
+from auditkit.intervals import wilson_interval
 from auditkit.groups import LABEL, CellTable
 from auditkit.moments import Moments
 

@@ -23,9 +23,9 @@ APP = ROOT / "app"
 
 ROWS = (
     {"errors", "_typing", "_extras", "_validation", "progress"},
-    {"groups", "criteria", "moments"},
+    {"groups", "criteria", "moments", "intervals", "multiplicity"},
     {"datasets", "_tables", "heads", "models", "feature_cache", "projection", "results"},
-    {"solvers", "engines", "estimates", "decisions", "findings", "metrics", "onnx_export"},
+    {"solvers", "engines", "joint", "estimates", "decisions", "findings", "metrics", "onnx_export"},
     {"auditing", "layer", "deployment", "streaming", "state_store"},
     {"finetuning", "baselines", "comparison"},
     {"reporting", "config", "run_folder", "predictions", "jobs"},
@@ -41,6 +41,7 @@ WITHIN_ROW = {
     "datasets": {"_tables"},
     "feature_cache": {"_tables", "datasets", "models"},
     "results": {"projection"},
+    "estimates": {"joint"},
     "decisions": {"estimates"},
     "findings": {"estimates"},
     "state_store": {"streaming"},

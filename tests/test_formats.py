@@ -22,7 +22,7 @@ AUDIT_SCHEMA = {
     "type": "object",
     "required": ["schema", "verdict", "n_rows", "confidence", "findings", "decisions", "moments"],
     "properties": {
-        "schema": {"const": "auditkit.audit/1"},
+        "schema": {"const": "auditkit.audit/2"},
         "verdict": {"enum": ["pass", "fail", "inconclusive"]},
         "n_rows": {"type": "integer", "minimum": 1},
         "findings": {

@@ -7,9 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from auditkit.auditing import SCHEMA as AUDIT_SCHEMA
 from auditkit.errors import InputError, SchemaError
 
 SCHEMA = "auditkit.report/1"
+RUN_SCHEMA = "auditkit.run/1"
 
 Json = dict[str, Any]
 
@@ -134,9 +136,9 @@ def load_document(folder: str | Path) -> ReportDocument:
     place = Path(folder)
     if not place.is_dir():
         raise InputError(f"folder: there is no folder {str(folder)!r}; name the folder of a run")
-    run = _required(place, "run")
-    audit = _required(place, "audit")
-    after = read_part(place / "audit_after.json", "auditkit.audit/1")
+    run = _required(place, "run", RUN_SCHEMA)
+    audit = _required(place, "audit", AUDIT_SCHEMA)
+    after = read_part(place / "audit_after.json", AUDIT_SCHEMA)
     try:
         return _assemble(
             run,
@@ -197,8 +199,8 @@ def combine(verdicts: list[str]) -> str:
     return "pass" if verdicts and all(verdict == "pass" for verdict in verdicts) else "inconclusive"
 
 
-def _required(folder: Path, part: str) -> Json:
-    content = read_part(folder / f"{part}.json", f"auditkit.{part}/1")
+def _required(folder: Path, part: str, schema: str) -> Json:
+    content = read_part(folder / f"{part}.json", schema)
     if content is None:
         raise InputError(f"folder: {folder.name!r} holds no {part}.json; name the folder of a finished run")
     return content

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from auditkit.auditing import AuditResult, combine_verdicts, evaluate_moments
+from auditkit.auditing import SCHEMA, AuditResult, combine_verdicts, evaluate_moments
 from auditkit.criteria import Criterion
 from auditkit.errors import AuditkitError, InputError, SchemaError
 from auditkit.groups import MISSING, CellTable
 from auditkit.moments import SUMS, Moments
-from auditkit.reporting.document import Json, read_part
+from auditkit.reporting.document import RUN_SCHEMA, Json, read_part
 
 RELATIVE_ERROR = 1e-9
 """Largest relative difference at which two figures count as equal: another machine may round sums differently."""
@@ -57,12 +57,12 @@ def verify_run(folder: str | Path) -> tuple[Check, ...]:
         SchemaError: A file is not JSON, or of another version.
     """
     place = Path(folder)
-    run = read_part(place / "run.json", "auditkit.run/1")
+    run = read_part(place / "run.json", RUN_SCHEMA)
     if run is None:
         raise InputError(f"folder: {str(folder)!r} holds no run.json; name the folder of a finished run")
     checks = [_check_file(place, name, digest) for name, digest in sorted((run.get("files") or {}).items())]
     for name in _AUDITS:
-        stored = read_part(place / name, "auditkit.audit/1")
+        stored = read_part(place / name, SCHEMA)
         if stored is not None:
             checks += _check_findings(name, stored)
     return tuple(checks)
