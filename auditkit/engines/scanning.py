@@ -20,6 +20,9 @@ from auditkit.groups import LABEL, Groups
 from auditkit.moments import MAX_LABEL_STRATA, Moments, Rows, cell_columns, products
 
 SAMPLE_ROWS = 10_000
+MAX_PASSES = 5
+"""One pass over the rows is the rule; others follow where the first rows misled about size or digits."""
+
 _ROLE_NAMES = {"z": "score", "y": "label", "d": "decision", "w": "weight"}
 
 
@@ -226,17 +229,34 @@ class _Scan:
         keys = [f"k{i}" for i in range(len(self.keys))] + (["ky"] if label_key else [])
         whole = {"d"} if self.roles.decision is None else set()
         terms = statements.plan_terms(self.given, sample, whole=whole, label_is_key=label_key)
-        for attempt in (1, 2):
+        for _ in range(MAX_PASSES):
             asked = statements.aggregate(self.engine, rows, keys, terms, self.given, shift=sample.shift)
             try:
                 answer = self.engine.query(asked.text, asked.parameters)
-                self._check_size(answer)
-                return answer, terms
-            except OutOfRangeError as error:
-                if attempt == 2:
-                    raise InputError(f"{self.engine.source} holds numbers that cannot be summed: {error}") from error
+            except OutOfRangeError:
                 terms = self._rescale(terms, sample.shift)
-        raise AssertionError("unreachable")
+                continue
+            self._check_size(answer)
+            more = self._more_digits(answer, terms, len(keys))
+            if more == terms:
+                return answer, terms
+            terms = more
+        raise InputError(f"{self.engine.source} holds numbers too large or too small to be summed in float64")
+
+    def _more_digits(self, answer: list[tuple[Any, ...]], terms: tuple[Term, ...], start: int) -> tuple[Term, ...]:
+        """The terms, refined where some combination shows too few digits of its sum."""
+        positions = self._term_positions(terms, start)
+        return tuple(
+            term.refined()
+            if any(row[i] is not None and term.needs_more(row[i : i + term.width], row[start]) for row in answer)
+            else term
+            for term, i in zip(terms, positions, strict=True)
+        )
+
+    def _term_positions(self, terms: tuple[Term, ...], start: int) -> list[int]:
+        """Where the columns of each term begin in the answer."""
+        first = start + 1 + len(self.given) + ("w" in self.given)
+        return [first + sum(term.width for term in terms[:i]) for i in range(len(terms))]
 
     def _check_size(self, answer: list[tuple[Any, ...]]) -> None:
         if len(answer) > statements.MAX_COMBINATIONS:
@@ -248,10 +268,9 @@ class _Scan:
     def _rescale(self, terms: tuple[Term, ...], shift: float) -> tuple[Term, ...]:
         """The terms with scales that fit the largest of all rows; raises where a value is NaN or infinite."""
         sizes = self._refuse_unusable(terms, shift)
-        exponents = [statements.exponent_for(size) for size in sizes]
         return tuple(
-            term if term.exponent is None else replace(term, exponent=exponent)
-            for term, exponent in zip(terms, exponents, strict=True)
+            term if term.form == "whole" else replace(term, exponent=statements.exponent_for(size))
+            for term, size in zip(terms, sizes, strict=True)
         )
 
     def _refuse_unusable(self, terms: tuple[Term, ...] = (), shift: float = 0.0) -> list[float]:
@@ -308,15 +327,8 @@ class _Scan:
         """Every sum of every combination, rounded once."""
         counts = [int(row[start]) for row in answer]
         exact: dict[tuple[str, ...], list[Fraction]] = {(): [Fraction(count) for count in counts]}
-        position = start + 1 + len(self.given) + ("w" in self.given)
-        for term in terms:
-            whole = term.exponent is None
-            lows = [None if whole else int(row[position + 1]) for row in answer]
-            highs = [int(row[position]) for row in answer]
-            exact[term.factors] = [
-                statements.exact_total(high, low, term.exponent) for high, low in zip(highs, lows, strict=True)
-            ]
-            position += 1 if whole else 2
+        for term, i in zip(terms, self._term_positions(terms, start), strict=True):
+            exact[term.factors] = [term.total(row[i : i + term.width]) for row in answer]
         for centred, plain in statements.CENTRED.items():
             if plain in exact:
                 exact[centred] = [x - n * Fraction(shift) for x, n in zip(exact[plain], counts, strict=True)]

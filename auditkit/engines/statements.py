@@ -1,20 +1,20 @@
 """The SQL of a scan. Nothing that the caller wrote enters it: columns have aliases, numbers and texts are parameters.
 
-Sums are exact. A term x is written as two 64-bit integers,
+A term x is summed as whole numbers, so that the order of the rows, the number of threads and the engine change no bit:
 
-    h = ⌊x·2^k⌉,   l = ⌊(x·2^k − h)·2^59⌉,   Σx = (Σh + Σl·2^−59)·2^−k,
+    h = ⌊x·2^k⌉,   l = ⌊(x·2^k − h)·2^59⌉,   Σx = (Σh + Σl·2^−59)·2^−k
 
-which keep every digit of a float64 within a factor of 2^110 of the largest term. Sums of integers do not depend on the
-order of the rows, so that the same table gives the same bits on any number of threads and on any engine.
+where k gives the largest term of the first rows 52 bits. Σh alone suffices unless the terms of some combination are far
+smaller than the largest; `Term.needs_more` finds those, and they are summed again with l.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import reduce
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -28,6 +28,10 @@ CENTRED: dict[tuple[str, ...], tuple[str, ...]] = {("z-shift",): ("z",), ("y-shi
 LOW_BITS = 59
 SAMPLE_BITS = 52
 """The largest term of the sample takes this many bits, which leaves ten for larger ones among the other rows."""
+
+POSITIVE_BITS, SIGNED_BITS = 42, 32
+"""Bits of a mean that suffice: the rounding of h is then at most 2^−43 of a sum of positive terms. Where terms cancel,
+the mean says less about their size, and the rounding is at most 2^−33 of the sum and 2^−53 of the largest term a row."""
 
 MAX_COMBINATIONS = 1_000_000
 """More combinations of key values than this are no groups; an answer that holds them is refused."""
@@ -77,11 +81,38 @@ class Term:
 
     Attributes:
         factors: Names of ``FACTORS``.
-        exponent: k of the module's equation; None where every term is a small whole number.
+        exponent: k of the module's equation; 0 for small whole numbers.
+        form: What is asked of the engine: "high" is Σh, "both" is Σh and Σl, "none" is max |x| because every x of the
+            first rows was 0, and "whole" is Σx of small whole numbers.
+        enough: Bits that the mean of a combination's terms must have for Σh to suffice.
     """
 
     factors: tuple[str, ...]
-    exponent: int | None
+    exponent: int
+    form: Literal["whole", "high", "both", "none"]
+    enough: int = POSITIVE_BITS
+
+    @property
+    def width(self) -> int:
+        """Columns that it takes in the answer."""
+        return 2 if self.form == "both" else 1
+
+    def total(self, values: Sequence[Any]) -> Fraction:
+        """The sum that one combination's columns stand for."""
+        low = int(values[1]) if self.form == "both" else 0
+        power = LOW_BITS + self.exponent
+        numerator = 0 if self.form == "none" else (int(values[0]) << LOW_BITS) + low
+        return Fraction(numerator, 1 << power) if power >= 0 else Fraction(numerator << -power)
+
+    def needs_more(self, values: Sequence[Any], count: int) -> bool:
+        """Whether one combination's columns have too few digits to stand for its sum."""
+        if self.form == "none":
+            return float(values[0]) > 0
+        return self.form == "high" and abs(int(values[0])) < count << self.enough
+
+    def refined(self) -> Term:
+        """The same term, asked so that its columns suffice."""
+        return replace(self, form="high" if self.form == "none" else "both")
 
 
 @dataclass(frozen=True)
@@ -161,7 +192,7 @@ def plan_terms(given: set[str], sample: Rows, *, whole: set[str], label_is_key: 
     wanted = dict.fromkeys(inner_factors(product, label_is_key=label_is_key) for product in products(given))
     wanted |= dict.fromkeys(CENTRED[factors] for factors in wanted if factors in CENTRED)
     terms = [factors for factors in wanted if factors and factors not in CENTRED]
-    return tuple(Term(factors, _exponent(factors, sample, whole)) for factors in terms)
+    return tuple(_plan_term(factors, sample, whole) for factors in terms)
 
 
 def inner_factors(product: Sequence[str], *, label_is_key: bool) -> tuple[str, ...]:
@@ -176,11 +207,13 @@ def label_factor(product: Sequence[str], labels: FloatArray, shift: float) -> Fl
     return reduce(np.multiply, outer, np.ones_like(labels))
 
 
-def _exponent(factors: tuple[str, ...], sample: Rows, whole: set[str]) -> int | None:
+def _plan_term(factors: tuple[str, ...], sample: Rows, whole: set[str]) -> Term:
     if all(name in whole for name in factors):
-        return None
-    largest = float(np.abs(reduce(np.multiply, [FACTORS[name].values(sample) for name in factors])).max(initial=0.0))
-    return exponent_for(largest)
+        return Term(factors, 0, "whole")
+    values = reduce(np.multiply, [FACTORS[name].values(sample) for name in factors])
+    largest = float(np.abs(values).max(initial=0.0))
+    enough = SIGNED_BITS if (values < 0).any() else POSITIVE_BITS
+    return Term(factors, exponent_for(largest), "high" if largest > 0 else "none", enough)
 
 
 def exponent_for(largest: float) -> int:
@@ -203,23 +236,27 @@ def aggregate(
 
     Returns:
         A statement that yields, per combination: the keys, the number of rows, the number of missing values of each of
-        z, y, d, w that is given, the smallest weight if there are weights, and Σh and Σl of every term.
+        z, y, d, w that is given, the smallest weight if there are weights, and what the form of every term asks for.
     """
     checked = checks(given)
     columns = [*keys, *checked]
     scaled = [f"{_product(term, shift)} AS x{i}" for i, term in enumerate(terms)]
-    high = [f"CAST(x{i} AS BIGINT) AS h{i}" for i in range(len(terms))]
-    totals = []
-    for i, term in enumerate(terms):
-        totals.append(engine.integer_total(f"h{i}"))
-        if term.exponent is not None:
-            totals.append(engine.integer_total(f"(x{i} - h{i}) * {number(2.0**LOW_BITS)}"))
+    high = [f"CAST(x{i} AS BIGINT) AS h{i}" for i, term in enumerate(terms) if term.form == "both"]
+    totals = [total for i, term in enumerate(terms) for total in _totals(engine, term, i)]
     missing = [f"count(*) - count({name})" for name in checked]
     smallest = ["min(w)"] if "w" in given else []
     inner = f"SELECT {', '.join([*columns, *scaled])} FROM ({rows.text}) taken"
     split = f"SELECT {', '.join(['*', *high])} FROM ({inner}) scaled"
     text = f"SELECT {', '.join([*keys, 'count(*)', *missing, *smallest, *totals])} FROM ({split}) split"
     return Statement(f"{text} GROUP BY {', '.join(keys)} LIMIT {MAX_COMBINATIONS + 1}", rows.parameters)
+
+
+def _totals(engine: Engine, term: Term, i: int) -> list[str]:
+    if term.form == "none":
+        return [f"max(abs(x{i}))"]
+    if term.form != "both":
+        return [engine.integer_total(f"x{i}")]
+    return [engine.integer_total(f"h{i}"), engine.integer_total(f"(x{i} - h{i}) * {number(2.0**LOW_BITS)}")]
 
 
 def checks(given: set[str]) -> list[str]:
@@ -229,13 +266,13 @@ def checks(given: set[str]) -> list[str]:
 
 def _product(term: Term, shift: float) -> str:
     product = " * ".join(FACTORS[name].sql.replace("shift", number(shift)) for name in term.factors)
-    return product if term.exponent is None else f"{product} * {number(2.0**term.exponent)}"
+    return product if term.form == "whole" else f"{product} * {number(2.0**term.exponent)}"
 
 
 def count_unusable(rows: Statement, given: set[str], terms: Sequence[Term], *, shift: float) -> Statement:
     """Count the values of each of z, y, d and w that are missing or not finite; then find each term's largest size."""
     counts = [f"count(*) - sum(CASE WHEN {_usable(name)} THEN 1 ELSE 0 END)" for name in checks(given)]
-    sizes = [f"max(abs({_product(Term(term.factors, None), shift)}))" for term in terms]
+    sizes = [f"max(abs({_product(replace(term, exponent=0), shift)}))" for term in terms]
     return Statement(f"SELECT {', '.join([*counts, *sizes])} FROM ({rows.text}) taken", rows.parameters)
 
 
@@ -248,11 +285,3 @@ def first_unusable(rows: Statement, name: str) -> Statement:
 def _usable(name: str) -> str:
     """Whether a value is a finite number: only then is its difference from itself 0."""
     return f"coalesce(CAST({name} AS DOUBLE) - {name} = 0, FALSE)"
-
-
-def exact_total(high: int, low: int | None, exponent: int | None) -> Fraction:
-    """The sum that the two integer sums stand for."""
-    if exponent is None or low is None:
-        return Fraction(high)
-    numerator, power = (high << LOW_BITS) + low, LOW_BITS + exponent
-    return Fraction(numerator, 1 << power) if power >= 0 else Fraction(numerator << -power)
