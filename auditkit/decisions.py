@@ -13,8 +13,8 @@ import numpy as np
 
 from auditkit._typing import FloatArray
 from auditkit.criteria import Criterion
-from auditkit.intervals import wilson_interval
 from auditkit.groups import LABEL, CellTable
+from auditkit.intervals import wilson_interval
 from auditkit.moments import Moments
 
 

@@ -334,7 +334,8 @@ class _Limits:
         far = _crossing(-low, tolerance)
         above = special.ndtr(-np.where(size > tolerance, down, -up)) + special.ndtr(-far)
         below = special.ndtr(-np.where(size < tolerance, np.minimum(up, far), -down))
-        return tuple(np.where(self.adequate, np.minimum(p, 1.0), np.nan) for p in (above, below))
+        above, below = (np.where(self.adequate, np.minimum(p, 1.0), np.nan) for p in (above, below))
+        return above, below
 
 
 def _crossing(rising: FloatArray, target: FloatArray) -> FloatArray:

@@ -8,7 +8,7 @@ engine read that declaration, so that a new sum is a new field and nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import reduce
 from typing import Any, NamedTuple
 
@@ -212,6 +212,20 @@ class Moments:
             has_decisions=self.has_decisions and other.has_decisions,
             shift=self.shift,
         )
+
+    def with_shift(self, shift: float) -> Moments:
+        """The same moments with another constant taken off before squaring, so that they add to others."""
+        step = self.shift - shift
+        if step == 0:
+            return self
+        changed = {"shift": shift}
+        for suffix, weight in (("", self.weight), ("_w2", self.weight2)):
+            z, y = (getattr(self, name + suffix) - self.shift * weight for name in ("score", "label"))
+            changed["score2" + suffix] = getattr(self, "score2" + suffix) + 2 * step * z + step**2 * weight
+            if self.has_labels:
+                changed["label2" + suffix] = getattr(self, "label2" + suffix) + 2 * step * y + step**2 * weight
+                changed["cross" + suffix] = getattr(self, "cross" + suffix) + step * (z + y) + step**2 * weight
+        return replace(self, **changed)
 
     @property
     def score_mean(self) -> FloatArray:

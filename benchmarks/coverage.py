@@ -20,7 +20,6 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-
 from scipy.stats import norm
 
 import auditkit as ak
@@ -155,7 +154,10 @@ class Samples:
             rows = level == one
             low[rows], high[rows] = self._event_limits(rows, float(one), correction)
         return difference_limits(
-            self.value[:, first], (low[:, first], high[:, first]), self.value[:, second], (low[:, second], high[:, second])
+            self.value[:, first],
+            (low[:, first], high[:, first]),
+            self.value[:, second],
+            (low[:, second], high[:, second]),
         )
 
     def _event_limits(self, rows: np.ndarray, level: float, correction: float) -> tuple[np.ndarray, np.ndarray]:
@@ -254,7 +256,9 @@ def summarise(results: list[dict], console: Console) -> None:
         return int(Case(**entry["case"]).counts.min())
 
     every, large = least(lambda _: True), least(lambda entry: smallest(entry) >= 100)
-    console.print(f"simultaneous coverage: least {min(every):.4f}; with ≥ 100 rows {min(large):.4f} to {max(large):.4f}")
+    console.print(
+        f"simultaneous coverage: least {min(every):.4f}; with ≥ 100 rows {min(large):.4f} to {max(large):.4f}"
+    )
     for name in ("pass at", "pass above", "fail at", "fail below"):
         rates = [entry["found"][name] for entry in results if name in entry["found"] and entry["case"]["gap"] > 0]
         console.print(f"false {name}: at most {max(rates):.4f}, mean {np.mean(rates):.4f}")

@@ -26,7 +26,7 @@ ROWS = (
     {"groups", "criteria", "moments", "intervals", "multiplicity"},
     {"datasets", "_tables", "heads", "models", "feature_cache", "projection", "results"},
     {"solvers", "engines", "joint", "estimates", "decisions", "findings", "metrics", "onnx_export"},
-    {"auditing", "layer", "deployment", "streaming", "state_store"},
+    {"auditing", "monitoring", "layer", "deployment", "streaming", "state_store"},
     {"finetuning", "baselines", "comparison"},
     {"reporting", "config", "run_folder", "jobs"},
     {"cli", "__main__"},
