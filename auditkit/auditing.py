@@ -11,7 +11,7 @@ import numpy as np
 from auditkit._typing import FloatArray, VectorLike
 from auditkit._validation import check_probability, check_vector, check_weights
 from auditkit.criteria import Contrasts, Criterion, check_criteria, columns_of, compile_contrasts
-from auditkit.decisions import DecisionTable, tabulate_decisions
+from auditkit.decisions import DecisionTable, decide, tabulate_decisions
 from auditkit.errors import InputError
 from auditkit.estimates import estimate_events, estimate_gaps
 from auditkit.findings import Finding, Verdict, build_finding, combine_verdicts
@@ -33,7 +33,8 @@ class AuditResult:
         decisions: Decision-level tables; empty without a threshold.
         n_rows: Rows audited.
         confidence: Joint confidence of all intervals.
-        threshold: Decision threshold, if any.
+        threshold: Scores at or above it (above it, for the median) are positive decisions; None without decisions.
+        decision_rule: What a positive decision is, in words; None without decisions.
         seed: Seed of the critical level's simulation.
         moments: The sums that every figure comes from.
     """
@@ -44,6 +45,7 @@ class AuditResult:
     n_rows: int
     confidence: float
     threshold: float | None
+    decision_rule: str | None
     seed: int
     moments: Moments
 
@@ -55,6 +57,7 @@ class AuditResult:
             "n_rows": self.n_rows,
             "confidence": self.confidence,
             "threshold": self.threshold,
+            "decision_rule": self.decision_rule,
             "seed": self.seed,
             "findings": [finding.to_dict() for finding in self.findings],
             "decisions": [table.to_dict() for table in self.decisions],
@@ -68,7 +71,7 @@ def audit(
     criteria: Criterion | Sequence[Criterion],
     *,
     labels: VectorLike | None = None,
-    threshold: float | None = None,
+    threshold: float | str | None = None,
     weights: VectorLike | None = None,
     confidence: float = 0.95,
     seed: int = 0,
@@ -80,7 +83,8 @@ def audit(
         groups: Attributes of the same rows.
         criteria: One criterion or several.
         labels: y, shape (n,); needed by EER and by criteria given the label, used by the decision tables if binary.
-        threshold: Scores at or above it are positive decisions; None states no decisions.
+        threshold: Scores at or above it are positive decisions; "median", "top 100" and "top 5%" set it from the scores
+            (see `auditkit.decisions.decide`); None states no decisions.
         weights: Row weights, shape (n,).
         confidence: Joint confidence of all intervals, in (0, 1).
         seed: Seed of the simulation that sets the critical level.
@@ -95,8 +99,18 @@ def audit(
     """
     listed = check_criteria(criteria)
     check_probability("confidence", confidence)
-    moments = take_moments(scores, groups, listed, labels=labels, threshold=threshold, weights=weights)
-    return evaluate_moments(moments, listed, threshold=threshold, confidence=confidence, seed=seed)
+    made = None if threshold is None else decide(check_vector("scores", scores), threshold)
+    moments = take_moments(
+        scores, groups, listed, labels=labels, decisions=None if made is None else made.values, weights=weights
+    )
+    return evaluate_moments(
+        moments,
+        listed,
+        threshold=None if made is None else made.threshold,
+        decision_rule=None if made is None else made.rule,
+        confidence=confidence,
+        seed=seed,
+    )
 
 
 def take_moments(
@@ -105,7 +119,7 @@ def take_moments(
     criteria: Sequence[Criterion],
     *,
     labels: VectorLike | None = None,
-    threshold: float | None = None,
+    threshold: float | str | None = None,
     decisions: VectorLike | None = None,
     weights: VectorLike | None = None,
 ) -> Moments:
@@ -116,7 +130,7 @@ def take_moments(
         groups: Attributes of the same rows.
         criteria: The criteria.
         labels: y, shape (n,).
-        threshold: Scores at or above it are positive decisions.
+        threshold: Scores at or above it are positive decisions; or a rule as `audit` takes it.
         decisions: The decisions themselves (or their probabilities), shape (n,), in place of a threshold.
         weights: Row weights, shape (n,).
 
@@ -147,10 +161,10 @@ def take_moments(
     )
 
 
-def _decide(scores: FloatArray, threshold: float | None, decisions: VectorLike | None) -> FloatArray | None:
+def _decide(scores: FloatArray, threshold: float | str | None, decisions: VectorLike | None) -> FloatArray | None:
     if decisions is not None:
         return check_vector("decisions", decisions, n_rows=len(scores))
-    return None if threshold is None else (scores >= threshold).astype(np.float64)
+    return None if threshold is None else decide(scores, threshold).values
 
 
 def evaluate_moments(
@@ -158,6 +172,7 @@ def evaluate_moments(
     criteria: Sequence[Criterion],
     *,
     threshold: float | None = None,
+    decision_rule: str | None = None,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> AuditResult:
@@ -167,6 +182,7 @@ def evaluate_moments(
         moments: Sums per cell.
         criteria: The criteria; their columns must be among those of the moments.
         threshold: What the decisions in the moments were made with.
+        decision_rule: The same in words; made from the threshold when None.
         confidence: Joint confidence of all intervals.
         seed: Seed of the simulation that sets the critical level.
 
@@ -184,10 +200,13 @@ def evaluate_moments(
     return AuditResult(
         verdict=combine_verdicts([finding.verdict for finding in findings]),
         findings=findings,
-        decisions=tabulate_decisions(moments, criteria, confidence=confidence),
+        decisions=tabulate_decisions(moments, criteria, confidence=confidence, seed=seed),
         n_rows=int(moments.count.sum()),
         confidence=confidence,
         threshold=threshold,
+        decision_rule=f"a score of {threshold:g} or more"
+        if decision_rule is None and threshold is not None
+        else decision_rule,
         seed=seed,
         moments=moments,
     )

@@ -42,7 +42,7 @@ WITHIN_ROW = {
     "feature_cache": {"_tables", "datasets", "models"},
     "results": {"projection"},
     "estimates": {"joint"},
-    "decisions": {"estimates"},
+    "decisions": {"joint"},
     "findings": {"estimates"},
     "state_store": {"streaming"},
     "baselines": {"finetuning"},

@@ -139,6 +139,7 @@ def recompute(stored: Json) -> AuditResult:
         _moments(stored),
         criteria,
         threshold=stored["threshold"],
+        decision_rule=stored["decision_rule"],
         confidence=stored["confidence"],
         seed=stored["seed"],
     )

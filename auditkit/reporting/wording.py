@@ -33,9 +33,11 @@ def signed(value: float | None, digits: int = 3) -> str:
     return shown if value is None or shown == DASH or value < 0 else f"+{shown}"
 
 
-def interval(ends: Sequence[float] | None, digits: int = 3) -> str:
-    """An interval in brackets; a dash when there is none."""
-    return DASH if ends is None else f"[{number(ends[0], digits)}, {number(ends[1], digits)}]"
+def interval(ends: Sequence[float | None] | None, digits: int = 3) -> str:
+    """An interval in brackets, an end that is None without bound; a dash when there is none."""
+    if ends is None:
+        return DASH
+    return f"[{number(ends[0], digits)}, {'∞' if ends[1] is None else number(ends[1], digits)}]"
 
 
 def percent(value: float | None, digits: int = 1) -> str:
