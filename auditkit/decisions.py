@@ -21,6 +21,7 @@ from auditkit.groups import LABEL, CellTable
 from auditkit.intervals import Limits, UnitMeans, difference_limits, fit_unit_means, ratio_limits, two_sided_level
 from auditkit.joint import max_t_level
 from auditkit.moments import Moments
+from auditkit.squares import effective_size, sum_products
 
 RATES = ("selection_rate", "true_positive_rate", "false_positive_rate", "precision", "accuracy")
 
@@ -277,32 +278,45 @@ class _Table:
 
 
 def _rates(moments: Moments, member: np.ndarray, size: int) -> UnitMeans:
-    """Every rate of every group with its effective trials."""
-    positive, negative = _labels(moments)
-    w, w2, d, d2 = moments.weight, moments.weight2, moments.selected, moments.selected_w2
-    everyone = np.ones(len(w))
-    labelled = everyone if (positive | negative).all() else np.zeros(len(w))
-    right, right2 = np.where(positive, d, w - d), np.where(positive, d2, w2 - d2)
-    parts = (
-        (w, w2, d, d2, everyone),
-        (w, w2, d, d2, positive),
-        (w, w2, d, d2, negative),
-        (d, d2, d * positive, d2 * positive, labelled),
-        (w, w2, right, right2, labelled),
-    )
-    sums = np.array(
-        [[np.bincount(member, weights=part * chosen, minlength=size) for part in four] for *four, chosen in parts]
-    )
-    mass, mass2, ones, ones2 = (sums[:, k] for k in range(4))
+    """Every rate of every group with its effective trials: Σ w·hit over Σ w·trial, both linear in 1 and the decision."""
+    groups = (member == np.arange(size)[:, None]).astype(np.float64)
+    fits = [_fit_rate(moments, groups, *parts) for parts in _trials_and_hits(moments)]
+    return UnitMeans(*(np.stack(arrays) for arrays in zip(*fits, strict=True)))
+
+
+def _trials_and_hits(moments: Moments) -> list[tuple[str, FloatArray, FloatArray, FloatArray]]:
+    """Of every rate: what its trials are, in which cells, and the coefficients of 1 and d in its hits."""
+    positive, negative = (chosen.astype(np.float64) for chosen in _labels(moments))
+    everyone, nobody = np.ones_like(positive), np.zeros_like(positive)
+    labelled = everyone if (positive + negative).all() else nobody
+    return [
+        ("w", everyone, nobody, everyone),
+        ("w", positive, nobody, positive),
+        ("w", negative, nobody, negative),
+        ("d", labelled, nobody, positive),
+        ("w", labelled, negative, positive - negative),
+    ]
+
+
+def _fit_rate(
+    moments: Moments, groups: FloatArray, trial: str, where: FloatArray, constant: FloatArray, slope: FloatArray
+) -> tuple[FloatArray, ...]:
+    sums = {"w": moments.weight, "d": moments.selected}
+    member = groups * where
+    mass = member @ sums[trial]
     known = mass > 0
-    mean = np.divide(ones, mass, out=np.full_like(mass, np.nan), where=known)
-    effective = np.divide(mass**2, mass2, out=np.zeros_like(mass), where=mass2 > 0)
-    variance = np.divide(ones2 * (1 - 2 * mean) + mean**2 * mass2, mass**2, out=np.zeros_like(mass), where=known)
+    hits = groups @ (constant * moments.weight + slope * moments.selected)
+    mean = np.divide(hits, mass, out=np.full_like(mass, np.nan), where=known)
+    centred = {"w": groups * constant, "d": groups * slope}
+    centred[trial] = centred[trial] - np.nan_to_num(mean)[:, None] * member
+    square = np.diag(sum_products(moments, centred))
+    effective = effective_size(moments, member, of=trial)
+    variance = np.divide(square, mass**2, out=np.zeros_like(mass), where=known)
     variance *= np.divide(effective, effective - 1, out=np.ones_like(mass), where=effective > 1)
     even = np.isclose(moments.weight.sum() ** 2, moments.weight2.sum() * moments.count.sum(), rtol=1e-9)
-    clean = np.where(known, mean, 0.5)
-    fitted = fit_unit_means(clean, variance, effective, exact=np.full(mean.shape, even))
-    return UnitMeans(mean, np.where(known, fitted.trials, 1.0), fitted.dispersion, fitted.freedom)
+    exact = np.full(mass.shape, bool(even) and moments.gram is None)
+    fitted = fit_unit_means(np.where(known, mean, 0.5), np.maximum(variance, 0.0), effective, exact=exact)
+    return mean, np.where(known, fitted.trials, 1.0), fitted.dispersion, fitted.freedom
 
 
 def _labels(moments: Moments) -> tuple[BoolArray, BoolArray]:

@@ -23,7 +23,7 @@ APP = ROOT / "app"
 
 ROWS = (
     {"errors", "_typing", "_extras", "_validation", "progress"},
-    {"groups", "criteria", "moments", "intervals", "multiplicity"},
+    {"groups", "criteria", "moments", "intervals", "multiplicity", "squares"},
     {"datasets", "_tables", "heads", "models", "feature_cache", "projection", "results"},
     {"solvers", "engines", "joint", "estimates", "decisions", "findings", "metrics", "onnx_export"},
     {"auditing", "monitoring", "layer", "deployment", "streaming", "state_store"},
@@ -38,6 +38,7 @@ WITHIN_ROW = {
     "_validation": {"errors", "_typing"},
     "criteria": {"groups"},
     "moments": {"groups", "criteria"},
+    "squares": {"moments"},
     "datasets": {"_tables"},
     "feature_cache": {"_tables", "datasets", "models"},
     "results": {"projection"},
