@@ -8,19 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from auditkit._typing import FloatArray, VectorLike
+from auditkit._typing import FloatArray, IntArray, VectorLike
 from auditkit._validation import check_probability, check_vector, check_weights
-from auditkit.criteria import Contrasts, Criterion, check_criteria, columns_of, compile_contrasts
+from auditkit.criteria import Contrasts, Criterion, check_criteria, compile_contrasts
 from auditkit.decisions import DecisionTable, decide, tabulate_decisions
 from auditkit.errors import InputError
 from auditkit.estimates import estimate_events, estimate_gaps
 from auditkit.findings import Finding, Verdict, build_finding, combine_verdicts
-from auditkit.groups import LABEL, Groups
-from auditkit.moments import Moments
+from auditkit.groups import LABEL, MISSING, Groups, factorize
+from auditkit.moments import MAX_LABEL_STRATA, Moments, cell_columns
 from auditkit.projection import require_labels
 
 SCHEMA = "auditkit.audit/2"
-MAX_LABEL_STRATA = 50
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +72,7 @@ def audit(
     labels: VectorLike | None = None,
     threshold: float | str | None = None,
     weights: VectorLike | None = None,
+    clusters: VectorLike | None = None,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> AuditResult:
@@ -86,6 +86,7 @@ def audit(
         threshold: Scores at or above it are positive decisions; "median", "top 100" and "top 5%" set it from the scores
             (see `auditkit.decisions.decide`); None states no decisions.
         weights: Row weights, shape (n,).
+        clusters: Whom each row is of, where several rows are of one person, shape (n,); None takes rows as independent.
         confidence: Joint confidence of all intervals, in (0, 1).
         seed: Seed of the simulation that sets the critical level.
 
@@ -95,13 +96,19 @@ def audit(
     Raises:
         InputError: Wrong shapes, NaN or infinite values, labels missing, an attribute with one value.
 
-    Source: arXiv 2605.17118 (criteria), Welch (1947) for the standard errors, Royen (2014) for the joint coverage.
+    Source: arXiv 2605.17118 (criteria); `auditkit.estimates` and `auditkit.joint` for the statistics.
     """
     listed = check_criteria(criteria)
     check_probability("confidence", confidence)
     made = None if threshold is None else decide(check_vector("scores", scores), threshold)
     moments = take_moments(
-        scores, groups, listed, labels=labels, decisions=None if made is None else made.values, weights=weights
+        scores,
+        groups,
+        listed,
+        labels=labels,
+        decisions=None if made is None else made.values,
+        weights=weights,
+        clusters=clusters,
     )
     return evaluate_moments(
         moments,
@@ -122,6 +129,7 @@ def take_moments(
     threshold: float | str | None = None,
     decisions: VectorLike | None = None,
     weights: VectorLike | None = None,
+    clusters: VectorLike | None = None,
 ) -> Moments:
     """The sums per cell that an audit of these criteria needs: the only pass over the rows.
 
@@ -133,6 +141,7 @@ def take_moments(
         threshold: Scores at or above it are positive decisions; or a rule as `audit` takes it.
         decisions: The decisions themselves (or their probabilities), shape (n,), in place of a threshold.
         weights: Row weights, shape (n,).
+        clusters: Whom each row is of, shape (n,); any hashable values.
 
     Returns:
         The moments over the cells of every column that a criterion or a decision table reads.
@@ -148,9 +157,8 @@ def take_moments(
         raise InputError("scores is empty; an audit needs at least one row")
     y = None if labels is None else check_vector("labels", labels, n_rows=groups.n_rows)
     chosen = _decide(z, threshold, decisions)
-    columns = columns_of(criteria)
-    if y is not None and chosen is not None and np.isin(y, (0.0, 1.0)).all():
-        columns = tuple(dict.fromkeys((*columns, LABEL)))
+    binary = y is not None and bool(np.isin(y, (0.0, 1.0)).all())
+    columns = cell_columns(criteria, binary_labels=binary, has_decisions=chosen is not None)
     _check_label_strata(columns, y)
     return Moments.from_rows(
         z,
@@ -158,7 +166,19 @@ def take_moments(
         labels=y,
         decisions=chosen,
         weights=check_weights(weights, n_rows=groups.n_rows),
+        clusters=_cluster_codes(clusters, groups.n_rows),
     )
+
+
+def _cluster_codes(clusters: VectorLike | None, n_rows: int) -> IntArray | None:
+    if clusters is None:
+        return None
+    codes, categories = factorize("clusters", clusters)
+    if len(codes) != n_rows:
+        raise InputError(f"clusters must have {n_rows} rows, as many as groups has; got {len(codes)}")
+    if MISSING in categories:
+        raise InputError("clusters holds missing values; give every row the person that it is of")
+    return codes
 
 
 def _decide(scores: FloatArray, threshold: float | str | None, decisions: VectorLike | None) -> FloatArray | None:
@@ -192,6 +212,8 @@ def evaluate_moments(
     Raises:
         InputError: An attribute with one value.
     """
+    if decision_rule is None and threshold is not None:
+        decision_rule = f"a score of {threshold:g} or more"
     contrasts = compile_contrasts(criteria, moments.table, cell_weights=moments.weight)
     _check_comparable(criteria, contrasts)
     events = estimate_events(moments, contrasts)
@@ -204,9 +226,7 @@ def evaluate_moments(
         n_rows=int(moments.count.sum()),
         confidence=confidence,
         threshold=threshold,
-        decision_rule=f"a score of {threshold:g} or more"
-        if decision_rule is None and threshold is not None
-        else decision_rule,
+        decision_rule=decision_rule,
         seed=seed,
         moments=moments,
     )

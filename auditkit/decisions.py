@@ -278,7 +278,7 @@ class _Table:
 
 
 def _rates(moments: Moments, member: np.ndarray, size: int) -> UnitMeans:
-    """Every rate of every group with its effective trials: Σ w·hit over Σ w·trial, both linear in 1 and the decision."""
+    """Every rate of every group with its trials: Σ w·hit over Σ w·trial, both linear in 1 and the decision."""
     groups = (member == np.arange(size)[:, None]).astype(np.float64)
     fits = [_fit_rate(moments, groups, *parts) for parts in _trials_and_hits(moments)]
     return UnitMeans(*(np.stack(arrays) for arrays in zip(*fits, strict=True)))

@@ -109,9 +109,9 @@ def _mean_largest(rng: np.random.Generator, centre: FloatArray, root: FloatArray
 
 
 def _square_root(covariance: FloatArray) -> FloatArray:
-    """A matrix R with R Rᵀ = covariance, also for one that is only semidefinite."""
+    """The symmetric R with R R = covariance: unlike other roots it moves by rounding only where the covariance does."""
     values, vectors = np.linalg.eigh(covariance)
-    return vectors * np.sqrt(np.maximum(values, 0.0))
+    return (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
 
 
 def _shrink(contrasts: Contrasts, values: FloatArray, variance: FloatArray) -> FloatArray:

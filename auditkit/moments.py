@@ -7,7 +7,7 @@ engine read that declaration, so that a new sum is a new field and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import reduce
 from typing import Any, NamedTuple
@@ -15,8 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from auditkit._typing import FloatArray, IntArray
+from auditkit.criteria import Criterion, columns_of
 from auditkit.errors import InputError
-from auditkit.groups import Cells, CellTable
+from auditkit.groups import LABEL, Cells, CellTable
+
+MAX_LABEL_STRATA = 50
+"""Labels with more values than this are not conditioned on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,8 +117,8 @@ class Moments:
         has_labels: Whether labels were given.
         has_decisions: Whether decisions were given.
         shift: One constant taken off before squaring, so that the variance of scores far from zero keeps its digits.
-        gram: For clustered rows, Σ u uᵀ over the clusters, where u holds Σ w, Σ w (z − shift), Σ w (y − shift) and Σ w d
-            of the cluster in every cell, shape (4c, 4c); None for independent rows.
+        gram: For clustered rows, Σ u uᵀ over the clusters, where u holds Σ w, Σ w (z − shift), Σ w (y − shift) and
+            Σ w d of the cluster in every cell, shape (4c, 4c); None for independent rows.
     """
 
     table: CellTable
@@ -229,7 +233,7 @@ class Moments:
         step = self.shift - shift
         if step == 0:
             return self
-        changed = {"shift": shift}
+        changed: dict[str, Any] = {"shift": shift}
         for suffix, weight in (("", self.weight), ("_w2", self.weight2)):
             z, y = (getattr(self, name + suffix) - self.shift * weight for name in ("score", "label"))
             changed["score2" + suffix] = getattr(self, "score2" + suffix) + 2 * step * z + step**2 * weight
@@ -238,7 +242,8 @@ class Moments:
                 changed["cross" + suffix] = getattr(self, "cross" + suffix) + step * (z + y) + step**2 * weight
         if self.gram is not None:
             change = np.eye(len(self.gram)).reshape(4, self.table.n_cells, 4, self.table.n_cells)
-            change[1, :, 0] = change[2, :, 0] = step * np.eye(self.table.n_cells)
+            change[1, :, 0] = step * np.eye(self.table.n_cells)
+            change[2, :, 0] = change[1, :, 0] * self.has_labels
             change = change.reshape(self.gram.shape)
             changed["gram"] = change @ self.gram @ change.T
         return replace(self, **changed)
@@ -283,6 +288,21 @@ def products(given: set[str]) -> tuple[tuple[str, ...], ...]:
     """
     wanted = dict.fromkeys(reduced(factors, given) for factors in SUMS.values())
     return tuple(product for product in wanted if all(given.issuperset(FACTORS[name].reads) for name in product))
+
+
+def cell_columns(criteria: Sequence[Criterion], *, binary_labels: bool, has_decisions: bool) -> tuple[str, ...]:
+    """The columns whose combinations are the cells of an audit.
+
+    Args:
+        criteria: The criteria.
+        binary_labels: Whether there are labels and all of them are 0 or 1.
+        has_decisions: Whether there are decisions; with binary labels their error rates are stated too.
+
+    Returns:
+        Column names, each once; ``LABEL`` stands for the label.
+    """
+    needed = columns_of(criteria)
+    return tuple(dict.fromkeys((*needed, LABEL))) if binary_labels and has_decisions else needed
 
 
 def _bincount(cells: Cells, values: FloatArray | None) -> FloatArray:

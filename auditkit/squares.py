@@ -35,11 +35,12 @@ def sum_products(moments: Moments, left: Linear, right: Linear | None = None) ->
     if moments.gram is not None:
         return _stack(left, moments.table.n_cells) @ moments.gram @ _stack(other, moments.table.n_cells).T
     squares = _squares(moments)
-    return sum(
+    products = [
         (first * squares[min(p, q, key=_BASES.index), max(p, q, key=_BASES.index)]) @ second.T
         for p, first in left.items()
         for q, second in other.items()
-    )
+    ]
+    return np.sum(products, axis=0)
 
 
 def effective_size(moments: Moments, member: FloatArray, *, of: str = "w") -> FloatArray:

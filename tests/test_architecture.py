@@ -28,7 +28,7 @@ ROWS = (
     {"solvers", "engines", "joint", "estimates", "decisions", "findings", "metrics", "onnx_export"},
     {"auditing", "monitoring", "layer", "deployment", "streaming", "state_store"},
     {"finetuning", "baselines", "comparison"},
-    {"reporting", "config", "run_folder", "jobs"},
+    {"reporting", "config", "run_folder", "predictions", "jobs"},
     {"cli", "__main__"},
 )
 """A module imports only from the rows above its own; a folder's name stands for every file in it."""
@@ -48,7 +48,8 @@ WITHIN_ROW = {
     "state_store": {"streaming"},
     "baselines": {"finetuning"},
     "comparison": {"finetuning", "baselines"},
-    "jobs": {"config", "run_folder"},
+    "jobs": {"config", "run_folder", "predictions"},
+    "predictions": {"config", "run_folder"},
     "__main__": {"cli"},
     "run_folder": {"reporting"},
 }

@@ -136,3 +136,17 @@ def test_the_audit_says_which_rule_decided(table: tuple) -> None:
     selected = sum(group.selection_rate * group.count for group in outcome.decisions[0].groups)
     assert selected == pytest.approx(60)
     assert audit(scores, ak.Groups({"sex": sex}), criterion, threshold=0.5).decision_rule == "a score of 0.5 or more"
+
+
+def test_rates_of_clustered_rows_have_the_variance_of_their_clusters() -> None:
+    rng = np.random.default_rng(0)
+    person = np.repeat(np.arange(200), 5)
+    taste = rng.random(200)[person]
+    scores, sex = (rng.random(1000) < taste).astype(float), np.repeat(["f", "m"], 500)
+    alone, clustered = (
+        audit(scores, ak.Groups({"sex": sex}), ak.ECP("sex", tolerance=1), threshold=0.5, clusters=c).decisions[0]
+        for c in (None, person)
+    )
+    for one, other in zip(alone.groups, clustered.groups, strict=True):
+        assert one.selection_rate == pytest.approx(other.selection_rate)
+        assert np.ptp(other.interval) > 1.2 * np.ptp(one.interval)

@@ -155,6 +155,7 @@ def _moments(stored: Json) -> Moments:
         has_labels=any(cell["mean_label"] is not None for cell in cells),
         has_decisions=bool(stored["decisions"]),
         shift=sums["shift"],
+        gram=None if sums["gram"] is None else np.asarray(sums["gram"], dtype=np.float64),
     )
 
 
