@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from auditkit.estimates import estimate_events, estimate_gaps
 from auditkit.findings import Finding, Verdict, build_finding, combine_verdicts
 from auditkit.groups import LABEL, MISSING, Groups, factorize
 from auditkit.moments import MAX_LABEL_STRATA, Moments, cell_columns
+from auditkit.plans import Plan, PlanCheck
 from auditkit.projection import require_labels
 
 SCHEMA = "auditkit.audit/2"
@@ -36,6 +37,7 @@ class AuditResult:
         decision_rule: What a positive decision is, in words; None without decisions.
         seed: Seed of the critical level's simulation.
         moments: The sums that every figure comes from.
+        plan: Whether the audit followed the plan that was frozen for it; None without one.
     """
 
     verdict: Verdict
@@ -47,6 +49,7 @@ class AuditResult:
     decision_rule: str | None
     seed: int
     moments: Moments
+    plan: PlanCheck | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The audit as JSON-ready values under a versioned ``schema`` key."""
@@ -58,6 +61,7 @@ class AuditResult:
             "threshold": self.threshold,
             "decision_rule": self.decision_rule,
             "seed": self.seed,
+            "plan": None if self.plan is None else {**asdict(self.plan), "differences": list(self.plan.differences)},
             "findings": [finding.to_dict() for finding in self.findings],
             "decisions": [table.to_dict() for table in self.decisions],
             "moments": self.moments.to_dict(),
@@ -75,6 +79,7 @@ def audit(
     clusters: VectorLike | None = None,
     confidence: float = 0.95,
     seed: int = 0,
+    plan: Plan | None = None,
 ) -> AuditResult:
     """Measure every gap that the criteria constrain, with simultaneous intervals and a verdict for each criterion.
 
@@ -89,6 +94,7 @@ def audit(
         clusters: Whom each row is of, where several rows are of one person, shape (n,); None takes rows as independent.
         confidence: Joint confidence of all intervals, in (0, 1).
         seed: Seed of the simulation that sets the critical level.
+        plan: What was frozen beforehand; the result states whether it was followed.
 
     Returns:
         Findings, decision tables and the moments they come from.
@@ -110,7 +116,7 @@ def audit(
         weights=weights,
         clusters=clusters,
     )
-    return evaluate_moments(
+    outcome = evaluate_moments(
         moments,
         listed,
         threshold=None if made is None else made.threshold,
@@ -118,6 +124,9 @@ def audit(
         confidence=confidence,
         seed=seed,
     )
+    if plan is None:
+        return outcome
+    return replace(outcome, plan=plan.check(listed, confidence=confidence, threshold=threshold, seed=seed))
 
 
 def take_moments(

@@ -236,21 +236,23 @@ class _Table:
         )  # fmt: skip
 
     def _group(self, g: int, alone: Limits, joint: Limits, top: int) -> GroupDecisions:
-        values = [float(v) if np.isfinite(v) else None for v in self.means.mean[:, g]]
+        values = {
+            name: float(v) if np.isfinite(v) else None for name, v in zip(RATES, self.means.mean[:, g], strict=True)
+        }
         rate, best = self.means.mean[0, g], self.means.mean[0, top]
+        intervals = {name: (float(alone[0][r, g]), float(alone[1][r, g])) for r, name in enumerate(RATES)}
         return GroupDecisions(
-            self.names[g],
-            int(self.count[g]),
-            float(rate),
-            (float(alone[0][0, g]), float(alone[1][0, g])),
-            float(rate / best) if best > 0 else None,
-            self._ratio(0, g, top, joint) if best > 0 and g != top else None,
-            *values[1:],
-            {
-                name: (float(alone[0][r, g]), float(alone[1][r, g]))
-                for r, name in enumerate(RATES)
-                if values[r] is not None
-            },
+            group=self.names[g],
+            count=int(self.count[g]),
+            selection_rate=float(rate),
+            interval=intervals["selection_rate"],
+            impact_ratio=float(rate / best) if best > 0 else None,
+            impact_ratio_interval=self._ratio(0, g, top, joint) if best > 0 and g != top else None,
+            true_positive_rate=values["true_positive_rate"],
+            false_positive_rate=values["false_positive_rate"],
+            precision=values["precision"],
+            accuracy=values["accuracy"],
+            intervals={name: ends for name, ends in intervals.items() if values[name] is not None},
         )
 
     def _comparisons(self, joint: Limits, names: Sequence[str] = RATES) -> tuple[RateComparison, ...]:

@@ -25,6 +25,7 @@ from auditkit.reporting.document import RUN_SCHEMA, Json, read_part
 RELATIVE_ERROR = 1e-9
 """Largest relative difference at which two figures count as equal: another machine may round sums differently."""
 
+_FIGURES = ("gap", "corrected_gap", "interval", "p_value", "p_equivalence", "detectable_gap")
 _AUDITS = ("audit.json", "audit_after.json")
 
 
@@ -96,7 +97,7 @@ def _check_findings(name: str, stored: Json) -> Iterator[Check]:
 
 
 def _differences(stored: Json, again: Json) -> list[str]:
-    wrong = [key for key in ("gap", "interval", "p_value") if not _equal(stored[key], again[key])]
+    wrong = [key for key in _FIGURES if not _equal(stored[key], again[key])]
     wrong += [key for key in ("gaps", "cells") if not _equal(stored[key], again[key])]
     # a group without rows has left no cell to be found again; that it was missing is taken from the record
     verdict = "inconclusive" if stored["missing"] and again["verdict"] == "pass" else again["verdict"]
