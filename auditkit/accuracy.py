@@ -136,15 +136,18 @@ def tabulate_errors(
     squared = figure(np.maximum(square / mass, 0.0), square_w2, member @ moments.quartic_w2)
     counts = member @ moments.count
     return tuple(
-        GroupErrors(
-            name,
-            int(counts[k]),
-            (float(mean[k]), float(mean[k] - residual[1][k]), float(mean[k] + residual[1][k])),
-            (float(absolute[0][k]), float(max(absolute[0][k] - absolute[1][k], 0)), float(sum(absolute)[k])),
-            tuple(float(np.sqrt(max(v, 0.0))) for v in (squared[0][k], squared[0][k] - squared[1][k], sum(squared)[k])),
-        )
+        GroupErrors(name, int(counts[k]), _ends(residual, k), _ends(absolute, k, 0.0), _roots(_ends(squared, k, 0.0)))
         for k, name in enumerate(names)
     )
+
+
+def _ends(figure: tuple[FloatArray, FloatArray], k: int, least: float = -np.inf) -> tuple[float, float, float]:
+    value, half = float(figure[0][k]), float(figure[1][k])
+    return value, max(value - half, least), value + half
+
+
+def _roots(values: tuple[float, float, float]) -> tuple[float, float, float]:
+    return float(np.sqrt(values[0])), float(np.sqrt(values[1])), float(np.sqrt(values[2]))
 
 
 def assess_calibration(
