@@ -185,6 +185,23 @@ def audit(
 
 
 @app.command()
+def plan(
+    file: AuditPath,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write the plan.")] = Path("plan.json"),
+    seed: Seed = None,
+) -> int:
+    """Freeze criteria, tolerances, confidence and tests, with hash and time, without reading the data."""
+    from auditkit.plans import freeze_plan
+
+    config = _load(file, seed)
+    frozen = freeze_plan(
+        config.build_criteria(), confidence=config.confidence, threshold=config.threshold, seed=config.seed
+    )
+    typer.echo(f"plan: {frozen.save(out)} (sha256 {frozen.hash}, frozen at {frozen.frozen_at})")
+    return PASSED
+
+
+@app.command()
 def tune(file: AuditPath, out: Out = None, seed: Seed = None, form: Format = "text") -> int:
     """Audit, tune a head on the frozen features, and audit again; exit by the enforced criteria."""
     from auditkit import jobs

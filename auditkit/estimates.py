@@ -31,6 +31,7 @@ from auditkit.intervals import (
 from auditkit.joint import DRAWS, simulate_gaps
 from auditkit.moments import Moments
 from auditkit.multiplicity import adjust_benjamini_hochberg, adjust_holm
+from auditkit.squares import Linear, effective_size, sum_products
 
 MIN_ROWS = 10
 """Events of fewer effective rows get no interval, unless their values are binary: the variance is not known enough."""
@@ -143,15 +144,15 @@ def estimate_events(moments: Moments, contrasts: Contrasts) -> EventEstimates:
         One entry per event.
     """
     member = contrasts.cell_event.astype(np.float64)
-    count, mass, mass2 = member @ moments.count, member @ moments.weight, member @ moments.weight2
-    effective = mass**2 / mass2
+    count, mass = member @ moments.count, member @ moments.weight
+    effective = effective_size(moments, member)
     score = (member @ moments.score) / mass
     label = (member @ moments.label) / mass if moments.has_labels else np.full_like(score, np.nan)
     residual = np.array([contrasts.criteria[event.criterion].family == "EER" for event in contrasts.events], dtype=bool)
     spread = _Spread(moments, member, mass, effective)
     zeros, ones = np.zeros_like(score), np.ones_like(score)
     of_scores, of_labels = spread.covariance(ones, zeros), spread.covariance(zeros, ones)
-    even = np.isclose(effective, count, rtol=1e-9)
+    even = np.isclose(effective, count, rtol=1e-9) & (moments.gram is None)
     score_binary = even & (_soft(moments, member, moments.score, moments.score2) < 1e-9 * mass)
     label_binary = even & (_soft(moments, member, moments.label, moments.label2) < 1e-9 * mass)
     scores = fit_unit_means(score, np.diag(of_scores), effective, exact=score_binary)
@@ -174,38 +175,28 @@ class _Spread:
     """
 
     def __init__(self, moments: Moments, member: FloatArray, mass: FloatArray, effective: FloatArray) -> None:
-        shift, label_shift = moments.shift, moments.shift if moments.has_labels else 0.0
-        self.member, self.mass = member, mass
-        self.z = (member @ moments.score) / mass - shift
-        self.y = (member @ moments.label) / mass - label_shift
-        score_w2 = moments.score_w2 - shift * moments.weight2
-        label_w2 = moments.label_w2 - label_shift * moments.weight2
-        self.squares = (
-            (moments.weight2, score_w2, label_w2),
-            (score_w2, moments.score2_w2, moments.cross_w2),
-            (label_w2, moments.cross_w2, moments.label2_w2),
-        )
+        self.moments, self.member, self.mass = moments, member, mass
+        self.z = (member @ moments.score) / mass - moments.shift
+        self.y = (member @ moments.label) / mass - (moments.shift if moments.has_labels else 0.0)
         self.finite = np.sqrt(np.divide(effective, effective - 1, out=np.full_like(mass, np.nan), where=effective > 1))
 
     def covariance(self, a: FloatArray, b: FloatArray, second: tuple[FloatArray, FloatArray] | None = None) -> Any:
         """Covariance of a·z̄ + b·ȳ between all events, shape (e, e); ``second`` gives the columns' own a and b."""
-        left = self._coefficients(a, b)
-        right = left if second is None else self._coefficients(*second)
-        total = np.zeros((len(self.mass), len(self.mass)))
-        for p, one in enumerate(left):
-            for q, other in enumerate(right):
-                total += (one[:, None] * self.member * self.squares[p][q]) @ (other[:, None] * self.member).T
+        left = self._centred(a, b)
+        right = None if second is None else self._centred(*second)
         scale = self.finite / self.mass
-        matrix = total * scale[:, None] * scale
+        matrix = sum_products(self.moments, left, right) * scale[:, None] * scale
         # rounding leaves about 1e-16 of the mean square where the values are all equal
-        raw = (self.member @ (a.max() ** 2 * self.squares[1][1] + b.max() ** 2 * self.squares[2][2])) * scale**2
+        raw = sum(np.diag(sum_products(self.moments, {basis: left[basis]})) for basis in ("z", "y")) * scale**2
         diagonal = np.diag(matrix).copy()
         diagonal[diagonal < 1e-13 * np.maximum(raw, 1e-300)] = 0.0
         np.fill_diagonal(matrix, diagonal)
         return matrix
 
-    def _coefficients(self, a: FloatArray, b: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        return -(a * self.z + b * self.y), a, b
+    def _centred(self, a: FloatArray, b: FloatArray) -> Linear:
+        """a·z + b·y less its mean, on the rows of every event."""
+        mean = a * self.z + b * self.y
+        return {basis: part[:, None] * self.member for basis, part in (("w", -mean), ("z", a), ("y", b))}
 
 
 def _soft(moments: Moments, member: FloatArray, first: FloatArray, second: FloatArray) -> FloatArray:
@@ -273,14 +264,15 @@ def estimate_gaps(
         One entry per contrast.
     """
     gap = contrasts.contrast(events.value)
-    se = np.sqrt(contrasts.contrast_sum(events.variance))
-    working = contrasts.contrast_sum(np.diag(events.covariance))
+    shared = _correlation(events, contrasts)
+    se = np.sqrt(_variance_of_difference(contrasts, events.variance, shared))
+    working = _variance_of_difference(contrasts, np.diag(events.covariance), shared)
     enough = np.where(events.binary, 1.0, (events.effective >= MIN_ROWS - 1e-9).astype(np.float64))
     adequate = (contrasts.contrast_min(enough) > 0) & np.isfinite(working)
     joint = simulate_gaps(
         contrasts, events.value, events.covariance, adequate, confidence=confidence, seed=seed, draws=draws
     )
-    limits = _Limits(events, contrasts, gap, se, adequate)
+    limits = _Limits(events, contrasts, gap, se, adequate, shared)
     (low, pointwise_low), (high, pointwise_high) = (
         side.T for side in limits.at(np.array([joint.level, two_sided_level(confidence)]))
     )
@@ -297,9 +289,16 @@ class _Limits:
     """Limits of every contrast at any level, and the levels at which they reach a value."""
 
     def __init__(
-        self, events: EventEstimates, contrasts: Contrasts, gap: FloatArray, se: FloatArray, adequate: BoolArray
+        self,
+        events: EventEstimates,
+        contrasts: Contrasts,
+        gap: FloatArray,
+        se: FloatArray,
+        adequate: BoolArray,
+        correlation: FloatArray,
     ) -> None:
         self.events, self.contrasts, self.gap, self.se, self.adequate = events, contrasts, gap, se, adequate
+        self.correlation = correlation[:, None]
         self.unit = events.unit[contrasts.plus]
         self.df = _welch(contrasts, events.variance, np.maximum(events.effective - 1, 1.0))
 
@@ -320,7 +319,9 @@ class _Limits:
         low, high = self.events.limits(levels, correction=correction)
         value = self.events.value[:, None]
         alone = (minus < 0)[:, None]
-        pair = difference_limits(value[plus], (low[plus], high[plus]), value[minus], (low[minus], high[minus]))
+        pair = difference_limits(
+            value[plus], (low[plus], high[plus]), value[minus], (low[minus], high[minus]), correlation=self.correlation
+        )
         return np.where(alone, low[plus], pair[0]), np.where(alone, high[plus], pair[1])
 
     def p_values(self, tolerance: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -334,7 +335,8 @@ class _Limits:
         far = _crossing(-low, tolerance)
         above = special.ndtr(-np.where(size > tolerance, down, -up)) + special.ndtr(-far)
         below = special.ndtr(-np.where(size < tolerance, np.minimum(up, far), -down))
-        return tuple(np.where(self.adequate, np.minimum(p, 1.0), np.nan) for p in (above, below))
+        above, below = (np.where(self.adequate, np.minimum(p, 1.0), np.nan) for p in (above, below))
+        return above, below
 
 
 def _crossing(rising: FloatArray, target: FloatArray) -> FloatArray:
@@ -346,6 +348,20 @@ def _crossing(rising: FloatArray, target: FloatArray) -> FloatArray:
     start, end = rising[rows, first], rising[rows, last]
     share = np.divide(target - start, end - start, out=np.ones_like(end), where=end > start)
     return _LEVELS[first] + np.clip(share, 0.0, 1.0) * (_LEVELS[last] - _LEVELS[first])
+
+
+def _correlation(events: EventEstimates, contrasts: Contrasts) -> FloatArray:
+    """Of the two estimates of every contrast: zero unless clusters have rows in both events; shape (m,)."""
+    covariance, root = events.covariance, np.sqrt(np.diag(events.covariance))
+    both = covariance[contrasts.plus, contrasts.minus]
+    scale = root[contrasts.plus] * root[contrasts.minus]
+    known = (contrasts.minus >= 0) & np.isfinite(scale) & (scale > 0)
+    return np.divide(both, scale, out=np.zeros_like(both), where=known)
+
+
+def _variance_of_difference(contrasts: Contrasts, variance: FloatArray, correlation: FloatArray) -> FloatArray:
+    second = np.where(contrasts.minus >= 0, variance[contrasts.minus], 0.0)
+    return contrasts.contrast_sum(variance) - 2 * correlation * np.sqrt(variance[contrasts.plus] * second)
 
 
 def _welch(contrasts: Contrasts, variance: FloatArray, freedom: FloatArray) -> FloatArray:

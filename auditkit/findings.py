@@ -99,8 +99,8 @@ class Finding:
         cells: Mean and size of every group within every stratum.
         gaps: Every gap.
         missing: Groups within strata that have no row at all.
-        rows_needed: For an inconclusive criterion: the largest of ``rows_by_group``; None when unknown or when a gap sits
-            so near the tolerance that no foreseeable number of rows would settle it.
+        rows_needed: For an inconclusive criterion: the largest of ``rows_by_group``; None when unknown or when a gap
+            sits so near the tolerance that no foreseeable number of rows would settle it.
         rows_by_group: About how many rows of every group that is short of them would settle it with probability 0.8,
             were the gaps as estimated.
         detectable_gap: Smallest true gap that these rows would have found above ε with probability 0.8, for the pair of
@@ -262,9 +262,7 @@ def _small_events(position: int, contrasts: Contrasts, events: EventEstimates) -
     return [_event_name(event) for k, event in enumerate(contrasts.events) if event.criterion == position and small[k]]
 
 
-def _rows_needed(
-    mine: IntArray, contrasts: Contrasts, events: EventEstimates, gaps: GapEstimates
-) -> dict[str, int]:
+def _rows_needed(mine: IntArray, contrasts: Contrasts, events: EventEstimates, gaps: GapEstimates) -> dict[str, int]:
     """Rows of every group at which each open gap, were it as estimated, would be settled with probability 0.8.
 
     The variance that settles a gap is shared between its two groups; a group that needs less than half of it because

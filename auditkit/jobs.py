@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ from auditkit.errors import InputError
 from auditkit.finetuning import TuneConfig, describe_training
 from auditkit.heads import FairHead
 from auditkit.models import load_model
+from auditkit.plans import Plan
 from auditkit.predictions import audit_predictions
 from auditkit.progress import NullProgress, Progress
 from auditkit.run_folder import Clock, check_out, dump_json, write_run
@@ -106,6 +107,7 @@ def run_audit(config: AuditFile, *, out: str | Path, progress: Progress | None =
     clock, reporter = Clock(), progress or NullProgress()
     if config.model_spec is None:
         outcome, data = audit_predictions(config, progress=reporter, clock=clock)
+        outcome = _with_plan(config, outcome)
         record = _record("audit", config, data)
     else:
         subject = load_subject(config, features=False, progress=reporter, clock=clock)
@@ -184,10 +186,21 @@ def load_subject(
 def audit_sample(config: AuditFile, sample: Sample, scores: np.ndarray) -> AuditResult:
     """Audit some scores of a sample as the audit file says."""
     labels = None if np.isnan(sample.labels).all() else sample.labels
-    return audit(
+    outcome = audit(
         scores, sample.groups, config.build_criteria(), labels=labels, threshold=config.threshold,
         confidence=config.confidence, seed=config.seed,
     )  # fmt: skip
+    return _with_plan(config, outcome)
+
+
+def _with_plan(config: AuditFile, outcome: AuditResult) -> AuditResult:
+    """The outcome, stating whether it followed the plan that the audit file names."""
+    if config.plan_path is None:
+        return outcome
+    check = Plan.load(config.plan_path).check(
+        config.build_criteria(), confidence=config.confidence, threshold=config.threshold, seed=config.seed
+    )
+    return replace(outcome, plan=check)
 
 
 def _run(command: str, config: AuditFile, *, out: str | Path, progress: Progress | None, compared: bool) -> RunResult:

@@ -66,18 +66,34 @@ def simulate_gaps(
     if not len(kept):
         return JointGaps(two_sided_level(confidence), bias)
     root = contrasts.contrast(_square_root(np.nan_to_num(covariance)))[kept]
-    size = np.linalg.norm(root, axis=1)
-    size[size == 0] = 1.0
     centre = contrasts.contrast(_shrink(contrasts, values, np.diag(covariance)))[kept]
     owner = contrasts.criterion[kept]
     starts = np.flatnonzero(np.diff(owner, prepend=-1))
     rng = np.random.default_rng(seed)
     bias[owner[starts]] = _mean_largest(rng, centre, root, starts) - np.maximum.reduceat(np.abs(centre), starts)
-    largest = [_largest(rng, root / size[:, None], min(_CHUNK, draws - start)) for start in range(0, draws, _CHUNK)]
-    level = two_sided_level(confidence)
-    if len(kept) > 1:
-        level = float(np.quantile(np.concatenate(largest), confidence))
+    level = max_t_level(root, confidence=confidence, seed=seed, draws=draws)
     return JointGaps(level, np.maximum(bias, 0.0))
+
+
+def max_t_level(root: FloatArray, *, confidence: float, seed: int, draws: int = DRAWS) -> float:
+    """The normal quantile c with P(max |z| ≤ c) = confidence for contrasts root·N(0, I), each over its own deviation.
+
+    Args:
+        root: Shape (m, r); the covariance of the contrasts is root·rootᵀ.
+        confidence: Joint confidence.
+        seed: Seed of the draws.
+        draws: Number of draws.
+
+    Returns:
+        c; the usual two-sided quantile for a single contrast.
+    """
+    if len(root) <= 1:
+        return two_sided_level(confidence)
+    size = np.linalg.norm(root, axis=1, keepdims=True)
+    scaled = np.divide(root, size, out=np.zeros_like(root), where=size > 0)
+    rng = np.random.default_rng(seed)
+    largest = [_largest(rng, scaled, min(_CHUNK, draws - start)) for start in range(0, draws, _CHUNK)]
+    return float(np.quantile(np.concatenate(largest), confidence))
 
 
 def _largest(rng: np.random.Generator, root: FloatArray, size: int) -> FloatArray:
@@ -93,9 +109,9 @@ def _mean_largest(rng: np.random.Generator, centre: FloatArray, root: FloatArray
 
 
 def _square_root(covariance: FloatArray) -> FloatArray:
-    """A matrix R with R Rᵀ = covariance, also for one that is only semidefinite."""
+    """The symmetric R with R R = covariance: unlike other roots it moves by rounding only where the covariance does."""
     values, vectors = np.linalg.eigh(covariance)
-    return vectors * np.sqrt(np.maximum(values, 0.0))
+    return (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
 
 
 def _shrink(contrasts: Contrasts, values: FloatArray, variance: FloatArray) -> FloatArray:

@@ -8,13 +8,13 @@ engine read that declaration, so that a new sum is a new field and nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from auditkit._typing import FloatArray
+from auditkit._typing import FloatArray, IntArray
 from auditkit.criteria import Criterion, columns_of
 from auditkit.errors import InputError
 from auditkit.groups import LABEL, Cells, CellTable
@@ -55,6 +55,9 @@ class Factor(NamedTuple):
     sql: str
     reads: tuple[str, ...] = ("z",)
 
+
+MAX_CLUSTERED_CELLS = 500
+"""Clusters need sums for every pair of cells; more cells than this would not fit a report's JSON."""
 
 _OUTSIDE_SQL = "((abs(abs({0} - 0.5) - 0.5) + (abs({0} - 0.5) - 0.5)) / 2)"
 
@@ -114,6 +117,8 @@ class Moments:
         has_labels: Whether labels were given.
         has_decisions: Whether decisions were given.
         shift: One constant taken off before squaring, so that the variance of scores far from zero keeps its digits.
+        gram: For clustered rows, Σ u uᵀ over the clusters, where u holds Σ w, Σ w (z − shift), Σ w (y − shift) and
+            Σ w d of the cluster in every cell, shape (4c, 4c); None for independent rows.
     """
 
     table: CellTable
@@ -140,6 +145,7 @@ class Moments:
     has_labels: bool
     has_decisions: bool
     shift: float = 0.0
+    gram: FloatArray | None = None
 
     @classmethod
     def from_rows(
@@ -151,6 +157,7 @@ class Moments:
         decisions: FloatArray | None = None,
         weights: FloatArray | None = None,
         shift: float | None = None,
+        clusters: IntArray | None = None,
     ) -> Moments:
         """Sum the rows of every cell.
 
@@ -161,6 +168,8 @@ class Moments:
             decisions: 1 where the decision is positive, shape (n,).
             weights: Row weights, shape (n,); None is one for every row.
             shift: Constant taken off before squaring; None takes the mean score.
+            clusters: Code of every row's cluster (the person that several rows are of), shape (n,); None is a cluster
+                for every row.
 
         Returns:
             The moments.
@@ -173,7 +182,8 @@ class Moments:
             product: _bincount(cells, reduce(np.multiply, [values[name] for name in product]) if product else None)
             for product in products(given)
         }
-        return cls.from_totals(cells.table, totals, given=given, shift=centre)
+        moments = cls.from_totals(cells.table, totals, given=given, shift=centre)
+        return moments if clusters is None else replace(moments, gram=_gram(rows, cells, clusters))
 
     @classmethod
     def from_totals(
@@ -195,7 +205,7 @@ class Moments:
         return cls(table, **sums, has_labels="y" in given, has_decisions="d" in given, shift=shift)
 
     def __add__(self, other: Moments) -> Moments:
-        """Merge two sets of moments; cells are matched by their values."""
+        """Merge two sets of moments; cells are matched by their values. No cluster may have rows in both."""
         if self.shift != other.shift:
             raise InputError(f"moments can be added only with the same shift; got {self.shift} and {other.shift}")
         if self.table.names != other.table.names:
@@ -215,7 +225,28 @@ class Moments:
             has_labels=self.has_labels and other.has_labels,
             has_decisions=self.has_decisions and other.has_decisions,
             shift=self.shift,
+            gram=_merge_grams(self, other, left, right, table.n_cells),
         )
+
+    def with_shift(self, shift: float) -> Moments:
+        """The same moments with another constant taken off before squaring, so that they add to others."""
+        step = self.shift - shift
+        if step == 0:
+            return self
+        changed: dict[str, Any] = {"shift": shift}
+        for suffix, weight in (("", self.weight), ("_w2", self.weight2)):
+            z, y = (getattr(self, name + suffix) - self.shift * weight for name in ("score", "label"))
+            changed["score2" + suffix] = getattr(self, "score2" + suffix) + 2 * step * z + step**2 * weight
+            if self.has_labels:
+                changed["label2" + suffix] = getattr(self, "label2" + suffix) + 2 * step * y + step**2 * weight
+                changed["cross" + suffix] = getattr(self, "cross" + suffix) + step * (z + y) + step**2 * weight
+        if self.gram is not None:
+            change = np.eye(len(self.gram)).reshape(4, self.table.n_cells, 4, self.table.n_cells)
+            change[1, :, 0] = step * np.eye(self.table.n_cells)
+            change[2, :, 0] = change[1, :, 0] * self.has_labels
+            change = change.reshape(self.gram.shape)
+            changed["gram"] = change @ self.gram @ change.T
+        return replace(self, **changed)
 
     @property
     def score_mean(self) -> FloatArray:
@@ -233,7 +264,8 @@ class Moments:
         columns = {name: [table.value(cell, name) for cell in range(table.n_cells)] for name in table.names}
         sums = {name: getattr(self, name).tolist() for name in SUMS}
         categories = {name: list(values) for name, values in zip(table.names, table.categories, strict=True)}
-        return {"columns": columns, "categories": categories, **sums, "shift": self.shift}
+        gram = None if self.gram is None else self.gram.tolist()
+        return {"columns": columns, "categories": categories, **sums, "shift": self.shift, "gram": gram}
 
 
 SUMS: dict[str, tuple[str, ...]] = {f.name: f.metadata["factors"] for f in fields(Moments) if f.metadata}
@@ -275,6 +307,45 @@ def cell_columns(criteria: Sequence[Criterion], *, binary_labels: bool, has_deci
 
 def _bincount(cells: Cells, values: FloatArray | None) -> FloatArray:
     return np.bincount(cells.index, weights=values, minlength=cells.table.n_cells).astype(np.float64)
+
+
+def _gram(rows: Rows, cells: Cells, clusters: IntArray) -> FloatArray:
+    from scipy import sparse
+
+    size = cells.table.n_cells
+    if size > MAX_CLUSTERED_CELLS:
+        raise InputError(
+            f"clusters can be told apart over at most {MAX_CLUSTERED_CELLS} combinations of values; got {size}; "
+            "audit fewer attributes at once"
+        )
+    pair, index = np.unique(clusters * size + cells.index, return_inverse=True)
+    weight = np.ones_like(rows.z) if rows.w is None else rows.w
+    zeros = np.zeros_like(rows.z)
+    parts = (
+        np.ones_like(rows.z),
+        rows.z - rows.shift,
+        zeros if rows.y is None else rows.y - rows.shift,
+        zeros if rows.d is None else rows.d,
+    )
+    place = (pair // size, pair % size)
+    blocks = [
+        sparse.csr_array((np.bincount(index, weights=weight * part), place), shape=(int(clusters.max()) + 1, size))
+        for part in parts
+    ]
+    stacked = sparse.hstack(blocks).tocsr()
+    return (stacked.T @ stacked).toarray()
+
+
+def _merge_grams(first: Moments, second: Moments, left: IntArray, right: IntArray, size: int) -> FloatArray | None:
+    if (first.gram is None) != (second.gram is None):
+        raise InputError("moments of clustered rows can be added only to moments of clustered rows")
+    if first.gram is None or second.gram is None:
+        return None
+    merged = np.zeros((4 * size, 4 * size))
+    for gram, place in ((first.gram, left), (second.gram, right)):
+        index = (np.arange(4)[:, None] * size + place).ravel()
+        merged[np.ix_(index, index)] += gram
+    return merged
 
 
 def _merge_tables(first: CellTable, second: CellTable) -> tuple[CellTable, np.ndarray, np.ndarray]:

@@ -1,6 +1,6 @@
 """What the audit's intervals and verdicts hold, by simulation: coverage, false verdicts, power, bias, whole streams.
 
-    python -m benchmarks.coverage                      about an hour on one core; stops and resumes at --out
+    python -m benchmarks.coverage                      about 40 minutes on one core; stops and resumes at --out
     python -m benchmarks.coverage --quick              a few minutes: fewer simulations of fewer cases
 
 Every simulation draws the rows of every group, sums them to moments and runs the audit's own estimation on them. A case
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,8 +21,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-
 from scipy.stats import norm
+from scipy.stats import t as student
 
 import auditkit as ak
 from auditkit.criteria import Criterion, compile_contrasts
@@ -36,6 +37,7 @@ from auditkit.intervals import (
     two_sided_level,
 )
 from auditkit.joint import simulate_gaps
+from auditkit.monitoring import START_ROWS, MeanSequence, asymptotic_radius, log_wealth
 
 DRAWS = 2_000
 """Draws behind the critical level of every simulated audit; the audit itself takes more."""
@@ -101,7 +103,7 @@ def draw_group(case: Case, n: int, mean: float, runs: int, rng: np.random.Genera
     if case.kind == "binary":
         ones = rng.binomial(n, mean, runs).astype(float)
         return {"score": ones, "score2": ones}
-    spread = 20.0 if case.kind == "beta 20" else 5.0
+    spread = float(case.kind.removeprefix("beta ")) if case.kind.startswith("beta ") else 5.0
     base = case.rate if case.kind == "residual" else mean
     scores = rng.beta(base * spread, (1 - base) * spread, (runs, n))
     sums = {"score": scores.sum(1), "score2": (scores**2).sum(1)}
@@ -155,7 +157,10 @@ class Samples:
             rows = level == one
             low[rows], high[rows] = self._event_limits(rows, float(one), correction)
         return difference_limits(
-            self.value[:, first], (low[:, first], high[:, first]), self.value[:, second], (low[:, second], high[:, second])
+            self.value[:, first],
+            (low[:, first], high[:, first]),
+            self.value[:, second],
+            (low[:, second], high[:, second]),
         )
 
     def _event_limits(self, rows: np.ndarray, level: float, correction: float) -> tuple[np.ndarray, np.ndarray]:
@@ -240,7 +245,7 @@ def show(results: list[dict], console: Console) -> None:
         case, found = entry["case"], entry["found"]
         table.add_row(
             str(case["groups"]), case["sizes"], f"{case['rate']:g}", case["kind"], f"{case['gap']:g}",
-            *(f"{found[name]:.4f}" if name in found else "" for name in names),
+            *(f"{found[name]:.4f}" if case["gap"] or name in names[:2] else "" for name in names),
         )  # fmt: skip
     console.print(table)
     summarise(results, console)
@@ -254,21 +259,111 @@ def summarise(results: list[dict], console: Console) -> None:
         return int(Case(**entry["case"]).counts.min())
 
     every, large = least(lambda _: True), least(lambda entry: smallest(entry) >= 100)
-    console.print(f"simultaneous coverage: least {min(every):.4f}; with ≥ 100 rows {min(large):.4f} to {max(large):.4f}")
+    console.print(
+        f"simultaneous coverage: least {min(every):.4f}; with ≥ 100 rows {min(large):.4f} to {max(large):.4f}"
+    )
     for name in ("pass at", "pass above", "fail at", "fail below"):
         rates = [entry["found"][name] for entry in results if name in entry["found"] and entry["case"]["gap"] > 0]
         console.print(f"false {name}: at most {max(rates):.4f}, mean {np.mean(rates):.4f}")
 
 
+def show_hard_cases(console: Console, *, runs: int) -> None:
+    """Scores so skewed that hardly a row differs from 0, beside Welch's interval from the same sums."""
+    table = Table("rows", "values", "audit", "Welch", title="coverage of 95 %, mean 0.02, two groups without a gap")
+    for sizes, kind in (
+        ("one 20 of 1000", "beta 5"),
+        ("50", "beta 2"),
+        ("100", "beta 2"),
+        ("one 100 of 1000", "beta 2"),
+    ):
+        case = Case(2, sizes, 0.02, kind, 0.0)
+        sums, n = draw(case, runs, np.random.default_rng(0)), case.counts.astype(float)
+        mean = sums["score"] / n
+        variance = variance_of(mean, sums["score2"], n)
+        df = variance.sum(1) ** 2 / (variance**2 / (n - 1)).sum(1)
+        welch = np.abs(mean[:, 0] - mean[:, 1]) <= student.isf(0.025, df) * np.sqrt(variance.sum(1))
+        table.add_row(sizes, kind, f"{simulate(case, runs, 0)['pointwise']:.4f}", f"{welch.mean():.4f}")
+    console.print(table)
+
+
+def simulate_streams(console: Console, *, streams: int, rows: int) -> None:
+    """How often the interval of a gap of two groups is ever wrong, looked at after every row of each group."""
+    table = Table("values", "mean", "exact", "asymptotic", title=f"streams that ever err ({streams:,} × {rows:,} rows)")
+    share = np.array(0.05 / 4)  # of each of two events, half of the error being kept for groups that come later
+    for kind, mean in (("binary", 0.02), ("binary", 0.3), ("beta 5", 0.02), ("beta 5", 0.3)):
+        rng = np.random.default_rng(7)
+        states, missed = [MeanSequence.start((streams,)) for _ in range(2)], np.zeros((2, streams), dtype=bool)
+        square = np.zeros((2, streams))
+        for row in track(range(rows), f"{kind} {mean}", console=console, disable=not console.is_terminal):
+            for k in range(2):
+                z = rng.beta(5 * mean, 5 - 5 * mean, streams) if kind == "beta 5" else rng.binomial(1, mean, streams)
+                square[k] += z * z
+                states[k] = states[k].advance(np.ones(streams), z.astype(float), z * z, alpha=share)
+                missed[0] |= event_errs(states[k], mean, share)
+            if row + 1 >= START_ROWS:
+                n = row + 1
+                variance = sum((square[k] / n - (states[k].total / n) ** 2) / (n - 1) for k in range(2))
+                variance = np.maximum(variance, 1 / n**2)
+                gap = (states[0].total - states[1].total) / n
+                missed[1] |= np.abs(gap) > asymptotic_radius(variance, horizon=(3 / 0.05) ** 2, alpha=0.025)
+        table.add_row(kind, f"{mean:g}", *(f"{share_of:.4f}" for share_of in missed.mean(axis=1)))
+    console.print(table)
+
+
+def event_errs(state: MeanSequence, mean: float, alpha: np.ndarray) -> np.ndarray:
+    """Whether the mean lies outside the limits now, without searching for them."""
+    centre, half = state.gain / state.bet, (np.log(4 / alpha) + state.cost) / state.bet
+    wealth = log_wealth(state.count, state.total, np.array(mean))
+    return (wealth >= np.log(2 / alpha)) | (np.abs(centre - mean) > half)
+
+
+def compare_power(console: Console, *, draws: int, boots: int) -> None:
+    """Verdicts beside what the percentile bootstrap of fairlearn's MetricFrame says on the same draws."""
+    from fairlearn.metrics import MetricFrame, selection_rate
+
+    table = Table("groups", "rows", "gap", "fail", "bootstrap above ε", "pass", "bootstrap below ε", "seconds each",
+                  title=f"rate 0.3, ε = 0.1, {draws} draws, n_boot = {boots}")  # fmt: skip
+    for groups, rows, gap in ((2, 300, 0.1), (2, 300, 0.2), (2, 300, 0.0), (2, 1500, 0.0), (5, 300, 0.1),
+                              (5, 300, 0.0), (5, 300, 0.25), (5, 1500, 0.0)):  # fmt: skip
+        rng, counts, seconds = np.random.default_rng(3), np.zeros(4), np.zeros(2)
+        codes = np.repeat(np.arange(groups), rows)
+        frame, criterion = ak.Groups({"g": codes}), ak.ECP("g", tolerance=0.1)
+        for _ in track(range(draws), f"{groups} × {rows}", console=console, disable=not console.is_terminal):
+            z = rng.binomial(1, 0.3 + gap * (codes == 0)).astype(float)
+            begin = time.perf_counter()
+            verdict = ak.audit(z, frame, criterion).verdict
+            middle = time.perf_counter()
+            bootstrap = MetricFrame(
+                metrics=selection_rate, y_true=z, y_pred=z, sensitive_features=codes, n_boot=boots,
+                ci_quantiles=[0.05, 0.95], random_state=1,
+            )  # fmt: skip
+            low, high = bootstrap.difference_ci()
+            seconds += middle - begin, time.perf_counter() - middle
+            counts += verdict == "fail", low > 0.1, verdict == "pass", high < 0.1
+        table.add_row(
+            str(groups), str(rows), f"{gap:g}", *(f"{share:.3f}" for share in counts / draws),
+            " / ".join(f"{s:.4f}" for s in seconds / draws),
+        )  # fmt: skip
+    console.print(table)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer cases, 500 simulations each")
-    parser.add_argument("--runs", type=int, default=None, help="simulations of every case; by default 2,000")
+    parser.add_argument("--quick", action="store_true", help="fewer cases, fewer simulations of each")
+    parser.add_argument("--part", choices=("grid", "hard", "streams", "power"), help="only this part")
+    parser.add_argument("--runs", type=int, default=None, help="simulations of every case; by default 4,000")
     parser.add_argument("--out", type=Path, default=Path("coverage.jsonl"), help="results, one case a line; resumed")
     arguments = parser.parse_args()
-    console = Console(width=170)
-    runs = arguments.runs or (500 if arguments.quick else 2_000)
-    show(run_grid(list(grid(arguments.quick)), runs, arguments.out, console), console)
+    console, quick, part = Console(width=170), arguments.quick, arguments.part
+    if part in (None, "grid"):
+        runs = arguments.runs or (500 if quick else 4_000)
+        show(run_grid(list(grid(quick)), runs, arguments.out, console), console)
+    if part in (None, "hard"):
+        show_hard_cases(console, runs=500 if quick else 10_000)
+    if part in (None, "streams"):
+        simulate_streams(console, streams=500 if quick else 2_000, rows=500 if quick else 4_000)
+    if part in (None, "power"):
+        compare_power(console, draws=20 if quick else 60, boots=50 if quick else 100)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,9 @@ def test_limits_without_correction_are_jeffreys() -> None:
     assert (low[0], high[0]) == pytest.approx(stats.beta(7.5, 13.5).ppf([0.025, 0.975]), abs=1e-12)
 
 
-@pytest.mark.parametrize(("rows", "rates"), [((20, 20), (0.3, 0.1)), ((20, 500), (0.05, 0.02)), ((27, 5000), (0.1, 0.1))])
+@pytest.mark.parametrize(
+    ("rows", "rates"), [((20, 20), (0.3, 0.1)), ((20, 500), (0.05, 0.02)), ((27, 5000), (0.1, 0.1))]
+)
 def test_differences_of_proportions_cover_by_enumeration(rows: tuple[int, int], rates: tuple[float, float]) -> None:
     first, second = (proportions(list(range(n + 1)), [n] * (n + 1)) for n in rows)
     a, b = (means.limits(LEVEL, correction=INTERVAL_CORRECTION) for means in (first, second))
@@ -53,7 +55,9 @@ def test_differences_of_proportions_cover_by_enumeration(rows: tuple[int, int], 
 @given(
     mean=st.floats(0, 1), rows=st.integers(1, 5000), share=st.floats(0, 1), level=st.floats(0.01, 5),
 )  # fmt: skip
-def test_limits_hold_their_mean_and_stay_in_the_unit_interval(mean: float, rows: int, share: float, level: float) -> None:
+def test_limits_hold_their_mean_and_stay_in_the_unit_interval(
+    mean: float, rows: int, share: float, level: float
+) -> None:
     variance = np.array([share * mean * (1 - mean) / rows])
     means = fit_unit_means(np.array([mean]), variance, np.array([float(rows)]), exact=np.array([False]))
     (low,), (high,) = means.limits(level)
@@ -84,7 +88,9 @@ def test_a_rare_score_borrows_the_dispersion_of_the_other_cells() -> None:
 
 def test_newcombe_s_interval_is_the_mover_of_wilson_limits() -> None:
     # Newcombe (1998), table II, example (a): 56/70 against 48/80, method 10
-    first, second = (wilson_interval(np.array([x]), np.array([n]), confidence=0.95) for x, n in ((56.0, 70.0), (48.0, 80.0)))
+    first, second = (
+        wilson_interval(np.array([x]), np.array([n]), confidence=0.95) for x, n in ((56.0, 70.0), (48.0, 80.0))
+    )
     low, high = difference_limits(np.array([0.8]), first, np.array([0.6]), second)
     assert (low[0], high[0]) == pytest.approx((0.0524, 0.3339), abs=5e-5)
 

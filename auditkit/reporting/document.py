@@ -26,6 +26,9 @@ class Outcome:
         interval: Simultaneous interval of it; None when some gap has none.
         reason: The verdict in a sentence.
         rows_needed: Rows of the smaller group that would settle an inconclusive gap, where known.
+        rows_by_group: The same for every group that is short of rows.
+        corrected_gap: The largest gap less what the largest of several estimates exceeds it by on average.
+        detectable_gap: Smallest gap that would have been found with probability 0.8.
         cells: Mean and size of every group within every stratum.
         gaps: Every gap.
     """
@@ -35,6 +38,9 @@ class Outcome:
     interval: tuple[float, float] | None
     reason: str
     rows_needed: int | None
+    rows_by_group: Json
+    corrected_gap: float | None
+    detectable_gap: float | None
     cells: tuple[Json, ...]
     gaps: tuple[Json, ...]
 
@@ -252,7 +258,10 @@ def _outcome(finding: Json) -> Outcome:
         gap=finding["gap"],
         interval=None if interval is None else (interval[0], interval[1]),
         reason=finding["reason"],
-        rows_needed=finding.get("rows_needed"),
+        rows_needed=finding["rows_needed"],
+        rows_by_group=finding["rows_by_group"],
+        corrected_gap=finding["corrected_gap"],
+        detectable_gap=finding["detectable_gap"],
         cells=tuple(finding["cells"]),
         gaps=tuple(finding["gaps"]),
     )

@@ -25,6 +25,7 @@ from auditkit.reporting.document import RUN_SCHEMA, Json, read_part
 RELATIVE_ERROR = 1e-9
 """Largest relative difference at which two figures count as equal: another machine may round sums differently."""
 
+_FIGURES = ("gap", "corrected_gap", "interval", "p_value", "p_equivalence", "detectable_gap")
 _AUDITS = ("audit.json", "audit_after.json")
 
 
@@ -96,7 +97,7 @@ def _check_findings(name: str, stored: Json) -> Iterator[Check]:
 
 
 def _differences(stored: Json, again: Json) -> list[str]:
-    wrong = [key for key in ("gap", "interval", "p_value") if not _equal(stored[key], again[key])]
+    wrong = [key for key in _FIGURES if not _equal(stored[key], again[key])]
     wrong += [key for key in ("gaps", "cells") if not _equal(stored[key], again[key])]
     # a group without rows has left no cell to be found again; that it was missing is taken from the record
     verdict = "inconclusive" if stored["missing"] and again["verdict"] == "pass" else again["verdict"]
@@ -139,6 +140,7 @@ def recompute(stored: Json) -> AuditResult:
         _moments(stored),
         criteria,
         threshold=stored["threshold"],
+        decision_rule=stored["decision_rule"],
         confidence=stored["confidence"],
         seed=stored["seed"],
     )
@@ -154,6 +156,7 @@ def _moments(stored: Json) -> Moments:
         has_labels=any(cell["mean_label"] is not None for cell in cells),
         has_decisions=bool(stored["decisions"]),
         shift=sums["shift"],
+        gram=None if sums["gram"] is None else np.asarray(sums["gram"], dtype=np.float64),
     )
 
 
