@@ -31,7 +31,7 @@ SAMPLE_BITS = 52
 
 POSITIVE_BITS, SIGNED_BITS = 42, 32
 """Bits of a mean that suffice: the rounding of h is then at most 2^−43 of a sum of positive terms. Where terms cancel,
-the mean says less about their size, and the rounding is at most 2^−33 of the sum and 2^−53 of the largest term a row."""
+the mean says less about their size, and the rounding is at most 2^−33 of the sum and 2^−53 of the largest term."""
 
 MAX_COMBINATIONS = 1_000_000
 """More combinations of key values than this are no groups; an answer that holds them is refused."""
@@ -148,6 +148,7 @@ def select_rows(
         label = columns[roles.label].alias
         if roles.positive_label is None:
             parts.append(f"{_as_float(columns[roles.label])} AS y")
+            parts += [f"{label} AS ky"] * label_key  # as it is stored: whole numbers are quicker keys than float64
         else:
             parts.append(f"CASE WHEN {label} IS NULL THEN NULL WHEN {label} = ? THEN 1e0 ELSE 0e0 END AS y")
             parameters.append(roles.positive_label)
@@ -159,7 +160,7 @@ def select_rows(
         parts.append(f"{_as_float(columns[roles.weight])} AS w")
     parts += [f"{_key(columns[roles.keys[name][0]], roles.keys[name][1])} AS k{i}" for i, name in enumerate(keys)]
     text = f"SELECT {', '.join(parts)} FROM {SOURCE}"
-    if label_key:
+    if label_key and roles.positive_label is not None:
         text = f"SELECT *, y AS ky FROM ({text}) labelled"
     return Statement(text, tuple(parameters))
 
