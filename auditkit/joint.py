@@ -21,7 +21,8 @@ from auditkit.intervals import two_sided_level
 
 DRAWS = 20_000
 _BIAS_DRAWS = 2_000
-_CHUNK = 2_000
+_CHUNK = 64
+"""Draws at a time: so few that the product of a usual audit stays on one thread, which others cannot make wait."""
 
 
 @dataclass(frozen=True, eq=False)
