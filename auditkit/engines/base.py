@@ -78,8 +78,12 @@ class Engine(ABC):
         """
 
     @abstractmethod
+    def integer(self, expression: str) -> str:
+        """SQL that rounds an expression to the nearest 64-bit integer, ties to even, or raises."""
+
+    @abstractmethod
     def integer_total(self, expression: str) -> str:
-        """SQL that sums an expression, cast to a 64-bit integer, without overflow."""
+        """SQL that sums an expression, rounded as by `integer`, without overflow."""
 
     @abstractmethod
     def close(self) -> None:

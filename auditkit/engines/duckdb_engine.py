@@ -72,9 +72,13 @@ class DuckDBEngine(Engine):
         except duckdb.Error as error:
             raise InputError(f"{self.source} cannot be read: {' '.join(str(error).split())[:300]}") from error
 
+    def integer(self, expression: str) -> str:
+        """As `Engine.integer`; DuckDB's cast rounds."""
+        return f"CAST({expression} AS BIGINT)"
+
     def integer_total(self, expression: str) -> str:
         """As `Engine.integer_total`; sums of BIGINT are 128 bits wide."""
-        return f"sum(CAST({expression} AS BIGINT))"
+        return f"sum({self.integer(expression)})"
 
     def close(self) -> None:
         """Close the connection."""

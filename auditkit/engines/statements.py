@@ -242,7 +242,7 @@ def aggregate(
     checked = checks(given)
     columns = [*keys, *checked]
     scaled = [f"{_product(term, shift)} AS x{i}" for i, term in enumerate(terms)]
-    high = [f"CAST(x{i} AS BIGINT) AS h{i}" for i, term in enumerate(terms) if term.form == "both"]
+    high = [f"{engine.integer(f'x{i}')} AS h{i}" for i, term in enumerate(terms) if term.form == "both"]
     totals = [total for i, term in enumerate(terms) for total in _totals(engine, term, i)]
     missing = [f"count(*) - count({name})" for name in checked]
     smallest = ["min(w)"] if "w" in given else []
