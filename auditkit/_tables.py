@@ -35,14 +35,8 @@ def read_table(path: str | Path) -> pd.DataFrame:
         UntrustedFileError: The file is a pickle.
     """
     file = Path(path)
-    reader = _reader(file)
-    if not file.exists():
-        raise InputError(f"path: there is no file {str(path)!r}; check the spelling and the working directory")
-    if file.is_dir():
-        raise InputError(f"path: {str(path)!r} is a folder; name one {_supported()} file in it")
-    if file.stat().st_size == 0:
-        raise InputError(f"path: {str(path)!r} is empty (0 bytes)")
-    table = _read_checked(reader, file)
+    refuse_file(file)
+    table = _read_checked(_READERS[file.suffix.lower()], file)
     _check_columns(table, file)
     frame = table.to_pandas(ignore_metadata=True)
     return frame.drop(columns=[column for column in frame if str(column).startswith("__index_level_")])
@@ -59,7 +53,13 @@ def hash_file(path: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _reader(file: Path) -> Callable[[Path], pa.Table]:
+def refuse_file(file: Path) -> None:
+    """Raise for a file that is missing, empty, a folder, or of a kind that is not read.
+
+    Raises:
+        InputError: It is one of these.
+        UntrustedFileError: It is a pickle.
+    """
     suffix = file.suffix.lower()
     if suffix in _PICKLES:
         raise UntrustedFileError(
@@ -68,7 +68,12 @@ def _reader(file: Path) -> Callable[[Path], pa.Table]:
         )
     if suffix not in _READERS:
         raise InputError(f"path: {file.name!r} has the suffix {suffix!r}; supported are {_supported()}")
-    return _READERS[suffix]
+    if not file.exists():
+        raise InputError(f"path: there is no file {str(file)!r}; check the spelling and the working directory")
+    if file.is_dir():
+        raise InputError(f"path: {str(file)!r} is a folder; name one {_supported()} file in it")
+    if file.stat().st_size == 0:
+        raise InputError(f"path: {str(file)!r} is empty (0 bytes)")
 
 
 def _read_checked(reader: Callable[[Path], pa.Table], file: Path) -> pa.Table:
@@ -140,5 +145,9 @@ _READERS: dict[str, Callable[[Path], pa.Table]] = {
 }
 
 
+TABLE_SUFFIXES = tuple(_READERS)
+"""Suffixes of the files that are read."""
+
+
 def _supported() -> str:
-    return ", ".join(_READERS)
+    return ", ".join(TABLE_SUFFIXES)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,8 +36,44 @@ app = typer.Typer(
 )
 
 AuditPath = Annotated[Path, typer.Argument(metavar="FILE", help="The audit file (YAML); `auditkit init` writes one.")]
+RequestPath = Annotated[
+    Path, typer.Argument(metavar="FILE", help="An audit file (YAML), or a table of predictions (csv, parquet, arrow).")
+]
 RunPath = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a run.")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder of the run; by default runs/<name>.")]
+Format = Annotated[
+    str, typer.Option("--format", metavar="text|json|md|html|junit", help="What to print; text is for people.")
+]
+_TABLE = "For a table of predictions without an audit file"
+Attributes = Annotated[
+    list[str] | None,
+    typer.Option("--attributes", metavar="COLUMN", help="Protected; repeatable; a*b crosses.", rich_help_panel=_TABLE),
+]
+Strata = Annotated[
+    list[str] | None,
+    typer.Option("--strata", metavar="COLUMN", help="Legitimate conditions; repeatable.", rich_help_panel=_TABLE),
+]
+Criteria = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--criteria",
+        metavar="FAMILY",
+        help="ECP (by default), EER, equalized_odds, equal_opportunity; repeatable.",
+        rich_help_panel=_TABLE,
+    ),
+]
+Score = Annotated[str | None, typer.Option("--score", metavar="COLUMN", help="Scores.", rich_help_panel=_TABLE)]
+Label = Annotated[str | None, typer.Option("--label", metavar="COLUMN", help="Outcomes.", rich_help_panel=_TABLE)]
+PositiveLabel = Annotated[
+    str | None,
+    typer.Option("--positive-label", metavar="VALUE", help="The outcome that counts as 1.", rich_help_panel=_TABLE),
+]
+Tolerance = Annotated[
+    float | None, typer.Option("--tolerance", help="Largest gap accepted; 0.05.", rich_help_panel=_TABLE)
+]
+Threshold = Annotated[
+    float | None, typer.Option("--threshold", help="Scores from it are positive; 0.5.", rich_help_panel=_TABLE)
+]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed, in place of the audit file's.")]
 
 
@@ -123,20 +159,54 @@ def demo(out: Out = None, seed: Seed = None) -> int:
 
 
 @app.command()
-def audit(file: AuditPath, out: Out = None, seed: Seed = None) -> int:
-    """Measure every gap of a model as it is; exit 1 when a gap lies above its tolerance."""
+def audit(
+    file: RequestPath,
+    out: Out = None,
+    seed: Seed = None,
+    form: Format = "text",
+    score: Score = None,
+    attributes: Attributes = None,
+    label: Label = None,
+    positive_label: PositiveLabel = None,
+    strata: Strata = None,
+    criteria: Criteria = None,
+    tolerance: Tolerance = None,
+    threshold: Threshold = None,
+) -> int:
+    """Measure every gap of a model, or of a table of predictions; exit 1 when a gap lies above its tolerance."""
     from auditkit import jobs
 
-    result = _run(jobs.run_audit, file, out, seed)
+    options = {
+        "score": score, "attributes": attributes, "label": label, "positive_label": positive_label, "strata": strata,
+        "criteria": criteria, "tolerance": tolerance, "threshold": threshold,
+    }  # fmt: skip
+    result = _run(jobs.run_audit, file, out, seed, form=form, options=options)
     return EXIT_CODES[result.outcome.verdict]
 
 
 @app.command()
-def tune(file: AuditPath, out: Out = None, seed: Seed = None) -> int:
+def plan(
+    file: AuditPath,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write the plan.")] = Path("plan.json"),
+    seed: Seed = None,
+) -> int:
+    """Freeze criteria, tolerances, confidence and tests, with hash and time, without reading the data."""
+    from auditkit.plans import freeze_plan
+
+    config = _load(file, seed)
+    frozen = freeze_plan(
+        config.build_criteria(), confidence=config.confidence, threshold=config.threshold, seed=config.seed
+    )
+    typer.echo(f"plan: {frozen.save(out)} (sha256 {frozen.hash}, frozen at {frozen.frozen_at})")
+    return PASSED
+
+
+@app.command()
+def tune(file: AuditPath, out: Out = None, seed: Seed = None, form: Format = "text") -> int:
     """Audit, tune a head on the frozen features, and audit again; exit by the enforced criteria."""
     from auditkit import jobs
 
-    result = _run(jobs.run_tune, file, out, seed)
+    result = _run(jobs.run_tune, file, out, seed, form=form)
     return EXIT_CODES[_enforced_verdict(result)]
 
 
@@ -209,19 +279,30 @@ def _config_for(table: Path, out: Path | None) -> str:
     return config_for_table(table, frame, folder=Path.cwd() if out is None else out.parent)
 
 
-def _load(file: Path, seed: int | None) -> AuditFile:
-    from auditkit.config import load_config
+def _load(file: Path, seed: int | None, options: Mapping[str, object] | None = None) -> AuditFile:
+    from auditkit.config import load_config, load_request
 
-    config = load_config(file)
+    config = load_config(file) if options is None else load_request(file, options)
     return config if seed is None else config.model_copy(update={"seed": seed})
 
 
-def _run(job: Callable[..., RunResult], file: Path, out: Path | None, seed: int | None) -> RunResult:
+def _run(
+    job: Callable[..., RunResult],
+    file: Path,
+    out: Path | None,
+    seed: int | None,
+    *,
+    form: str = "text",
+    options: Mapping[str, object] | None = None,
+) -> RunResult:
     from auditkit.progress import RichProgress
+    from auditkit.reporting import FORMATS
 
-    config = _load(file, seed)
+    if form not in ("text", *FORMATS):
+        raise InputError(f"--format must be one of text, {', '.join(FORMATS)}; got {form!r}")
+    config = _load(file, seed, options)
     result = job(config, out=out or Path("runs") / folder_name(config.name), progress=RichProgress())
-    _show(result)
+    _show(result, form)
     return result
 
 
@@ -231,10 +312,15 @@ def folder_name(name: str) -> str:
     return "-".join(words) or "audit"
 
 
-def _show(result: RunResult) -> None:
+def _show(result: RunResult, form: str = "text") -> None:
+    from auditkit.reporting import render_run, write_step_summary
     from auditkit.reporting.console import print_run
 
-    print_run(result.folder)
+    write_step_summary(result.folder)
+    if form == "text":
+        print_run(result.folder)
+    else:
+        typer.echo(render_run(result.folder, form), nl=False)
 
 
 def _enforced_verdict(result: RunResult) -> str:

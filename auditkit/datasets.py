@@ -174,7 +174,7 @@ class _Roles:
     ) -> _Roles:
         if positive_label is not None and label is None:
             raise InputError("positive_label needs label=, the column that it is a value of")
-        parsed = tuple(_parse_specs("attributes", attributes)), tuple(_parse_specs("strata", strata))
+        parsed = tuple(parse_specs("attributes", attributes)), tuple(parse_specs("strata", strata))
         if not parsed[0]:
             raise InputError('attributes must name at least one protected attribute, such as attributes=["sex"]')
         names = [name for name, _, _ in (*parsed[0], *parsed[1])]
@@ -194,7 +194,7 @@ class _Roles:
         pairs += [("exclude", name) for name in self.exclude]
         for role, name in pairs:
             if name not in frame.columns:
-                raise SchemaError(_missing_column(role, name, [str(c) for c in frame.columns]))
+                raise SchemaError(describe_missing(role, name, [str(c) for c in frame.columns]))
 
     def feature_columns(self, frame: pd.DataFrame) -> list[str] | None:
         if self.features is not None:
@@ -212,9 +212,10 @@ def _names(argument: str, columns: Sequence[str]) -> tuple[str, ...]:
     return tuple(columns)
 
 
-def _parse_specs(
+def parse_specs(
     argument: str, specs: Sequence[AttributeSpec] | AttributeSpec
 ) -> Iterable[tuple[str, str, tuple[float, ...] | None]]:
+    """Name, source column and bin edges (None without bins) of every attribute."""
     for spec in [specs] if isinstance(specs, str | Mapping) else specs:
         if isinstance(spec, str):
             yield spec, spec, None
@@ -234,7 +235,8 @@ def _parse_bins(where: str, rule: Mapping[str, Any]) -> tuple[str, tuple[float, 
     return str(rule["column"]), tuple(edges.tolist())
 
 
-def _missing_column(role: str, column: str, present: list[str]) -> str:
+def describe_missing(role: str, column: str, present: Sequence[str]) -> str:
+    """Say that a role names a column that the table lacks, with the nearest name and all there are."""
     close = difflib.get_close_matches(column, present, n=1, cutoff=0.6)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     return f"{role} names column {column!r}, which the table lacks{hint}; it has: {', '.join(present)}"
@@ -274,11 +276,16 @@ def _binned(values: pd.Series, name: str, bins: tuple[float, ...] | None) -> pd.
         return values
     if not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values):
         raise SchemaError(f"attribute {name!r}: only numeric columns can be cut into bins; it is {values.dtype}")
-    inner = [f"[{low:g}, {high:g})" for low, high in itertools.pairwise(bins)]
-    titles = [f"<{bins[0]:g}", *inner, f">={bins[-1]:g}"]
+    titles = bin_titles(bins)
     cut = pd.Series(pd.cut(values, [-np.inf, *bins, np.inf], right=False, labels=titles))
     empty = sorted({titles[0], titles[-1]} - set(cut))
     return cut.cat.remove_categories(empty)  # an open bin nobody falls into is no group the caller asked for
+
+
+def bin_titles(bins: Sequence[float]) -> list[str]:
+    """The names of the bands that inner edges cut a number line into."""
+    inner = [f"[{low:g}, {high:g})" for low, high in itertools.pairwise(bins)]
+    return [f"<{bins[0]:g}", *inner, f">={bins[-1]:g}"]
 
 
 def _labels(values: pd.Series, name: str, positive: Hashable | None) -> FloatArray:

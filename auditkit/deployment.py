@@ -306,7 +306,7 @@ class _GuaranteeSearch:
         moments = Moments.from_rows(corrected, system.known_cells, labels=self.labels, weights=weights)
         events = estimate_events(moments, system.contrasts)
         gaps = estimate_gaps(events, system.contrasts, confidence=self.confidence, seed=self.seed)
-        half = np.where(gaps.adequate, (gaps.high - gaps.low) / 2, np.inf)
+        half = np.where(gaps.adequate, gaps.margin, np.inf)
         return half, system.contrasts.contrast_min(events.count)
 
     def _check_missing(self, system: ConstraintSystem) -> None:

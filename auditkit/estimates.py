@@ -2,36 +2,50 @@
 
 For every contrast g = mean(plus) − mean(minus) of scores (ECP) or residuals y − z (EER):
 
-    se² = s²_plus / n_plus + s²_minus / n_minus            (Welch; n is the effective number of rows under weights)
-    interval = g ± t_{df, 1−α*/2} · se
+    se² = Σ w² (v − m)² / W² · n/(n − 1), summed over both events          (Welch's, where all weights are equal)
+    interval = MOVER limits of both events where scores (and labels) lie in [0, 1], else g ± t_{df, Φ(−c)} · se
 
-α* is chosen by simulating the joint distribution of all contrasts of the audit, so that all intervals cover at once
-with the confidence asked for. Contrasts of one criterion share events and are simulated with that dependence;
-criteria are simulated as independent of each other, which by the Gaussian correlation inequality can only widen the
-intervals.
+c is the level at which all intervals of the audit cover at once (see `auditkit.joint`); the limits are those of
+`auditkit.intervals`. Each gap is also tested twice, without adjustment here: "|g| ≤ ε" and "|g| ≥ ε".
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from auditkit._typing import BoolArray, FloatArray
 from auditkit.criteria import Contrasts
+from auditkit.intervals import (
+    INTERVAL_CORRECTION,
+    TEST_CORRECTION,
+    Limits,
+    UnitMeans,
+    difference_limits,
+    fit_unit_means,
+    two_sided_level,
+)
+from auditkit.joint import DRAWS, simulate_gaps
 from auditkit.moments import Moments
+from auditkit.multiplicity import adjust_benjamini_hochberg, adjust_holm
+from auditkit.squares import Linear, effective_size, sum_products
 
 MIN_ROWS = 10
-"""Events with fewer rows get no interval: their variance is not known well enough for a verdict."""
+"""Events of fewer effective rows get no interval, unless their values are binary: the variance is not known enough."""
 
-DRAWS = 20_000
-_CHUNK = 1_000
+_LEVELS = np.linspace(0.0, 9.0, 91)
+"""Where limits are computed to be inverted for p-values; beyond, a p-value is given as Φ(−9) ≈ 1e-19."""
+
+_PSEUDO_ROWS = 4.0
+"""Rows by which the correlation of labels and scores is pulled towards 0."""
 
 
 @dataclass(frozen=True, eq=False)
 class EventEstimates:
-    """What the moments say about every event; all arrays have shape (e,).
+    """What the moments say about every event; arrays have shape (e,) unless said otherwise.
 
     Attributes:
         count: Number of rows.
@@ -40,6 +54,13 @@ class EventEstimates:
         label: Mean label; NaN where no labels were given.
         value: What the criterion compares: the mean score, or the mean residual y − z.
         variance: Squared standard error of ``value``; NaN for an event of one row.
+        covariance: Covariance of the values of all events, shape (e, e), never zero on its diagonal where known.
+        unit: Whether the values compared are (or are differences of) values in [0, 1].
+        binary: Whether they are binary scores of equal weight, for which exact limits need no least number of rows.
+        residual: Whether ``value`` is a mean residual.
+        scores: Effective trials of the mean scores.
+        labels: Effective trials of the mean labels.
+        correlation: Of the mean label and the mean score.
     """
 
     count: FloatArray
@@ -48,6 +69,26 @@ class EventEstimates:
     label: FloatArray
     value: FloatArray
     variance: FloatArray
+    covariance: FloatArray
+    unit: BoolArray
+    binary: BoolArray
+    residual: BoolArray
+    scores: UnitMeans
+    labels: UnitMeans
+    correlation: FloatArray
+
+    def limits(self, level: FloatArray | float, *, correction: float) -> Limits:
+        """Limits of the values of ``unit`` events; shape (e, *level.shape)."""
+        low, high = self.scores.limits(level, correction=correction)
+        if not self.residual.any():
+            return low, high
+        spread = (slice(None),) + (None,) * np.ndim(level)
+        residual = difference_limits(
+            self.label[spread], self.labels.limits(level, correction=correction), self.score[spread], (low, high),
+            correlation=self.correlation[spread],
+        )  # fmt: skip
+        chosen = self.residual[spread]
+        return np.where(chosen, residual[0], low), np.where(chosen, residual[1], high)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,24 +98,39 @@ class GapEstimates:
     Attributes:
         gap: The contrast of event values, signed.
         se: Standard error; NaN where an event is too small for one.
-        df: Welch's degrees of freedom.
-        low: Lower end of the simultaneous interval of the signed gap.
+        low: Lower end of the simultaneous interval of the signed gap; NaN where there is none.
         high: Upper end.
-        p_above: One-sided p-value against |gap| ≤ ε, not adjusted for the number of contrasts.
-        p_below: One-sided p-value against |gap| ≥ ε (equivalence).
-        adequate: Whether both events have at least ``MIN_ROWS`` rows.
+        pointwise: (lower, upper) ends of the interval that covers this gap alone.
+        p_above: One-sided p-value against |gap| ≤ ε, not adjusted.
+        p_below: One-sided p-value against |gap| ≥ ε (equivalence), not adjusted.
+        p_holm: ``p_above`` adjusted over all gaps of the audit: small ones err anywhere with at most that probability.
+        q_value: ``p_above`` adjusted for the share of false discoveries (Benjamini and Hochberg).
+        detectable: Smallest true |gap| that this sample would find above ε with probability 0.8.
+        working: Squared standard error that is never zero.
+        adequate: Whether both events have enough rows for an interval.
+        excess: Expected excess of the largest estimated |gap| over the true one, per criterion, shape (criteria,).
         confidence: Joint confidence of all the intervals.
     """
 
     gap: FloatArray
     se: FloatArray
-    df: FloatArray
     low: FloatArray
     high: FloatArray
+    pointwise: Limits
     p_above: FloatArray
     p_below: FloatArray
+    p_holm: FloatArray
+    q_value: FloatArray
+    detectable: FloatArray
+    working: FloatArray
     adequate: BoolArray
+    excess: FloatArray
     confidence: float
+
+    @property
+    def margin(self) -> FloatArray:
+        """How far the simultaneous interval reaches from the gap, on its longer side; NaN where there is none."""
+        return np.maximum(self.high - self.gap, self.gap - self.low)
 
 
 def estimate_events(moments: Moments, contrasts: Contrasts) -> EventEstimates:
@@ -88,93 +144,224 @@ def estimate_events(moments: Moments, contrasts: Contrasts) -> EventEstimates:
         One entry per event.
     """
     member = contrasts.cell_event.astype(np.float64)
-    count, mass, mass2 = member @ moments.count, member @ moments.weight, member @ moments.weight2
-    effective = mass**2 / mass2
+    count, mass = member @ moments.count, member @ moments.weight
+    effective = effective_size(moments, member)
     score = (member @ moments.score) / mass
     label = (member @ moments.label) / mass if moments.has_labels else np.full_like(score, np.nan)
     residual = np.array([contrasts.criteria[event.criterion].family == "EER" for event in contrasts.events], dtype=bool)
-    value = np.where(residual, label - score, score)
-    square = member @ moments.score2
-    shifted = score - moments.shift
-    if residual.any():
-        residual_square = square - 2 * (member @ moments.cross) + member @ moments.label2
-        square, shifted = np.where(residual, residual_square, square), np.where(residual, value, shifted)
-    spread = np.maximum(square / mass - shifted**2, 0.0)
-    # rounding leaves a spread of about 1e-16 of the mean square where the values are all equal
-    spread[spread < 1e-14 * np.maximum(square / mass, 1e-300)] = 0.0
-    variance = np.divide(spread, effective - 1, out=np.full_like(spread, np.nan), where=effective > 1)
-    return EventEstimates(count, effective, score, label, value, variance)
+    spread = _Spread(moments, member, mass, effective)
+    zeros, ones = np.zeros_like(score), np.ones_like(score)
+    of_scores, of_labels = spread.covariance(ones, zeros), spread.covariance(zeros, ones)
+    even = np.isclose(effective, count, rtol=1e-9) & (moments.gram is None)
+    score_binary = even & (_soft(moments, member, moments.score, moments.score2) < 1e-9 * mass)
+    label_binary = even & (_soft(moments, member, moments.label, moments.label2) < 1e-9 * mass)
+    scores = fit_unit_means(score, np.diag(of_scores), effective, exact=score_binary)
+    labels = fit_unit_means(np.where(residual, label, 0.0), np.diag(of_labels), effective, exact=label_binary)
+    unit = bool(moments.outside.sum() == 0) & (~residual | bool(moments.label_outside.sum() == 0))
+    full = spread.covariance(np.where(residual, -1.0, 1.0), np.where(residual, 1.0, 0.0))
+    estimates = EventEstimates(
+        count, effective, score, label, np.where(residual, label - score, score), np.diag(full).copy(), full, unit,
+        unit & score_binary & ~residual, residual, scores, labels, zeros,
+    )  # fmt: skip
+    return _with_working_covariance(estimates, np.diag(of_scores), np.diag(of_labels), spread)
+
+
+class _Spread:
+    """Covariances of linear combinations of mean score and mean label over events.
+
+        Cov(A, B) = Σ_{rows in A ∩ B} w² (v − v̄_A)(v′ − v̄′_B) / (W_A W_B),  v = a·z + b·y
+
+    times √(n_A/(n_A − 1) · n_B/(n_B − 1)), which makes the variances those of Welch.
+    """
+
+    def __init__(self, moments: Moments, member: FloatArray, mass: FloatArray, effective: FloatArray) -> None:
+        self.moments, self.member, self.mass = moments, member, mass
+        self.z = (member @ moments.score) / mass - moments.shift
+        self.y = (member @ moments.label) / mass - (moments.shift if moments.has_labels else 0.0)
+        self.finite = np.sqrt(np.divide(effective, effective - 1, out=np.full_like(mass, np.nan), where=effective > 1))
+
+    def covariance(self, a: FloatArray, b: FloatArray, second: tuple[FloatArray, FloatArray] | None = None) -> Any:
+        """Covariance of a·z̄ + b·ȳ between all events, shape (e, e); ``second`` gives the columns' own a and b."""
+        left = self._centred(a, b)
+        right = None if second is None else self._centred(*second)
+        scale = self.finite / self.mass
+        matrix = sum_products(self.moments, left, right) * scale[:, None] * scale
+        # rounding leaves about 1e-16 of the mean square where the values are all equal
+        raw = sum(np.diag(sum_products(self.moments, {basis: left[basis]})) for basis in ("z", "y")) * scale**2
+        diagonal = np.diag(matrix).copy()
+        diagonal[diagonal < 1e-13 * np.maximum(raw, 1e-300)] = 0.0
+        np.fill_diagonal(matrix, diagonal)
+        return matrix
+
+    def _centred(self, a: FloatArray, b: FloatArray) -> Linear:
+        """a·z + b·y less its mean, on the rows of every event."""
+        mean = a * self.z + b * self.y
+        return {basis: part[:, None] * self.member for basis, part in (("w", -mean), ("z", a), ("y", b))}
+
+
+def _soft(moments: Moments, member: FloatArray, first: FloatArray, second: FloatArray) -> FloatArray:
+    """Σ w v(1 − v) over every event: zero for binary values."""
+    square = second + 2 * moments.shift * first - moments.shift**2 * moments.weight
+    return np.abs(member @ (first - square))
+
+
+def _with_working_covariance(
+    estimates: EventEstimates, of_scores: FloatArray, of_labels: FloatArray, spread: _Spread
+) -> EventEstimates:
+    """The same with a covariance whose diagonal is never zero, and the correlation of labels and scores."""
+    zeros, ones = np.zeros_like(estimates.score), np.ones_like(estimates.score)
+    correlation = zeros
+    working = np.where(estimates.unit, estimates.scores.variance, estimates.variance)
+    if estimates.residual.any():
+        cross = np.diag(spread.covariance(ones, zeros, (zeros, ones)))
+        scale = np.sqrt(of_scores * of_labels)
+        correlation = np.divide(cross, scale, out=zeros.copy(), where=np.isfinite(scale) & (scale > 0))
+        correlation = shrink_correlation(correlation, estimates.effective)
+        score, label = (np.sqrt(np.maximum(m.variance, 0.0)) for m in (estimates.scores, estimates.labels))
+        joint = score**2 + label**2 - 2 * correlation * score * label
+        working = np.where(estimates.unit & estimates.residual, joint, working)
+    flat = ~estimates.unit & (working == 0)
+    if flat.any():
+        working = np.where(flat, _borrowed_variance(estimates, flat), working)
+    size = np.sqrt(np.where(estimates.variance > 0, estimates.variance, 1.0))
+    matrix = estimates.covariance / size[:, None] / size
+    np.fill_diagonal(matrix, 1.0)
+    root = np.sqrt(working)
+    return replace(
+        estimates,
+        variance=np.where(flat, working, estimates.variance),
+        covariance=matrix * root[:, None] * root,
+        correlation=correlation,
+    )
+
+
+def shrink_correlation(correlation: FloatArray, effective: FloatArray) -> FloatArray:
+    """A correlation of labels and scores pulled towards 0, since a perfect one is never quite known."""
+    return correlation * effective / (effective + _PSEUDO_ROWS)
+
+
+def _borrowed_variance(estimates: EventEstimates, flat: BoolArray) -> FloatArray:
+    """For events without any spread: that of the others, as if one row had it; NaN where no event has any."""
+    others = ~flat & np.isfinite(estimates.variance)
+    spread = (estimates.variance * estimates.effective)[others]
+    pooled = float(spread.mean()) if others.any() and spread.max() > 0 else np.nan
+    return pooled / (estimates.effective * (estimates.effective + 1))
 
 
 def estimate_gaps(
-    events: EventEstimates, contrasts: Contrasts, *, confidence: float = 0.95, seed: int = 0
+    events: EventEstimates, contrasts: Contrasts, *, confidence: float = 0.95, seed: int = 0, draws: int = DRAWS
 ) -> GapEstimates:
-    """Gaps with simultaneous intervals and one-sided tests.
+    """Gaps with simultaneous and pointwise intervals and one-sided tests.
 
     Args:
         events: Means and standard errors per event.
         contrasts: Which events are compared, and the tolerances.
         confidence: Joint confidence of all intervals, in (0, 1).
         seed: Seed of the simulation that sets the critical level.
+        draws: Its number of draws.
 
     Returns:
         One entry per contrast.
     """
     gap = contrasts.contrast(events.value)
-    se = np.sqrt(contrasts.contrast_sum(events.variance))
-    freedom = np.maximum(events.effective - 1, 1.0)
-    df = _welch(contrasts, events.variance, freedom)
-    adequate = (contrasts.contrast_min(events.count) >= MIN_ROWS) & np.isfinite(se)
-    level = joint_level(contrasts, events, adequate, confidence=confidence, seed=seed)
-    half = stats.t.ppf(1 - level / 2, df) * se
-    half[~adequate] = np.nan
-    above, below = _one_sided(np.abs(gap) - contrasts.tolerance, se, df)
-    return GapEstimates(gap, se, df, gap - half, gap + half, above, below, adequate, confidence)
+    shared = _correlation(events, contrasts)
+    se = np.sqrt(_variance_of_difference(contrasts, events.variance, shared))
+    working = _variance_of_difference(contrasts, np.diag(events.covariance), shared)
+    enough = np.where(events.binary, 1.0, (events.effective >= MIN_ROWS - 1e-9).astype(np.float64))
+    adequate = (contrasts.contrast_min(enough) > 0) & np.isfinite(working)
+    joint = simulate_gaps(
+        contrasts, events.value, events.covariance, adequate, confidence=confidence, seed=seed, draws=draws
+    )
+    limits = _Limits(events, contrasts, gap, se, adequate, shared)
+    (low, pointwise_low), (high, pointwise_high) = (
+        side.T for side in limits.at(np.array([joint.level, two_sided_level(confidence)]))
+    )
+    above, below = limits.p_values(contrasts.tolerance)
+    power = -special.ndtri((1 - confidence) / max(int(adequate.sum()), 1)) + special.ndtri(0.8)
+    return GapEstimates(
+        gap, se, low, high, (pointwise_low, pointwise_high), above, below, adjust_holm(above),
+        adjust_benjamini_hochberg(above), np.where(adequate, contrasts.tolerance + power * np.sqrt(working), np.nan),
+        working, adequate, joint.bias, confidence,
+    )  # fmt: skip
 
 
-def joint_level(
-    contrasts: Contrasts, events: EventEstimates, adequate: BoolArray, *, confidence: float, seed: int
-) -> float:
-    """Two-sided level α* of each interval such that all cover at once with the confidence.
+class _Limits:
+    """Limits of every contrast at any level, and the levels at which they reach a value."""
 
-    Event means are drawn as normal and their variances as scaled χ², both from the estimated moments; every contrast is
-    turned into its own Welch p-value, and α* is the (1 − confidence) quantile of the smallest of them.
-    """
-    kept = np.flatnonzero(adequate)
-    if len(kept) <= 1:
-        return 1 - confidence
-    rng = np.random.default_rng(seed)
-    plus, minus = contrasts.plus[kept], contrasts.minus[kept]
-    scale = np.sqrt(np.nan_to_num(events.variance))
-    freedom = np.maximum(events.effective - 1, 1.0)
-    df = _welch(contrasts, events.variance, freedom)[kept]
-    smallest = [
-        _smallest_p_values(rng, scale, freedom, plus, minus, df, size=min(_CHUNK, DRAWS - start))
-        for start in range(0, DRAWS, _CHUNK)
-    ]
-    return float(np.quantile(np.concatenate(smallest), 1 - confidence))
+    def __init__(
+        self,
+        events: EventEstimates,
+        contrasts: Contrasts,
+        gap: FloatArray,
+        se: FloatArray,
+        adequate: BoolArray,
+        correlation: FloatArray,
+    ) -> None:
+        self.events, self.contrasts, self.gap, self.se, self.adequate = events, contrasts, gap, se, adequate
+        self.correlation = correlation[:, None]
+        self.unit = events.unit[contrasts.plus]
+        self.df = _welch(contrasts, events.variance, np.maximum(events.effective - 1, 1.0))
+
+    def at(self, levels: FloatArray, *, correction: float = INTERVAL_CORRECTION) -> Limits:
+        """Lower and upper limits, shape (m, l); NaN where a contrast is not adequate."""
+        with np.errstate(invalid="ignore"):
+            half = -special.stdtrit(self.df[:, None], special.ndtr(-levels)) * self.se[:, None]
+        low, high = self.gap[:, None] - half, self.gap[:, None] + half
+        if self.unit.any():
+            unit = self.unit[:, None]
+            unit_low, unit_high = self._mover(levels, correction)
+            low, high = np.where(unit, unit_low, low), np.where(unit, unit_high, high)
+        adequate = self.adequate[:, None]
+        return np.where(adequate, low, np.nan), np.where(adequate, high, np.nan)
+
+    def _mover(self, levels: FloatArray, correction: float) -> Limits:
+        plus, minus = self.contrasts.plus, self.contrasts.minus
+        low, high = self.events.limits(levels, correction=correction)
+        value = self.events.value[:, None]
+        alone = (minus < 0)[:, None]
+        pair = difference_limits(
+            value[plus], (low[plus], high[plus]), value[minus], (low[minus], high[minus]), correlation=self.correlation
+        )
+        return np.where(alone, low[plus], pair[0]), np.where(alone, high[plus], pair[1])
+
+    def p_values(self, tolerance: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """P-values against |gap| ≤ ε and against |gap| ≥ ε: the levels at which limits reach ±ε."""
+        flip = (self.gap < 0)[:, None]
+        low, high = self.at(_LEVELS, correction=TEST_CORRECTION)
+        low, high = np.where(flip, -high, low), np.where(flip, -low, high)
+        size = np.abs(self.gap)
+        down = _crossing(-low, -tolerance)  # where the lower limit of |gap| falls to ε
+        up = _crossing(high, tolerance)
+        far = _crossing(-low, tolerance)
+        above = special.ndtr(-np.where(size > tolerance, down, -up)) + special.ndtr(-far)
+        below = special.ndtr(-np.where(size < tolerance, np.minimum(up, far), -down))
+        above, below = (np.where(self.adequate, np.minimum(p, 1.0), np.nan) for p in (above, below))
+        return above, below
 
 
-def _smallest_p_values(
-    rng: np.random.Generator,
-    scale: FloatArray,
-    freedom: FloatArray,
-    plus: np.ndarray,
-    minus: np.ndarray,
-    df: FloatArray,
-    *,
-    size: int,
-) -> FloatArray:
-    mean = rng.standard_normal((size, len(scale))) * scale
-    variance = scale**2 * rng.chisquare(freedom, (size, len(scale))) / freedom
-    second = minus >= 0
-    difference = mean[:, plus] - np.where(second, mean[:, minus], 0.0)
-    total = variance[:, plus] + np.where(second, variance[:, minus], 0.0)
-    ratio = np.divide(np.abs(difference), np.sqrt(total), out=np.zeros_like(total), where=total > 0)
-    # the smallest p-value of a draw belongs to the largest ratio on the normal scale, which is cheap to find
-    normal = df * np.log1p(ratio**2 / df) * ((8 * df + 1) / (8 * df + 3)) ** 2  # Wallace (1959)
-    worst = normal.argmax(axis=1)
-    return 2 * special.stdtr(df[worst], -ratio[np.arange(size), worst])
+def _crossing(rising: FloatArray, target: FloatArray) -> FloatArray:
+    """The level at which each row of limits, rising with ``_LEVELS``, reaches its target; the last level if never."""
+    reached = rising >= target[:, None]
+    last = np.where(reached.any(axis=1), reached.argmax(axis=1), len(_LEVELS) - 1)
+    first = np.maximum(last - 1, 0)
+    rows = np.arange(len(rising))
+    start, end = rising[rows, first], rising[rows, last]
+    share = np.divide(target - start, end - start, out=np.ones_like(end), where=end > start)
+    return _LEVELS[first] + np.clip(share, 0.0, 1.0) * (_LEVELS[last] - _LEVELS[first])
+
+
+def _correlation(events: EventEstimates, contrasts: Contrasts) -> FloatArray:
+    """Of the two estimates of every contrast: zero unless clusters have rows in both events; shape (m,)."""
+    covariance, root = events.covariance, np.sqrt(np.diag(events.covariance))
+    both = covariance[contrasts.plus, contrasts.minus]
+    scale = root[contrasts.plus] * root[contrasts.minus]
+    known = (contrasts.minus >= 0) & np.isfinite(scale) & (scale > 0)
+    return np.divide(both, scale, out=np.zeros_like(both), where=known)
+
+
+def _variance_of_difference(contrasts: Contrasts, variance: FloatArray, correlation: FloatArray) -> FloatArray:
+    second = np.where(contrasts.minus >= 0, variance[contrasts.minus], 0.0)
+    return contrasts.contrast_sum(variance) - 2 * correlation * np.sqrt(variance[contrasts.plus] * second)
 
 
 def _welch(contrasts: Contrasts, variance: FloatArray, freedom: FloatArray) -> FloatArray:
@@ -182,37 +369,3 @@ def _welch(contrasts: Contrasts, variance: FloatArray, freedom: FloatArray) -> F
     parts = contrasts.contrast_sum(variance**2 / freedom)
     fallback = contrasts.contrast_min(freedom)
     return np.divide(total**2, parts, out=fallback.copy(), where=np.isfinite(parts) & (parts > 0))
-
-
-def _one_sided(excess: FloatArray, se: FloatArray, df: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """P-values of "the gap is above ε" and "the gap is below ε"; NaN without a standard error."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.where(se > 0, excess / se, np.sign(excess) * np.inf)
-    ratio = np.where((se == 0) & (excess == 0), 0.0, ratio)
-    ratio = np.where(np.isnan(se), np.nan, ratio)
-    return stats.t.sf(ratio, df), stats.t.cdf(ratio, df)
-
-
-def wilson_interval(successes: FloatArray, trials: FloatArray, *, confidence: float) -> tuple[FloatArray, FloatArray]:
-    """Wilson score interval of proportions.
-
-        (p̂ + z²/2n ± z √(p̂(1 − p̂)/n + z²/4n²)) / (1 + z²/n)
-
-    Args:
-        successes: Counts (or weighted counts), any shape.
-        trials: Numbers of trials, same shape; zero yields the interval [0, 1].
-        confidence: Two-sided confidence of each interval.
-
-    Returns:
-        Lower and upper ends.
-
-    Source: Wilson (1927), Journal of the American Statistical Association 22, 209–212.
-    """
-    z = stats.norm.ppf(0.5 + confidence / 2)
-    n = np.where(trials > 0, trials, 1.0)
-    rate = successes / n
-    centre = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z * np.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
-    known = trials > 0
-    low = np.where(known, np.maximum(centre - half, 0.0), 0.0)
-    return low, np.where(known, np.minimum(centre + half, 1.0), 1.0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,8 @@ from auditkit.errors import InputError
 from auditkit.finetuning import TuneConfig, describe_training
 from auditkit.heads import FairHead
 from auditkit.models import load_model
+from auditkit.plans import Plan
+from auditkit.predictions import audit_predictions
 from auditkit.progress import NullProgress, Progress
 from auditkit.run_folder import Clock, check_out, dump_json, write_run
 
@@ -103,10 +105,15 @@ def run_audit(config: AuditFile, *, out: str | Path, progress: Progress | None =
     """
     check_out(out)
     clock, reporter = Clock(), progress or NullProgress()
-    subject = load_subject(config, features=False, progress=reporter, clock=clock)
-    with clock.stage("audit"):
-        outcome = audit_sample(config, subject.sample, subject.sample.scores)
-    record = _record("audit", config, subject)
+    if config.model_spec is None:
+        outcome, data = audit_predictions(config, progress=reporter, clock=clock)
+        outcome = _with_plan(config, outcome)
+        record = _record("audit", config, data)
+    else:
+        subject = load_subject(config, features=False, progress=reporter, clock=clock)
+        with clock.stage("audit"):
+            outcome = audit_sample(config, subject.sample, subject.sample.scores)
+        record = _record("audit", config, _describe_data(subject.data), subject.model)
     files = {"audit.json": outcome.to_dict()}
     folder = write_run(out, record, files, clock=clock)
     return RunResult(outcome, None, (), None, folder)
@@ -179,10 +186,21 @@ def load_subject(
 def audit_sample(config: AuditFile, sample: Sample, scores: np.ndarray) -> AuditResult:
     """Audit some scores of a sample as the audit file says."""
     labels = None if np.isnan(sample.labels).all() else sample.labels
-    return audit(
+    outcome = audit(
         scores, sample.groups, config.build_criteria(), labels=labels, threshold=config.threshold,
         confidence=config.confidence, seed=config.seed,
     )  # fmt: skip
+    return _with_plan(config, outcome)
+
+
+def _with_plan(config: AuditFile, outcome: AuditResult) -> AuditResult:
+    """The outcome, stating whether it followed the plan that the audit file names."""
+    if config.plan_path is None:
+        return outcome
+    check = Plan.load(config.plan_path).check(
+        config.build_criteria(), confidence=config.confidence, threshold=config.threshold, seed=config.seed
+    )
+    return replace(outcome, plan=check)
 
 
 def _run(command: str, config: AuditFile, *, out: str | Path, progress: Progress | None, compared: bool) -> RunResult:
@@ -205,7 +223,7 @@ def _run(command: str, config: AuditFile, *, out: str | Path, progress: Progress
         with clock.stage("compare"):
             runs = compare_on_split(context, test, config.build_criteria(), settings, seed=config.seed)
             comparison = _comparison(config, enforced, settings, parts, runs)
-    record = _record(command, config, subject, parts=parts, context=context)
+    record = _record(command, config, _describe_data(subject.data), subject.model, parts=parts, context=context)
     files = {
         "audit.json": outcome.to_dict(),
         "audit_after.json": after and after.to_dict(),
@@ -292,14 +310,14 @@ def _flat(scores: np.ndarray) -> np.ndarray:
 def _record(
     command: str,
     config: AuditFile,
-    subject: Subject,
+    data: dict[str, Any],
+    model: FrozenModel | None = None,
     *,
     parts: Mapping[str, np.ndarray] | None = None,
     context: FitContext | None = None,
 ) -> dict[str, Any]:
     """What run.json holds, but for the hashes of the other files."""
     plan = config.to_dict()
-    model = subject.model
     head = None if context is None else context.head
     calibration = None if context is None else context.calibration
     return {
@@ -310,12 +328,12 @@ def _record(
         "seed": config.seed,
         "hashes": {
             "model": None if model is None else model.fingerprint,
-            "data": subject.data.sha256,
+            "data": data["sha256"],
             "plan": hashlib.sha256(dump_json(plan)).hexdigest(),
         },
         "plan": plan,
         "model": None if model is None else _describe_model(model),
-        "data": _describe_data(subject.data),
+        "data": data,
         "split": None if parts is None else {name: len(part) for name, part in parts.items()},
         "tuning": None if head is None or context is None else describe_training(head, context.config),
         "calibration": None if calibration is None else calibration.to_dict(),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks import projection
+from benchmarks import audit, projection
 
 if __name__ == "__main__":
     projection.main()
+    audit.main()

@@ -9,11 +9,14 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 import auditkit as ak
-from auditkit.auditing import SCHEMA, audit
+from auditkit.auditing import SCHEMA, audit, take_moments
+from auditkit.criteria import compile_contrasts
 from auditkit.errors import InputError
-from auditkit.estimates import wilson_interval
+from auditkit.estimates import estimate_events
+from auditkit.intervals import wilson_interval
 from tests.problems import gaps_by_mask, random_problem
 
 
@@ -69,8 +72,6 @@ def test_impact_ratios_are_rates_over_the_highest_rate() -> None:
 
 
 def test_standard_errors_are_welch(population: tuple) -> None:
-    from scipy import stats
-
     scores, labels, frame = population
     outcome = audit(scores, ak.Groups(frame), [ak.ECP("sex", tolerance=0), ak.EER("sex", tolerance=0)], labels=labels)
     gap = outcome.findings[0].gaps[0]
@@ -81,8 +82,6 @@ def test_standard_errors_are_welch(population: tuple) -> None:
 
 
 def test_one_gap_alone_has_the_usual_t_interval(rng: np.random.Generator) -> None:
-    from scipy import stats
-
     scores, sex = rng.normal(size=200), np.repeat(["f", "m"], 100)
     interval = audit(scores, ak.Groups({"sex": sex}), ak.ECP("sex", tolerance=1)).findings[0].gaps[0].interval
     expected = stats.ttest_ind(scores[:100], scores[100:], equal_var=False).confidence_interval(0.95)
@@ -161,13 +160,160 @@ def test_a_small_group_is_inconclusive_and_named() -> None:
     assert finding.reason == "fewer than 10 rows for b"
 
 
-def test_an_inconclusive_gap_says_how_many_rows_would_settle_it(rng: np.random.Generator) -> None:
-    sex = np.repeat(["f", "m"], 200)
-    scores = rng.normal(scale=0.3, size=400) + 0.02 * (sex == "f")
-    finding = audit(scores, ak.Groups({"sex": sex}), ak.ECP("sex", tolerance=0.06)).findings[0]
+def test_an_inconclusive_gap_says_how_many_rows_would_settle_it() -> None:
+    def draw(rows: int, seed: int) -> ak.AuditResult:
+        rng = np.random.default_rng(seed)
+        sex = np.repeat(["f", "m"], rows)
+        return audit(
+            rng.normal(scale=0.3, size=2 * rows) + 0.04 * (sex == "f"),
+            ak.Groups({"sex": sex}),
+            ak.ECP("sex", tolerance=0.1),
+        )
+
+    finding = draw(120, 5).findings[0]
     assert finding.verdict == "inconclusive"
-    half = (finding.gaps[0].interval[1] - finding.gaps[0].interval[0]) / 2
-    assert finding.rows_needed == pytest.approx(200 * (half / abs(abs(finding.gaps[0].gap) - 0.06)) ** 2, rel=0.01)
+    rows = finding.rows_needed
+    assert rows is not None
+    assert rows == max(finding.rows_by_group.values()) > 120
+    # the rows are those of the gap as estimated; the true gap is a little different, so a wide margin
+    settled = np.mean([draw(rows, seed).verdict != "inconclusive" for seed in range(40)])
+    expected = stats.norm.cdf(0.06 / (0.3 * np.sqrt(2 / rows)) - 1.645)
+    assert settled == pytest.approx(expected, abs=0.2)
+
+
+def test_only_the_group_that_is_short_of_rows_is_asked_for_more(rng: np.random.Generator) -> None:
+    sex = np.repeat(["f", "m"], [30, 50_000])
+    scores = rng.normal(scale=0.3, size=len(sex)) + 0.05 * (sex == "f")
+    finding = audit(scores, ak.Groups({"sex": sex}), ak.ECP("sex", tolerance=0.12)).findings[0]
+    assert finding.verdict == "inconclusive"
+    assert set(finding.rows_by_group) == {"f"}
+
+
+def test_a_gap_as_large_as_the_detectable_one_is_found_four_times_in_five() -> None:
+    rng, groups = np.random.default_rng(5), ak.Groups({"g": np.repeat(["a", "b", "c"], 100)})
+    criterion = ak.ECP("g", tolerance=0.1)
+    gap = audit(rng.normal(size=300), groups, criterion).findings[0].detectable_gap
+    found = [
+        audit(rng.normal(size=300) + gap * (np.arange(300) < 100), groups, criterion).findings[0].gaps[0].verdict
+        for _ in range(200)
+    ]
+    assert np.mean([verdict == "fail" for verdict in found]) == pytest.approx(0.8, abs=0.1)
+
+
+def test_weighted_standard_errors_are_linearised(rng: np.random.Generator) -> None:
+    scores, weights = rng.normal(size=90), rng.exponential(size=90)
+    labels, sex = scores + rng.normal(size=90), np.repeat(["f", "m"], 45)
+    outcome = audit(
+        scores, ak.Groups({"sex": sex}), [ak.ECP("sex", tolerance=0.1), ak.EER("sex", tolerance=0.1)], labels=labels,
+        weights=weights,
+    )  # fmt: skip
+    for finding, values in zip(outcome.findings, (scores, labels - scores), strict=True):
+        for cell in finding.cells:
+            w, v = weights[sex == cell.group], values[sex == cell.group]
+            mean, size = np.average(v, weights=w), w.sum() ** 2 / (w**2).sum()
+            expected = np.sqrt((w**2 * (v - mean) ** 2).sum() / w.sum() ** 2 * size / (size - 1))
+            assert cell.standard_error == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_weight_that_repeats_rows_does_not_change_the_gap_but_equal_weights_change_nothing(
+    rng: np.random.Generator,
+) -> None:
+    scores, groups = rng.random(200), ak.Groups({"g": rng.integers(0, 2, 200)})
+    plain = audit(scores, groups, ak.ECP("g", tolerance=0.1)).findings[0]
+    weighted = audit(scores, groups, ak.ECP("g", tolerance=0.1), weights=np.full(200, 3.0)).findings[0]
+    assert weighted.gaps[0].interval == pytest.approx(plain.gaps[0].interval, rel=1e-9)
+    assert weighted.gaps[0].standard_error == pytest.approx(plain.gaps[0].standard_error, rel=1e-9)
+
+
+def test_criteria_of_one_audit_are_simulated_with_the_covariance_of_their_cells() -> None:
+    rng, n = np.random.default_rng(2), 300
+    sex, race = rng.integers(0, 2, n), rng.integers(0, 3, n)
+    criteria = [ak.ECP("sex", tolerance=0.1), ak.ECP(("sex", "race"), tolerance=0.1), ak.EER("race", tolerance=0.1)]
+    groups = ak.Groups({"sex": sex, "race": race})
+    values, covariance = [], 0.0
+    for _ in range(2000):
+        scores = rng.normal(size=n) * (1 + sex)
+        moments = take_moments(scores, groups, criteria, labels=0.5 * scores + rng.normal(size=n))
+        events = estimate_events(moments, compile_contrasts(criteria, moments.table))
+        values.append(events.value)
+        covariance = covariance + events.covariance / 2000
+    observed = np.cov(np.array(values).T)
+    scale = np.sqrt(np.outer(np.diag(observed), np.diag(observed)))
+    np.testing.assert_allclose(covariance / scale, observed / scale, atol=0.12)
+
+
+def test_repeating_a_criterion_changes_no_interval(population: tuple) -> None:
+    scores, _, frame = population
+    once = audit(scores, ak.Groups(frame), ak.ECP("race", tolerance=0.1)).findings[0]
+    twice = audit(scores, ak.Groups(frame), [ak.ECP("race", tolerance=0.1)] * 2).findings[1]
+    for one, other in zip(once.gaps, twice.gaps, strict=True):
+        assert np.ptp(other.interval) == pytest.approx(np.ptp(one.interval), rel=0.02)
+        assert other.p_above_adjusted >= one.p_above_adjusted
+
+
+@pytest.mark.parametrize("scores", [np.zeros(40), np.ones(40), np.full(40, 0.5)])
+def test_groups_without_spread_have_intervals_of_some_width(scores: np.ndarray) -> None:
+    finding = audit(scores, ak.Groups({"g": [0, 1] * 20}), ak.ECP("g", tolerance=0.05)).findings[0]
+    low, high = finding.gaps[0].interval
+    assert low < -0.01
+    assert high > 0.01
+    assert finding.verdict == "inconclusive"
+
+
+def test_scores_without_bounds_and_without_spread_decide_nothing() -> None:
+    finding = audit(np.full(40, 3.0), ak.Groups({"g": [0, 1] * 20}), ak.ECP("g", tolerance=0.05)).findings[0]
+    assert (finding.verdict, finding.interval) == ("inconclusive", None)
+    assert finding.reason == "all values are the same, so nothing is known about their spread"
+
+
+def test_binary_groups_of_few_rows_have_exact_intervals() -> None:
+    groups = ak.Groups({"g": ["a"] * 100 + ["b"] * 4})
+    finding = audit([0.0, 1.0] * 50 + [0.0, 0.0, 0.0, 1.0], groups, ak.ECP("g", tolerance=0.1)).findings[0]
+    assert finding.verdict == "inconclusive"
+    assert finding.interval[1] > 0.4
+
+
+def test_without_a_tolerance_the_test_is_two_sided(rng: np.random.Generator) -> None:
+    scores = rng.normal(size=100)
+    gap = audit(scores, ak.Groups({"g": [0, 1] * 50}), ak.ECP("g", tolerance=0)).findings[0].gaps[0]
+    expected = stats.ttest_ind(scores[::2], scores[1::2], equal_var=False).pvalue
+    assert gap.p_above == pytest.approx(expected, rel=0.01)
+
+
+def test_p_values_and_intervals_tell_the_same_story(rng: np.random.Generator) -> None:
+    scores = rng.random(300)
+    finding = audit(scores, ak.Groups({"g": rng.integers(0, 3, 300)}), ak.ECP("g", tolerance=0.05)).findings[0]
+    for gap in finding.gaps:
+        assert gap.interval[0] <= gap.pointwise_interval[0] <= gap.gap <= gap.pointwise_interval[1] <= gap.interval[1]
+        assert gap.p_above <= gap.p_above_adjusted <= 1
+        assert gap.p_above <= gap.q_above <= gap.p_above_adjusted
+        assert (gap.p_below < 0.5) == (abs(gap.gap) < 0.05)
+
+
+def test_the_corrected_gap_is_nearer_to_the_truth_than_the_largest_estimate() -> None:
+    rng, groups = np.random.default_rng(4), ak.Groups({"g": np.repeat(np.arange(6), 50)})
+    truth = np.repeat([0.15, 0, 0, 0, 0, 0], 50)
+    findings = [
+        audit(truth + rng.normal(scale=0.5, size=300), groups, ak.ECP("g", tolerance=0.1)).findings[0]
+        for _ in range(200)
+    ]
+    raw = np.mean([finding.gap for finding in findings]) - 0.15
+    corrected = np.mean([finding.corrected_gap for finding in findings]) - 0.15
+    assert raw > 0.05
+    assert abs(corrected) < 0.3 * raw
+
+
+@pytest.mark.slow
+def test_all_gaps_of_an_audit_with_shared_cells_are_covered_together() -> None:
+    rng, n, runs = np.random.default_rng(8), 400, 1000
+    sex, race = rng.integers(0, 2, n), rng.integers(0, 3, n)
+    groups = ak.Groups({"sex": sex, "race": race})
+    criteria = [ak.ECP("sex", tolerance=0.1), ak.ECP("race", tolerance=0.1), ak.ECP(("sex", "race"), tolerance=0.1)]
+    covered = 0
+    for _ in range(runs):
+        outcome = audit(rng.beta(1, 3, size=n), groups, criteria)
+        covered += all(gap.interval[0] <= 0 <= gap.interval[1] for f in outcome.findings for gap in f.gaps)
+    assert 0.94 <= covered / runs <= 0.975
 
 
 def test_moments_give_the_same_audit_at_another_tolerance(population: tuple) -> None:

@@ -154,7 +154,7 @@ def test_errors_of_auditkit_are_wrong_input(run: Run, tmp_path: Path, monkeypatc
     assert (code, err) == (2, "auditkit: scores must be finite; got NaN\n")
 
 
-@pytest.mark.parametrize(("module", "name"), [(jobs, "audit_sample"), (html, "render_html")])
+@pytest.mark.parametrize(("module", "name"), [(jobs, "audit_predictions"), (html, "render_html")])
 def test_interrupted_runs_leave_nothing(
     module: object, name: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ import pytest
 
 from auditkit import Groups, Moments
 from auditkit.errors import InputError
+from auditkit.moments import FACTORS, SUMS, products
 
 
 def sums(groups: Groups, scores: np.ndarray, labels: np.ndarray, weights: np.ndarray, shift: float) -> Moments:
@@ -48,3 +49,22 @@ def test_moments_of_different_columns_or_shifts_do_not_add() -> None:
         first + other
     with pytest.raises(InputError, match="same shift"):
         first + shifted
+
+
+def test_every_sum_is_the_mask_of_what_it_declares(rng: np.random.Generator) -> None:
+    z, y, w = rng.normal(size=200), rng.random(200), rng.random(200)
+    d, codes, shift = (z > 0).astype(float), rng.integers(0, 3, 200), 0.3
+    moments = Moments.from_rows(z, Groups({"a": codes}).cells(("a",)), labels=y, decisions=d, weights=w, shift=shift)
+    names = {"z": z, "y": y, "w": w, "d": d, "shift": shift}
+    for name, factors in SUMS.items():
+        row = np.ones(200)
+        for factor in factors:
+            row = row * eval(FACTORS[factor].sql, {"abs": np.abs}, names)  # the SQL of a factor is also Python
+        np.testing.assert_allclose(getattr(moments, name), [row[codes == k].sum() for k in range(3)], rtol=1e-12)
+
+
+def test_sums_of_rows_without_labels_or_weights_are_zero_or_counts() -> None:
+    moments = Moments.from_rows(np.array([0.2, 0.4]), Groups({"a": ["x", "x"]}).cells(("a",)))
+    assert moments.weight[0] == moments.weight2[0] == moments.count[0] == 2
+    assert not moments.label[0] + moments.label2[0] + moments.cross[0] + moments.selected[0]
+    assert products({"z"}) == ((), ("z",), ("z-shift", "z-shift"), ("z-outside",))

@@ -42,7 +42,7 @@ def _show_audit(run: Run, audit: Json) -> None:
     findings.show_verdict(audit, title="Model as found")
     findings.show_table(findings.verdict_table(audit), key="verdicts")
     st.caption(
-        "Within tolerance: the whole interval of every gap is. Outside: the whole interval of some gap is beyond it. "
+        "Within tolerance: every gap was shown to be below it. Outside: some gap was shown to be above it. "
         "Inconclusive: these rows cannot tell; missing evidence never counts as within."
     )
     detail, decisions, what_if = st.tabs(["Score gaps", "Decisions", "What if"])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from auditkit.config.audit_file import AuditFile, CriterionSpec, DataSpec, SplitSpec, TuneSpec
 from auditkit.config.reading import config_schema, example_config, load_config, make_config, sample_config
-from auditkit.config.starting import config_for_table
+from auditkit.config.starting import config_for_table, load_request
 
 __all__ = [
     "AuditFile",
@@ -19,6 +19,7 @@ __all__ = [
     "config_schema",
     "example_config",
     "load_config",
+    "load_request",
     "make_config",
     "sample_config",
 ]

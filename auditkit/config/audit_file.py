@@ -183,6 +183,7 @@ class AuditFile(_Section):
     )
     confidence: Number = Field(default=0.95, gt=0, lt=1, description="Joint confidence of all intervals.")
     seed: Whole = Field(default=0, ge=0)
+    plan: str | None = Field(default=None, description="A plan that `auditkit plan` froze, relative to this file.")
     split: SplitSpec = SplitSpec()
     tune: TuneSpec = TuneSpec()
     methods: tuple[str, ...] = Field(default=METHODS, min_length=1, description="What compare puts side by side.")
@@ -215,6 +216,11 @@ class AuditFile(_Section):
         if self.model is None or self.model.startswith((SAMPLE, "timm:")):
             return self.model
         return self._folder / self.model
+
+    @property
+    def plan_path(self) -> Path | None:
+        """Where the frozen plan lies; None without one."""
+        return None if self.plan is None else self._folder / self.plan
 
     def table_options(self) -> dict[str, Any]:
         """The keyword arguments of `auditkit.datasets.load_table`."""

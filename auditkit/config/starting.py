@@ -1,14 +1,17 @@
-"""A first audit file for a table, its roles guessed from the names and values of the columns."""
+"""A first audit file for a table, its roles guessed from its columns; and an audit of a table by options alone."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from auditkit._tables import column
+from auditkit._tables import TABLE_SUFFIXES, column
+from auditkit.config.audit_file import AuditFile
+from auditkit.config.reading import load_config, make_config
 from auditkit.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,6 +52,58 @@ def config_for_table(table: Path, frame: pd.DataFrame, *, folder: Path) -> str:
     return "\n".join(
         [*_head(table, path, columns, attributes), *_roles(frame, label, score), *_tail(attributes, label)]
     )
+
+
+def load_request(path: str | Path, options: Mapping[str, Any]) -> AuditFile:
+    """What to audit: an audit file, or a table of predictions with its roles as options.
+
+    Args:
+        path: An audit file, or a table (or a pattern of tables) that is audited without one.
+        options: For a table: ``score``, ``attributes``, and where wanted ``strata``, ``label``, ``positive_label``,
+            ``criteria`` (families), ``tolerance`` and ``threshold``. None stands for "not given". In ``attributes``,
+            ``sex*race`` crosses two columns.
+
+    Returns:
+        The checked audit file.
+
+    Raises:
+        InputError: Options with an audit file, which has them inside; a table without score or attributes.
+        SchemaError: A key is wrong.
+    """
+    given = {name: value for name, value in options.items() if value not in (None, [], ())}
+    table = Path(path)
+    if table.suffix.lower() not in TABLE_SUFFIXES:
+        if given:
+            shown = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(given))
+            raise InputError(f"{shown}: only for a table; in {table.name} write it under data, criteria or threshold")
+        return load_config(table)
+    for name, option in (("score", "--score COLUMN"), ("attributes", "--attributes COLUMN")):
+        if name not in given:
+            raise InputError(f"{table.name} is a table of predictions: give {option}, or an audit file that names it")
+    return make_config(_table_request(table, given))
+
+
+def _table_request(table: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    crossed = [tuple(part.strip() for part in text.split("*")) for text in given["attributes"]]
+    strata = list(given.get("strata", ()))
+    families = given.get("criteria") or ["ECP"]
+    tolerance = given.get("tolerance", 0.05)
+    criteria = [
+        {"family": family, "attributes": names, "tolerance": tolerance, **_given(family, strata)}
+        for family in families
+        for names in crossed
+    ]
+    data = {
+        "path": str(table),
+        "attributes": list(dict.fromkeys(name for names in crossed for name in names)),
+        "strata": strata,
+        **{name: given[name] for name in ("score", "label", "positive_label") if name in given},
+    }
+    return {"name": table.stem, "data": data, "criteria": criteria, "threshold": given.get("threshold", 0.5)}
+
+
+def _given(family: str, strata: list[str]) -> dict[str, Any]:
+    return {"given": strata} if strata and family in ("ECP", "EER") else {}
 
 
 def _is(name: str, pattern: str) -> bool:

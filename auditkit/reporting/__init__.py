@@ -7,18 +7,32 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from auditkit.reporting.document import ReportDocument, load_document
+    from auditkit.reporting.formats import FORMATS, render_run, write_step_summary
     from auditkit.reporting.html import render_html, write_report
     from auditkit.reporting.verification import Check, verify_run
 
-__all__ = ["Check", "ReportDocument", "load_document", "render_html", "verify_run", "write_report"]
+__all__ = [
+    "FORMATS",
+    "Check",
+    "ReportDocument",
+    "load_document",
+    "render_html",
+    "render_run",
+    "verify_run",
+    "write_report",
+    "write_step_summary",
+]
 
 _HOMES = {
+    "FORMATS": "formats",
     "Check": "verification",
     "ReportDocument": "document",
     "load_document": "document",
     "render_html": "html",
+    "render_run": "formats",
     "verify_run": "verification",
     "write_report": "html",
+    "write_step_summary": "formats",
 }
 
 

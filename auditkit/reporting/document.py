@@ -7,9 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from auditkit.auditing import SCHEMA as AUDIT_SCHEMA
 from auditkit.errors import InputError, SchemaError
 
 SCHEMA = "auditkit.report/1"
+RUN_SCHEMA = "auditkit.run/1"
 
 Json = dict[str, Any]
 
@@ -24,6 +26,9 @@ class Outcome:
         interval: Simultaneous interval of it; None when some gap has none.
         reason: The verdict in a sentence.
         rows_needed: Rows of the smaller group that would settle an inconclusive gap, where known.
+        rows_by_group: The same for every group that is short of rows.
+        corrected_gap: The largest gap less what the largest of several estimates exceeds it by on average.
+        detectable_gap: Smallest gap that would have been found with probability 0.8.
         cells: Mean and size of every group within every stratum.
         gaps: Every gap.
     """
@@ -33,6 +38,9 @@ class Outcome:
     interval: tuple[float, float] | None
     reason: str
     rows_needed: int | None
+    rows_by_group: Json
+    corrected_gap: float | None
+    detectable_gap: float | None
     cells: tuple[Json, ...]
     gaps: tuple[Json, ...]
 
@@ -134,9 +142,9 @@ def load_document(folder: str | Path) -> ReportDocument:
     place = Path(folder)
     if not place.is_dir():
         raise InputError(f"folder: there is no folder {str(folder)!r}; name the folder of a run")
-    run = _required(place, "run")
-    audit = _required(place, "audit")
-    after = read_part(place / "audit_after.json", "auditkit.audit/1")
+    run = _required(place, "run", RUN_SCHEMA)
+    audit = _required(place, "audit", AUDIT_SCHEMA)
+    after = read_part(place / "audit_after.json", AUDIT_SCHEMA)
     try:
         return _assemble(
             run,
@@ -197,8 +205,8 @@ def combine(verdicts: list[str]) -> str:
     return "pass" if verdicts and all(verdict == "pass" for verdict in verdicts) else "inconclusive"
 
 
-def _required(folder: Path, part: str) -> Json:
-    content = read_part(folder / f"{part}.json", f"auditkit.{part}/1")
+def _required(folder: Path, part: str, schema: str) -> Json:
+    content = read_part(folder / f"{part}.json", schema)
     if content is None:
         raise InputError(f"folder: {folder.name!r} holds no {part}.json; name the folder of a finished run")
     return content
@@ -250,7 +258,10 @@ def _outcome(finding: Json) -> Outcome:
         gap=finding["gap"],
         interval=None if interval is None else (interval[0], interval[1]),
         reason=finding["reason"],
-        rows_needed=finding.get("rows_needed"),
+        rows_needed=finding["rows_needed"],
+        rows_by_group=finding["rows_by_group"],
+        corrected_gap=finding["corrected_gap"],
+        detectable_gap=finding["detectable_gap"],
         cells=tuple(finding["cells"]),
         gaps=tuple(finding["gaps"]),
     )

@@ -25,7 +25,19 @@ from auditkit.reporting.document import ReportDocument, load_document
 
 REPORT = "report.html"
 _TEMPLATES = Path(__file__).parent / "templates"
-_FILTERS = ("claim", "count", "interval", "meaning", "moment", "number", "percent", "plural", "signed", "tolerance")
+_FILTERS = (
+    "claim",
+    "count",
+    "interval",
+    "meaning",
+    "moment",
+    "number",
+    "percent",
+    "plural",
+    "precision",
+    "signed",
+    "tolerance",
+)
 _ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
 
@@ -110,7 +122,12 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {name: getattr(wording, name) for name in _FILTERS}
-    environment.globals |= {"METRICS": wording.METRICS, "VERDICTS": wording.VERDICTS, "tally": wording.tally}
+    environment.globals |= {
+        "METRICS": wording.METRICS,
+        "VERDICTS": wording.VERDICTS,
+        "tally": wording.tally,
+        "plan_followed": wording.plan_followed,
+    }
     return environment
 
 

@@ -15,16 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from auditkit.auditing import AuditResult, combine_verdicts, evaluate_moments
+from auditkit.auditing import SCHEMA, AuditResult, combine_verdicts, evaluate_moments
 from auditkit.criteria import Criterion
 from auditkit.errors import AuditkitError, InputError, SchemaError
 from auditkit.groups import MISSING, CellTable
-from auditkit.moments import Moments
-from auditkit.reporting.document import Json, read_part
+from auditkit.moments import SUMS, Moments
+from auditkit.reporting.document import RUN_SCHEMA, Json, read_part
 
 RELATIVE_ERROR = 1e-9
 """Largest relative difference at which two figures count as equal: another machine may round sums differently."""
 
+_FIGURES = ("gap", "corrected_gap", "interval", "p_value", "p_equivalence", "detectable_gap")
 _AUDITS = ("audit.json", "audit_after.json")
 
 
@@ -57,12 +58,12 @@ def verify_run(folder: str | Path) -> tuple[Check, ...]:
         SchemaError: A file is not JSON, or of another version.
     """
     place = Path(folder)
-    run = read_part(place / "run.json", "auditkit.run/1")
+    run = read_part(place / "run.json", RUN_SCHEMA)
     if run is None:
         raise InputError(f"folder: {str(folder)!r} holds no run.json; name the folder of a finished run")
     checks = [_check_file(place, name, digest) for name, digest in sorted((run.get("files") or {}).items())]
     for name in _AUDITS:
-        stored = read_part(place / name, "auditkit.audit/1")
+        stored = read_part(place / name, SCHEMA)
         if stored is not None:
             checks += _check_findings(name, stored)
     return tuple(checks)
@@ -96,7 +97,7 @@ def _check_findings(name: str, stored: Json) -> Iterator[Check]:
 
 
 def _differences(stored: Json, again: Json) -> list[str]:
-    wrong = [key for key in ("gap", "interval", "p_value") if not _equal(stored[key], again[key])]
+    wrong = [key for key in _FIGURES if not _equal(stored[key], again[key])]
     wrong += [key for key in ("gaps", "cells") if not _equal(stored[key], again[key])]
     # a group without rows has left no cell to be found again; that it was missing is taken from the record
     verdict = "inconclusive" if stored["missing"] and again["verdict"] == "pass" else again["verdict"]
@@ -139,6 +140,7 @@ def recompute(stored: Json) -> AuditResult:
         _moments(stored),
         criteria,
         threshold=stored["threshold"],
+        decision_rule=stored["decision_rule"],
         confidence=stored["confidence"],
         seed=stored["seed"],
     )
@@ -147,16 +149,14 @@ def recompute(stored: Json) -> AuditResult:
 def _moments(stored: Json) -> Moments:
     sums = stored["moments"]
     cells = [cell for finding in stored["findings"] for cell in finding["cells"]]
-    arrays = {
-        name: np.asarray(sums[name], dtype=np.float64)
-        for name in ("count", "weight", "weight2", "score", "score2", "label", "label2", "cross", "selected")
-    }
+    arrays = {name: np.asarray(sums[name], dtype=np.float64) for name in SUMS}
     return Moments(
         table=_table(sums),
         **arrays,
         has_labels=any(cell["mean_label"] is not None for cell in cells),
         has_decisions=bool(stored["decisions"]),
         shift=sums["shift"],
+        gram=None if sums["gram"] is None else np.asarray(sums["gram"], dtype=np.float64),
     )
 
 

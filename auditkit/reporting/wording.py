@@ -33,9 +33,11 @@ def signed(value: float | None, digits: int = 3) -> str:
     return shown if value is None or shown == DASH or value < 0 else f"+{shown}"
 
 
-def interval(ends: Sequence[float] | None, digits: int = 3) -> str:
-    """An interval in brackets; a dash when there is none."""
-    return DASH if ends is None else f"[{number(ends[0], digits)}, {number(ends[1], digits)}]"
+def interval(ends: Sequence[float | None] | None, digits: int = 3) -> str:
+    """An interval in brackets, an end that is None without bound; a dash when there is none."""
+    if ends is None:
+        return DASH
+    return f"[{number(ends[0], digits)}, {'∞' if ends[1] is None else number(ends[1], digits)}]"
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -98,6 +100,33 @@ def _condition(criterion: Json) -> str:
         else:
             parts.append("the same outcome")
     return f", among people with {join(parts)}" if parts else ""
+
+
+def plan_followed(audit: Json) -> str:
+    """Whether the audit followed a plan that was frozen beforehand, in a sentence."""
+    plan = audit.get("plan")
+    if not plan:
+        return "No plan was frozen before the data were read."
+    frozen = f"the plan frozen on {moment(plan['frozen_at'])} (SHA-256 {plan['hash']})"
+    if plan["followed"]:
+        return f"The audit followed {frozen}."
+    return f"The audit departed from {frozen}: {'; '.join(plan['differences'])}."
+
+
+def precision(outcome: Outcome) -> str:
+    """What the sample can and cannot show, in a few sentences."""
+    parts = []
+    if outcome.corrected_gap is not None and outcome.gap is not None and len(outcome.gaps) > 1:
+        parts.append(
+            f"The largest of several estimates is too large on average; corrected for that, the largest gap is "
+            f"{number(outcome.corrected_gap)} instead of {number(outcome.gap)}."
+        )
+    if outcome.detectable_gap is not None:
+        parts.append(f"A gap of {number(outcome.detectable_gap)} would have been found with probability 0.8.")
+    if outcome.rows_by_group:
+        rows = join(f"{count(rows)} rows of {group}" for group, rows in outcome.rows_by_group.items())
+        parts.append(f"About {rows} would settle what is open.")
+    return " ".join(parts)
 
 
 def tally(rows: Sequence[CriterionRow], *, after: bool) -> str:
@@ -196,7 +225,7 @@ def _open(document: ReportDocument) -> str:
 def _undecided(row: CriterionRow, outcome: Outcome) -> str:
     if not outcome.rows_needed:
         return row.name
-    return f"{row.name} (about {count(outcome.rows_needed)} rows in its smaller group would settle it)"
+    return f"{row.name} (about {count(outcome.rows_needed)} rows in every group that is short of them would settle it)"
 
 
 def claim(metric: str, difference: Json | None) -> str:

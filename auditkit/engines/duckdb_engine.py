@@ -1,0 +1,216 @@
+"""DuckDB, embedded: parquet, csv and arrow files larger than memory, and frames that are in memory already."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+
+from auditkit._tables import MISSING_TEXTS, refuse_file
+from auditkit.engines.base import SOURCE, Column, Engine, Kind, OutOfRangeError
+from auditkit.errors import InputError, SchemaError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.dataset as pa_dataset
+
+_INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"}
+_NUMBERS = {"FLOAT", "DOUBLE", "HUGEINT", "UHUGEINT", "UBIGINT"}
+_FORMATS = {".csv": "csv", ".parquet": "parquet", ".arrow": "ipc", ".feather": "ipc"}
+_RAW = "auditkit_raw"
+
+
+class DuckDBEngine(Engine):
+    """A table in DuckDB.
+
+    Args:
+        table: A path or glob pattern of .parquet, .csv, .arrow or .feather files, several of them, or a frame: pandas,
+            pyarrow, or anything else that speaks the Arrow stream protocol (polars among them).
+        threads: Number of threads; None takes one per core.
+
+    Raises:
+        InputError: No such file, or one that cannot be read; a frame of an unknown kind.
+        SchemaError: Two columns have the same name.
+        UntrustedFileError: The file is a pickle.
+    """
+
+    def __init__(self, table: Any, *, threads: int | None = None) -> None:
+        # nothing may be fetched or loaded on the way: the table is local, and DuckDB's own formats suffice
+        config: dict[str, Any] = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
+        self._connection = duckdb.connect(config=config if threads is None else {**config, "threads": threads})
+        self._frame: Any = None
+        self._dataset: pa_dataset.Dataset | None = None
+        if isinstance(table, str | Path) or _is_path_list(table):
+            self.files = find_files(table)
+            dataset = self._dataset = _open_files(self.files)
+            self.names, self.source = tuple(dataset.schema.names), _describe_files(self.files)
+        else:
+            self._frame = table
+            self.names, self.source = _frame_names(table), f"the {type(table).__name__}"
+        _check_unique(self.names, self.source)
+
+    def bind(self, names: Iterable[str]) -> Mapping[str, Column]:
+        """As `Engine.bind`."""
+        wanted = tuple(dict.fromkeys(names))
+        relation, order = self._relation(wanted)
+        relation.create_view(_RAW)
+        aliases = {name: f"c{position}" for position, name in enumerate(order)}
+        self._connection.execute(f"CREATE VIEW {SOURCE}({', '.join(aliases.values())}) AS SELECT * FROM {_RAW}")
+        types = dict(zip(order, map(str, relation.types), strict=True))
+        declared = self._declared(wanted)
+        return {name: Column(aliases[name], _kind(types[name]), types[name], declared.get(name)) for name in wanted}
+
+    def query(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """As `Engine.query`."""
+        try:
+            return self._connection.execute(statement, list(parameters)).fetchall()
+        except duckdb.ConversionException as error:
+            raise OutOfRangeError(str(error)) from error
+        except duckdb.Error as error:
+            raise InputError(f"{self.source} cannot be read: {' '.join(str(error).split())[:300]}") from error
+
+    def integer(self, expression: str) -> str:
+        """As `Engine.integer`; DuckDB's cast rounds."""
+        return f"CAST({expression} AS BIGINT)"
+
+    def integer_total(self, expression: str) -> str:
+        """As `Engine.integer_total`; sums of BIGINT are 128 bits wide."""
+        return f"sum({self.integer(expression)})"
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def _relation(self, wanted: tuple[str, ...]) -> tuple[duckdb.DuckDBPyRelation, tuple[str, ...]]:
+        """The table as DuckDB sees it, and the names of its columns, which DuckDB may have changed."""
+        if self._frame is not None:
+            return self._connection.from_arrow(_frame_to_arrow(self._frame, wanted)), wanted
+        assert self._dataset is not None
+        if Path(self.files[0]).suffix.lower() == ".parquet":
+            try:
+                return self._connection.read_parquet([glob.escape(file) for file in self.files]), self.names
+            except duckdb.Error as error:
+                raise InputError(f"{self.source} cannot be read: {' '.join(str(error).split())[:300]}") from error
+        return self._connection.from_arrow(self._dataset), self.names
+
+    def _declared(self, wanted: tuple[str, ...]) -> dict[str, tuple[Hashable, ...]]:
+        """The categories of the columns that are categorical in pandas or dictionary-encoded in Arrow."""
+        import pandas as pd
+        import pyarrow as pa
+
+        if isinstance(self._frame, pd.DataFrame):
+            dtypes = {str(name): dtype for name, dtype in self._frame.dtypes.items()}
+            return {
+                name: tuple(dtypes[name].categories.tolist())
+                for name in wanted
+                if isinstance(dtypes[name], pd.CategoricalDtype)
+            }
+        if self._dataset is None:
+            return {}
+        encoded = [name for name in wanted if pa.types.is_dictionary(self._dataset.schema.field(name).type)]
+        first = self._dataset.head(1, columns=encoded) if encoded else None
+        return {} if first is None else {n: tuple(first.column(n).chunk(0).dictionary.to_pylist()) for n in encoded}
+
+
+def find_files(table: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
+    """The files that paths and glob patterns name, sorted within each pattern.
+
+    Args:
+        table: A path, a pattern, or several. A path that exists is taken as it is, whatever characters it holds.
+
+    Returns:
+        Paths of files of one kind.
+
+    Raises:
+        InputError: A path or pattern matches nothing; the files are of several kinds, empty, or folders.
+        UntrustedFileError: A file is a pickle.
+    """
+    found: list[str] = []
+    for path in [table] if isinstance(table, str | Path) else table:
+        exact = Path(path)
+        matches = [str(exact)] if exact.exists() else sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207
+        for file in matches or [str(path)]:
+            refuse_file(Path(file))
+        found += matches
+    kinds = sorted({Path(file).suffix.lower() for file in found})
+    if len(kinds) != 1:
+        raise InputError(f"path: the files are of several kinds ({', '.join(kinds) or 'none'}); name files of one kind")
+    return tuple(found)
+
+
+def _is_path_list(table: Any) -> bool:
+    return isinstance(table, list | tuple) and bool(table) and all(isinstance(item, str | Path) for item in table)
+
+
+def _describe_files(files: Sequence[str]) -> str:
+    return repr(files[0]) if len(files) == 1 else f"{files[0]!r} and {len(files) - 1} more files"
+
+
+def _open_files(files: Sequence[str]) -> pa_dataset.Dataset:
+    import pyarrow as pa
+    from pyarrow import csv
+    from pyarrow import dataset as pa_dataset
+
+    kind = _FORMATS[Path(files[0]).suffix.lower()]
+    # the same reading of csv as a table that is loaded whole: strict on ragged rows, same missing values
+    reader = pa_dataset.CsvFileFormat(
+        parse_options=csv.ParseOptions(newlines_in_values=True),
+        convert_options=csv.ConvertOptions(strings_can_be_null=True, null_values=list(MISSING_TEXTS)),
+    )
+    try:
+        dataset = pa_dataset.dataset(list(files), format=reader if kind == "csv" else kind)
+        dataset.schema.names  # noqa: B018  (Arrow decodes the header only when it is looked at)
+    except UnicodeDecodeError as error:
+        raise InputError(f"path: the header of {files[0]!r} is not UTF-8; save the file again as UTF-8") from error
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"path: {_describe_files(files)} cannot be read as {kind}: {reason}") from error
+    return dataset
+
+
+def _check_unique(names: Sequence[str], source: str) -> None:
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise SchemaError(f"{source} has several columns called {', '.join(map(repr, repeated))}; rename them")
+
+
+def _frame_names(table: Any) -> tuple[str, ...]:
+    import pandas as pd
+
+    if isinstance(table, pd.DataFrame):
+        return tuple(map(str, table.columns))
+    names = getattr(table, "column_names", None) or getattr(table, "columns", None)
+    if not hasattr(table, "__arrow_c_stream__") or names is None:
+        raise InputError(
+            "table must be a path, a glob pattern, or a frame of pandas, polars or pyarrow that is in memory; "
+            f"got {type(table).__name__}"
+        )
+    return tuple(names)
+
+
+def _frame_to_arrow(table: Any, wanted: tuple[str, ...]) -> pa.Table:
+    import pandas as pd
+    import pyarrow as pa
+
+    try:
+        if isinstance(table, pd.DataFrame):
+            chosen = table.loc[:, [str(name) in wanted for name in table.columns]]
+            arrow = pa.Table.from_pandas(chosen.set_axis(list(map(str, chosen.columns)), axis=1), preserve_index=False)
+        else:
+            arrow = pa.table(table.select(list(wanted)) if hasattr(table, "select") else table)
+    except (pa.ArrowException, TypeError) as error:
+        raise InputError(f"the {type(table).__name__} cannot be read: {' '.join(str(error).split())[:300]}") from error
+    return arrow.select(list(wanted))
+
+
+def _kind(type_name: str) -> Kind:
+    if type_name in _INTEGERS:
+        return "integer"
+    if type_name in _NUMBERS or type_name.startswith("DECIMAL"):
+        return "number"
+    if type_name == "BOOLEAN":
+        return "boolean"
+    return "text" if type_name in {"VARCHAR", "NULL", '"NULL"'} or type_name.startswith("ENUM") else "other"

@@ -1,0 +1,393 @@
+"""`scan`: the moments of an audit from a table, by one aggregation where the rows are."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from auditkit._typing import FloatArray
+from auditkit.criteria import Criterion, check_criteria
+from auditkit.datasets import AttributeSpec, bin_titles, describe_missing, parse_specs
+from auditkit.engines import statements
+from auditkit.engines.base import SOURCE, Column, Engine, OutOfRangeError
+from auditkit.engines.statements import Roles, Term
+from auditkit.errors import InputError, SchemaError
+from auditkit.groups import LABEL, Groups
+from auditkit.moments import MAX_LABEL_STRATA, Moments, Rows, cell_columns, products
+
+SAMPLE_ROWS = 10_000
+MAX_PASSES = 5
+"""One pass over the rows is the rule; others follow where the first rows misled about size or digits."""
+
+_ROLE_NAMES = {"z": "score", "y": "label", "d": "decision", "w": "weight"}
+
+
+@dataclass(frozen=True, eq=False)
+class TableScan:
+    """What was read from a table.
+
+    Attributes:
+        moments: The sums per cell.
+        counts: Rows by value of every attribute and stratum.
+        label_mean: Mean label over the rows; None without labels.
+        files: The files read; empty for a table in memory.
+        n_rows: Number of rows.
+    """
+
+    moments: Moments
+    counts: dict[str, dict[Hashable, int]]
+    label_mean: float | None
+    files: tuple[str, ...]
+    n_rows: int
+
+
+def scan(
+    table: Any,
+    criteria: Criterion | Sequence[Criterion],
+    *,
+    score: str,
+    label: str | None = None,
+    positive_label: Hashable | None = None,
+    weight: str | None = None,
+    decision: str | None = None,
+    threshold: float | None = None,
+    attributes: Sequence[AttributeSpec] | AttributeSpec = (),
+    engine: str = "duckdb",
+) -> Moments:
+    """The sums per cell that an audit needs, from a table that may be larger than memory.
+
+    Args:
+        table: A path or glob pattern of .parquet, .csv, .arrow or .feather files, several of them, or a frame of
+            pandas, polars, pyarrow or Spark.
+        criteria: The criteria that will be audited.
+        score: Column of scores z.
+        label: Column of labels y.
+        positive_label: Value of the label that counts as 1 (every other as 0); needed for text.
+        weight: Column of row weights.
+        decision: Column of decisions, or of their probabilities, in place of a threshold.
+        threshold: Scores at or above it are positive decisions.
+        attributes: Attributes and strata that are not plain columns, such as
+            ``{"age_band": {"column": "age", "bins": [18, 30, 45, 60]}}``.
+        engine: "duckdb", or "spark" for a table on a cluster.
+
+    Returns:
+        The moments; `auditkit.evaluate_moments` gives the verdicts.
+
+    Raises:
+        SchemaError: The table lacks a column that is named, or the column has the wrong kind.
+        InputError: The table cannot be read or is empty; a score, label or weight is missing, NaN or infinite.
+        MissingExtraError: The engine is not installed.
+    """
+    listed = check_criteria(criteria)
+    specs = {name: (source, bins) for name, source, bins in parse_specs("attributes", attributes)}
+    plain = {name: (name, None) for c in listed for name in c.columns if name != LABEL and name not in specs}
+    used = {name: rule for name, rule in {**specs, **plain}.items() if any(name in c.columns for c in listed)}
+    roles = Roles(score, label, positive_label, weight, decision, threshold, keys=used)
+    with open_engine(table, engine) as opened:
+        return _Scan(opened, listed, roles).moments()
+
+
+def scan_table(table: Any, criteria: Sequence[Criterion], roles: Roles, *, engine: str = "duckdb") -> TableScan:
+    """`scan` for roles that are already sorted out, with what else a record of the run states about the table.
+
+    Args:
+        table: As `scan`.
+        criteria: The criteria.
+        roles: Which columns are what; keys that no criterion reads are counted as well.
+        engine: As `scan`.
+
+    Returns:
+        Moments and counts.
+
+    Raises:
+        InputError: As `scan`.
+    """
+    with open_engine(table, engine) as opened:
+        task = _Scan(opened, criteria, roles)
+        moments = task.moments()
+        counts = {name: task.counts(name) for name in roles.keys}
+        mean = None if roles.label is None else float(moments.label.sum() / moments.weight.sum())
+        return TableScan(moments, counts, mean, opened.files, int(moments.count.sum()))
+
+
+def open_engine(table: Any, engine: str) -> Engine:
+    """The table in the named engine; a Spark frame is always Spark's.
+
+    Raises:
+        InputError: There is no such engine, or the table cannot be opened.
+    """
+    if engine == "spark" or type(table).__module__.startswith("pyspark."):
+        from auditkit.engines.spark_engine import SparkEngine
+
+        return SparkEngine(table)
+    if engine != "duckdb":
+        raise InputError(f'engine must be "duckdb" or "spark"; got {engine!r}')
+    from auditkit.engines.duckdb_engine import DuckDBEngine
+
+    return DuckDBEngine(table)
+
+
+def _check_columns(engine: Engine, roles: Roles) -> None:
+    for role, names in {**roles.named(), **roles.mentioned}.items():
+        for name in names:
+            if name not in engine.names:
+                raise SchemaError(describe_missing(role, name, engine.names))
+
+
+def _check_kinds(engine: Engine, columns: Mapping[str, Column], roles: Roles) -> None:
+    """Numbers where numbers are needed; a label in words only with the value that counts as 1."""
+    for role, names in roles.named().items():
+        name = names[0] if names else ""
+        if role == "attributes" or (role == "label" and roles.positive_label is not None):
+            continue
+        if columns[name].kind in ("text", "other"):
+            numbers = f"name a column of numbers; the table has: {', '.join(engine.names)}"
+            hint = "pass positive_label, the value that counts as 1" if role == "label" else numbers
+            raise SchemaError(f"{role} column {name!r} of {engine.source} holds {columns[name].type_name}; {hint}")
+    for name, (source, bins) in roles.keys.items():
+        if bins is not None and columns[source].kind not in ("integer", "number"):
+            raise SchemaError(
+                f"attribute {name!r}: only numeric columns can be cut into bins; "
+                f"{source!r} is {columns[source].type_name}"
+            )
+
+
+class _Scan:
+    """One scan: the steps share the engine, the columns and the roles."""
+
+    def __init__(self, engine: Engine, criteria: Sequence[Criterion], roles: Roles) -> None:
+        needing = [criterion.name for criterion in criteria if criterion.needs_labels]
+        if needing and roles.label is None:
+            raise InputError(f"label is needed by {', '.join(needing)}; name the column of labels")
+        _check_columns(engine, roles)
+        self.engine, self.criteria = engine, criteria
+        self.columns = engine.bind([name for names in roles.named().values() for name in names])
+        _check_kinds(engine, self.columns, roles)
+        self.roles = replace(roles, positive_label=self._positive_label(roles))
+        self.given = self.roles.given
+        self.keys = [name for name in roles.keys if any(name in c.columns for c in criteria)]
+
+    def moments(self) -> Moments:
+        """The sums per cell: a look at the first rows, then one aggregation of all."""
+        sample = self._sample()
+        label_key = self._expects_label_key(sample)
+        answer, terms = self._aggregate(sample, label_key)
+        if label_key and not self._keeps_label_key(answer):
+            label_key = False
+            answer, terms = self._aggregate(sample, label_key)
+        return self._collect(answer, terms, label_key, sample.shift)
+
+    def _sample(self) -> Rows:
+        """The first rows: they fix the shift, the size of the terms, and what kind of labels to expect."""
+        rows = statements.select_rows(self.roles, self.columns, ())
+        names = statements.checks(self.given)
+        text = f"SELECT {', '.join(names)} FROM ({rows.text}) taken LIMIT {SAMPLE_ROWS}"
+        found = self.engine.query(text, rows.parameters)
+        if not found:
+            raise InputError(f"{self.engine.source} has columns but no rows")
+        values = np.array(found, dtype=np.float64).reshape(len(found), len(names))
+        values = values[np.isfinite(values).all(axis=1)]
+        if not len(values):
+            self._refuse_unusable()
+        by_name = dict(zip(names, values.T, strict=True))
+        return Rows(by_name["z"], by_name.get("y"), by_name.get("d"), by_name.get("w"), float(by_name["z"].mean()))
+
+    def _expects_label_key(self, sample: Rows) -> bool:
+        """Whether the rows must be told apart by label, as far as the first of them say."""
+        if sample.y is None:
+            return False
+        binary = bool(np.isin(sample.y, (0.0, 1.0)).all())
+        columns = cell_columns(self.criteria, binary_labels=binary, has_decisions="d" in self.given)
+        if LABEL in columns and not binary:
+            self._check_label_strata(len(np.unique(sample.y)))
+        return LABEL in columns
+
+    def _keeps_label_key(self, answer: list[tuple[Any, ...]]) -> bool:
+        """Whether the labels of all rows are what the first rows promised."""
+        labels = {row[len(self.keys)] for row in answer}
+        if labels <= {0.0, 1.0}:
+            return True
+        self._refuse({"y": sum(row[len(self.keys) + 1] for row in answer if not _is_finite(row[len(self.keys)]))})
+        kept = LABEL in cell_columns(self.criteria, binary_labels=False, has_decisions="d" in self.given)
+        if kept:
+            self._check_label_strata(len(labels))
+        return kept
+
+    def _check_label_strata(self, n_values: int) -> None:
+        if n_values > MAX_LABEL_STRATA:
+            raise InputError(
+                f"label column {self.roles.label!r} has at least {n_values} different values, too many to condition "
+                "on; use binary or binned labels with equalized odds and equal opportunity"
+            )
+
+    def _aggregate(self, sample: Rows, label_key: bool) -> tuple[list[tuple[Any, ...]], tuple[Term, ...]]:
+        rows = statements.select_rows(self.roles, self.columns, self.keys, label_key=label_key)
+        keys = [f"k{i}" for i in range(len(self.keys))] + (["ky"] if label_key else [])
+        whole = {"d"} if self.roles.decision is None else set()
+        terms = statements.plan_terms(self.given, sample, whole=whole, label_is_key=label_key)
+        for _ in range(MAX_PASSES):
+            asked = statements.aggregate(self.engine, rows, keys, terms, self.given, shift=sample.shift)
+            try:
+                answer = self.engine.query(asked.text, asked.parameters)
+            except OutOfRangeError:
+                terms = self._rescale(terms, sample.shift)
+                continue
+            self._check_size(answer)
+            more = self._more_digits(answer, terms, len(keys))
+            if more == terms:
+                return answer, terms
+            terms = more
+        raise InputError(f"{self.engine.source} holds numbers too large or too small to be summed in float64")
+
+    def _more_digits(self, answer: list[tuple[Any, ...]], terms: tuple[Term, ...], start: int) -> tuple[Term, ...]:
+        """The terms, refined where some combination shows too few digits of its sum."""
+        positions = self._term_positions(terms, start)
+        return tuple(
+            term.refined()
+            if any(row[i] is not None and term.needs_more(row[i : i + term.width], row[start]) for row in answer)
+            else term
+            for term, i in zip(terms, positions, strict=True)
+        )
+
+    def _term_positions(self, terms: tuple[Term, ...], start: int) -> list[int]:
+        """Where the columns of each term begin in the answer."""
+        first = start + 1 + len(self.given) + ("w" in self.given)
+        return [first + sum(term.width for term in terms[:i]) for i in range(len(terms))]
+
+    def _check_size(self, answer: list[tuple[Any, ...]]) -> None:
+        if len(answer) > statements.MAX_COMBINATIONS:
+            raise InputError(
+                f"crossing {', '.join(map(repr, self.keys))} makes more than {statements.MAX_COMBINATIONS:,} "
+                "combinations; cross fewer attributes or bin them"
+            )
+
+    def _rescale(self, terms: tuple[Term, ...], shift: float) -> tuple[Term, ...]:
+        """The terms with scales that fit the largest of all rows; raises where a value is NaN or infinite."""
+        sizes = self._refuse_unusable(terms, shift)
+        return tuple(
+            term if term.form == "whole" else replace(term, exponent=statements.exponent_for(size))
+            for term, size in zip(terms, sizes, strict=True)
+        )
+
+    def _refuse_unusable(self, terms: tuple[Term, ...] = (), shift: float = 0.0) -> list[float]:
+        """Raise, naming the column, where a value is missing, NaN or infinite; else the largest size of each term."""
+        rows = statements.select_rows(self.roles, self.columns, ())
+        asked = statements.count_unusable(rows, self.given, terms, shift=shift)
+        found = self.engine.query(asked.text, asked.parameters)[0]
+        names = statements.checks(self.given)
+        self._refuse({name: int(count) for name, count in zip(names, found, strict=False)})
+        return [float(size) for size in found[len(names) :]]
+
+    def _refuse(self, unusable: Mapping[str, int]) -> None:
+        for name, count in unusable.items():
+            role = _ROLE_NAMES[name]
+            column = getattr(self.roles, role) or self.roles.score
+            if count:
+                first = f" (first at row {self._first_unusable(name)})" if self.engine.ordered else ""
+                raise InputError(
+                    f"{role} column {column!r} of {self.engine.source} holds {count} missing, NaN or infinite "
+                    f"values{first}; drop those rows or fix what produced them"
+                )
+
+    def _first_unusable(self, name: str) -> int:
+        asked = statements.first_unusable(statements.select_rows(self.roles, self.columns, ()), name)
+        return int(self.engine.query(asked.text, asked.parameters)[0][0])
+
+    def _collect(
+        self, answer: list[tuple[Any, ...]], terms: tuple[Term, ...], label_key: bool, shift: float
+    ) -> Moments:
+        """The sums per cell, from one answer per combination of the keys; combinations of one cell are added."""
+        labels = np.array([row[len(self.keys)] for row in answer], dtype=np.float64) if label_key else None
+        start = len(self.keys) + label_key
+        self._check_answer(answer, start)
+        keys = {name: self._key_values(name, [row[i] for row in answer]) for i, name in enumerate(self.keys)}
+        columns = tuple(name for c in self.criteria for name in c.columns if name != LABEL)
+        cells = Groups(keys).cells((*dict.fromkeys(columns), *([LABEL] if label_key else [])), labels=labels)
+        sums = self._term_totals(answer, terms, start, shift)
+        totals = {}
+        for product in products(self.given):
+            values = sums[statements.inner_factors(product, label_is_key=label_key)]
+            if labels is not None:
+                values = values * statements.label_factor(product, labels, shift)
+            totals[product] = np.bincount(cells.index, weights=values, minlength=cells.table.n_cells)
+        moments = Moments.from_totals(cells.table, totals, given=self.given, shift=shift)
+        if not moments.weight.any():
+            raise InputError(
+                f"weight column {self.roles.weight!r} is zero in every row; name the people a row stands for"
+            )
+        return moments
+
+    def _term_totals(
+        self, answer: list[tuple[Any, ...]], terms: tuple[Term, ...], start: int, shift: float
+    ) -> dict[tuple[str, ...], FloatArray]:
+        """Every sum of every combination, rounded once."""
+        counts = [int(row[start]) for row in answer]
+        exact: dict[tuple[str, ...], list[Fraction]] = {(): [Fraction(count) for count in counts]}
+        for term, i in zip(terms, self._term_positions(terms, start), strict=True):
+            exact[term.factors] = [term.total(row[i : i + term.width]) for row in answer]
+        for centred, plain in statements.CENTRED.items():
+            if plain in exact:
+                exact[centred] = [x - n * Fraction(shift) for x, n in zip(exact[plain], counts, strict=True)]
+        return {factors: np.array([float(value) for value in values]) for factors, values in exact.items()}
+
+    def _check_answer(self, answer: list[tuple[Any, ...]], start: int) -> None:
+        names = statements.checks(self.given)
+        missing = {name: sum(int(row[start + 1 + i]) for row in answer) for i, name in enumerate(names)}
+        self._refuse(missing)
+        if "w" in self.given:
+            smallest = min(float(row[start + 1 + len(names)]) for row in answer)
+            if smallest < 0:
+                raise InputError(f"weight column {self.roles.weight!r} must be non-negative; it holds {smallest:g}")
+
+    def _key_values(self, name: str, values: list[Any]) -> Any:
+        """One value per combination, as `Groups` takes them."""
+        import pandas as pd
+
+        source, bins = self.roles.keys[name]
+        if bins is not None:
+            titles = bin_titles(bins)
+            codes = [-1 if value is None else int(value) for value in values]
+            kept = [t for i, t in enumerate(titles) if i in codes or 0 < i < len(titles) - 1]
+            return pd.Categorical([None if code < 0 else titles[code] for code in codes], categories=kept)
+        declared = self.columns[source].categories
+        plain = [_plain(value) for value in values]
+        if declared is None:
+            return np.fromiter(plain, dtype=object, count=len(plain))
+        extra = dict.fromkeys(value for value in plain if value is not None and value not in declared)
+        return pd.Categorical(plain, categories=[*declared, *extra])
+
+    def counts(self, name: str) -> dict[Hashable, int]:
+        """Rows by value of one attribute or stratum."""
+        rows = statements.select_rows(self.roles, self.columns, [name])
+        found = self.engine.query(f"SELECT k0, count(*) FROM ({rows.text}) taken GROUP BY k0", rows.parameters)
+        groups = Groups({name: self._key_values(name, [value for value, _ in found])})
+        sizes = np.bincount(groups.codes(name), weights=[count for _, count in found])
+        return {value: int(size) for value, size in zip(groups.categories(name), sizes, strict=False)}
+
+    def _positive_label(self, roles: Roles) -> Any:
+        """The positive label in the column's own type; raises where it never occurs."""
+        if roles.positive_label is None or roles.label is None:
+            return None
+        column = self.columns[roles.label]
+        found = self.engine.query(f"SELECT DISTINCT {column.alias} FROM {SOURCE} LIMIT 1000")
+        values = [value for (value,) in found if value is not None]
+        for value in values:
+            if value == roles.positive_label or str(value) == str(roles.positive_label):
+                return value
+        shown = ", ".join(sorted(map(repr, values))[:10])
+        raise InputError(
+            f"positive_label {roles.positive_label!r} never occurs in column {roles.label!r}; values: {shown}"
+        )
+
+
+def _is_finite(value: Any) -> bool:
+    return value is not None and bool(np.isfinite(value))
+
+
+def _plain(value: Any) -> Hashable:
+    """A key as a value that JSON can hold; dates and the like become their text."""
+    return value if value is None or isinstance(value, str | int | float) else str(value)
