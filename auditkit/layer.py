@@ -161,12 +161,9 @@ class FairnessLayer(nn.Module):
         Raises:
             InputError: The layer has bounds, several criteria or another setting that the closed form does not cover.
         """
-        plain = self.bounds is None and self.solver == "newton" and not self.strict and not self.simplex
-        batch = self._assemble(groups, labels, weights, columns) if plain and self._collective is None else None
-        if batch is not None and batch.systems[0].is_cellwise:
-            means = [system.label_mean for system in batch.systems]
-            target = np.stack(means, axis=1) if columns and means[0] is not None else None  # type: ignore[arg-type]
-            prepared = prepare_batch(batch.systems[0], torch.device(device), weights=batch.weights, target=target)
+        if self.bounds is None and self._is_plain:
+            batch = self._assemble(groups, labels, weights, columns)
+            prepared = _prepare(batch, torch.device(device), columns)
             if prepared is not None:
                 return prepared
         raise InputError(
@@ -182,19 +179,16 @@ class FairnessLayer(nn.Module):
         if tolerances is not None or _requires_grad(labels, weights, bounds):
             return self._replay(scores, groups, labels, weights, bounds, tolerances)
         batch = self._assemble(groups, labels, weights, scores.shape[1] if scores.ndim == 2 else None)
-        if scores.device.type != "cpu" and bounds is None and not (self.simplex or self.strict or self._collective):
-            prepared = self._prepared(batch, scores)
+        if scores.device.type != "cpu" and bounds is None and self._is_plain:  # there nothing waits for the device
+            prepared = _prepare(batch, scores.device, scores.shape[1] if scores.ndim == 2 else None)
             if prepared is not None:
                 return project_prepared(scores, prepared)
         return attach(scores, Request(_Solver(self, batch, bounds, groups), self._record))
 
-    def _prepared(self, batch: Batch, scores: Tensor) -> PreparedBatch | None:
-        """The batch for the closed form on a device, where nothing waits for the host."""
-        if self.solver != "newton" or not batch.systems[0].is_cellwise:
-            return None
-        means = [system.label_mean for system in batch.systems]
-        target = np.stack(means, axis=1) if scores.ndim == 2 and means[0] is not None else None  # type: ignore[arg-type]
-        return prepare_batch(batch.systems[0], scores.device, weights=batch.weights, target=target)
+    @property
+    def _is_plain(self) -> bool:
+        """Whether no setting but the bounds keeps the closed form in torch operations from applying."""
+        return self.solver == "newton" and not self.strict and not self.simplex and self._collective is None
 
     def _assemble(self, groups: Groups, labels: Any, weights: Any, columns: int | None) -> Batch:
         """The constraints of the batch, kept with the groups where nothing else enters."""
@@ -280,6 +274,15 @@ class _Solver:
         return output, _jacobian(problem, solution)
 
 
+def _prepare(batch: Batch, device: torch.device, columns: int | None) -> PreparedBatch | None:
+    """The batch as tensors where the closed form applies, else None."""
+    if not batch.systems[0].is_cellwise:
+        return None
+    means = [system.label_mean for system in batch.systems]
+    target = None if columns is None or means[0] is None else np.stack(means, axis=1)  # type: ignore[arg-type]
+    return prepare_batch(batch.systems[0], device, weights=batch.weights, target=target)
+
+
 def _as_tensor(values: np.ndarray[Any, Any], dtype: torch.dtype) -> Tensor:
     tensor = torch.from_numpy(values)
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
@@ -319,7 +322,7 @@ def _check_explained(problem: ProjectionProblem, solution: Solution, explained: 
 
 def _plain_bounds(bounds: Bounds, n_rows: int) -> tuple[Any, Any]:
     """Bounds as numbers and arrays."""
-    if isinstance(bounds, tuple) and len(bounds) == 2 and type(bounds[0]) is type(bounds[1]) is float:
+    if isinstance(bounds, tuple) and len(bounds) == 2 and all(type(bound) in (int, float) for bound in bounds):
         lower, upper = bounds
         if math.isfinite(lower) and math.isfinite(upper) and lower <= upper:
             return bounds
