@@ -73,13 +73,13 @@ class Move:
 
     Attributes:
         shift: δ of every cell, shape (c,); zero for a cell that need not move.
-        low: Lower end of the window that the mean (less its target) must end in, shape (c,).
-        high: Upper end, shape (c,); equal to the lower end for a cell that moves.
+        low: Lower end of the window that the mean (less its target) must end in, length c.
+        high: Upper end, length c; equal to the lower end for a cell that moves.
     """
 
     shift: FloatArray
-    low: FloatArray
-    high: FloatArray
+    low: list[float]
+    high: list[float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,13 +259,16 @@ def _move_cells(means: FloatArray, masses: FloatArray, plan: LevelPlan) -> Move:
                 goal = bottom if value[cell] < bottom else top
                 low[cell] = high[cell] = goal
                 shift[cell] = goal - value[cell]
-    return Move(np.array(shift), np.array(low), np.array(high))
+    return Move(np.array(shift), low, high)
 
 
 def _is_settled(move: Move, means: FloatArray) -> bool:
     """Whether the means are where the move wanted them: on their goals, and within the windows where they had none."""
-    slack = ACCURACY * max(1.0, float(np.abs(means).max()))
-    return bool(((means >= move.low - slack) & (means <= move.high + slack)).all())
+    values = means.tolist()
+    slack = ACCURACY * max(1.0, *map(abs, values))
+    return all(
+        low - slack <= value <= high + slack for value, low, high in zip(values, move.low, move.high, strict=True)
+    )
 
 
 def _bounded_jacobian(
