@@ -13,7 +13,14 @@ from torch import Tensor
 from auditkit._typing import FloatArray, VectorLike
 from auditkit._validation import check_vector, check_weights, to_numpy
 from auditkit.affine_criteria import AnyCriterion
-from auditkit.constraints import ConstraintSystem, build_constraints, join_columns, require_labels, split_columns
+from auditkit.constraints import (
+    ConstraintSystem,
+    build_constraints,
+    check_row_inputs,
+    join_columns,
+    require_labels,
+    split_columns,
+)
 from auditkit.criteria import Criterion
 from auditkit.errors import InputError
 from auditkit.groups import LABEL, Groups
@@ -26,12 +33,10 @@ class Batch:
     Attributes:
         systems: One per column of the scores, or a single one over all columns where rows are probabilities.
         weights: Row weights, shape (n,); None is one for every row.
-        labels: Labels that residuals are taken from, shape (n,) or (n, k); None where there are no residuals.
     """
 
     systems: tuple[ConstraintSystem, ...]
     weights: FloatArray | None
-    labels: FloatArray | None
 
 
 def assemble_batch(
@@ -61,21 +66,16 @@ def assemble_batch(
     Raises:
         InputError: Labels missing, or of a shape that the criteria cannot use.
     """
-    require_labels(criteria, labels)
-    checked_weights = check_weights(weights, n_rows=groups.n_rows)
-    needed = any(criterion.needs_labels for criterion in criteria)
     if columns is None:
-        y = check_vector("labels", labels, n_rows=groups.n_rows) if needed else None
-        system = build_constraints(groups, criteria, labels=y, weights=checked_weights, collective=collective)
-        residual = bool(system.contrasts.residual.any())
-        return Batch((system,), checked_weights, y if residual else None)
+        y, w = check_row_inputs(groups, criteria, labels, weights)
+        return Batch((build_constraints(groups, criteria, labels=y, weights=w, collective=collective),), w)
+    require_labels(criteria, labels)
+    w = check_weights(weights, n_rows=groups.n_rows)
     classes, matrix = split_labels(criteria, labels, n_rows=groups.n_rows, columns=columns)
-    system = build_constraints(groups, criteria, labels=classes, weights=checked_weights, collective=collective)
+    system = build_constraints(groups, criteria, labels=classes, weights=w, collective=collective)
     if simplex:
-        joined = join_columns(system, columns, labels=matrix, weights=checked_weights)
-        return Batch((joined,), checked_weights, matrix)
-    systems = split_columns(system, columns, labels=matrix, weights=checked_weights)
-    return Batch(tuple(systems), checked_weights, matrix)
+        return Batch((join_columns(system, columns, labels=matrix, weights=w),), w)
+    return Batch(tuple(split_columns(system, columns, labels=matrix, weights=w)), w)
 
 
 def split_labels(

@@ -35,7 +35,7 @@ class ConstraintSystem:
         contrasts: What the first rows of ``matrix`` compare; the rows after them belong to affine criteria.
         cell_weight: Total row weight of every cell, shape (c,).
         target: What every contrast is compared with, shape (contrasts,): zero for ECP, label contrasts for EER.
-        label_mean: Mean label of every cell, shape (c,); None where no labels were given.
+        label_mean: Mean label of every cell, shape (c,) or (c, k); None where no labels were given.
         columns: Outputs per row that are constrained together; 1 unless rows are probabilities of k classes.
         collective: What adds up over the processes that share the batch.
         relaxation: Added to every tolerance; zero unless the caller asked for the least-violating point.
@@ -159,6 +159,21 @@ class ConstraintSystem:
             row -= criterion.n_constraints
         raise IndexError(row)
 
+    @cached_property
+    def strata(self) -> tuple[tuple[int, ...], ...] | None:
+        """The cells that stand together, where one criterion compares single cells at one tolerance; else None.
+
+        Then the projection without bounds has a closed form.
+        """
+        member = self.contrasts.cell_event
+        plain = len(self.criteria) == 1 and self.is_cellwise and self.columns == 1
+        if not plain or self.uniform_tolerance is None or (member.sum(axis=1) != 1).any():
+            return None
+        strata: dict[object, list[int]] = {}
+        for event, cell in zip(self.contrasts.events, member.argmax(axis=1).tolist(), strict=True):
+            strata.setdefault(event.stratum, []).append(cell)
+        return tuple(map(tuple, strata.values()))
+
     def moment_map(self, weights: FloatArray | None, device: torch.device) -> CellMap | MatrixMap:
         """B of one column for these rows, on a device."""
         weight = None if weights is None else torch.as_tensor(weights, device=device)
@@ -168,9 +183,10 @@ class ConstraintSystem:
             raise InputError(
                 "with probabilities or affine criteria, weights must be positive; drop the rows of weight 0"
             )
-        return MatrixMap(self._moment_matrix(weights), device, weight, self.collective)
+        return MatrixMap(self.moment_matrix(weights), device, weight, self.collective)
 
-    def _moment_matrix(self, weights: FloatArray | None) -> csr_array:
+    def moment_matrix(self, weights: FloatArray | None) -> csr_array:
+        """B of one column as a matrix, shape (q, n)."""
         share = membership_of(self.cells).T
         means = csr_array(share if weights is None else share * weights) / self.safe_weight[:, None]
         return csr_array(vstack([means, *(criterion.matrix for criterion in self.affine)], format="csr"))
@@ -217,12 +233,27 @@ def build_constraints(
     summed = collective or ALONE
     cell_weight = summed.sum(_cell_sums(cells, weights))
     contrasts = compile_contrasts(named, cells.table, cell_weights=cell_weight)
-    target, label_mean = np.zeros(contrasts.n_contrasts), None
-    if labels is not None:
-        mass = labels if weights is None else labels * weights
-        label_mean = summed.sum(_cell_sums(cells, mass)) / np.where(cell_weight > 0, cell_weight, 1.0)
-        target = _targets(contrasts, cell_weight, label_mean)
-    return ConstraintSystem(tuple(criteria), cells, contrasts, cell_weight, target, label_mean, collective=summed)
+    target = np.zeros(contrasts.n_contrasts)
+    system = ConstraintSystem(tuple(criteria), cells, contrasts, cell_weight, target, collective=summed)
+    return system if labels is None else with_labels(system, labels, weights=weights)
+
+
+def with_labels(system: ConstraintSystem, labels: FloatArray, *, weights: FloatArray | None = None) -> ConstraintSystem:
+    """The constraints with residuals taken from other labels.
+
+    Args:
+        system: The constraints of one column.
+        labels: Labels, shape (n,), or (n, k) for k columns that are constrained together.
+        weights: Row weights, shape (n,).
+    """
+    mass = labels if weights is None else (labels.T * weights).T
+    sums = system.collective.sum(_cell_sums(system.cells, mass))
+    means = (sums.T / system.safe_weight).T
+    contrasts = system.contrasts
+    target = contrasts.contrast(contrasts.event_mean_matrix(system.cell_weight)) @ means
+    target = (target.T * contrasts.residual).T
+    columns = 1 if labels.ndim == 1 else labels.shape[1]
+    return replace(system, target=target.ravel(), label_mean=means, columns=columns, layouts={})
 
 
 def split_columns(
@@ -238,27 +269,16 @@ def split_columns(
     """
     if labels is None:
         return [system] * columns
-    means = _label_means(system, labels, weights)
-    targets = _targets(system.contrasts, system.cell_weight, means)
-    return [
-        replace(system, target=targets[:, k], label_mean=means[:, k], layouts={}) for k in range(columns)
-    ]  # fmt: skip
+    return [with_labels(system, np.ascontiguousarray(column), weights=weights) for column in labels.T]
 
 
 def join_columns(
     system: ConstraintSystem, columns: int, *, labels: FloatArray | None, weights: FloatArray | None
 ) -> ConstraintSystem:
     """The constraints of all columns of (n, k) scores at once, for rows whose columns depend on each other."""
-    targets = np.repeat(system.target, columns)
     if labels is not None:
-        targets = _targets(system.contrasts, system.cell_weight, _label_means(system, labels, weights)).ravel()
-    return replace(system, target=targets, columns=columns, layouts={})
-
-
-def _label_means(system: ConstraintSystem, labels: FloatArray, weights: FloatArray | None) -> FloatArray:
-    mass = labels if weights is None else labels * weights[:, None]
-    sums = np.stack([_cell_sums(system.cells, np.ascontiguousarray(column)) for column in mass.T], axis=1)
-    return system.collective.sum(sums) / system.safe_weight[:, None]
+        return with_labels(system, labels, weights=weights)
+    return replace(system, target=np.repeat(system.target, columns), columns=columns, layouts={})
 
 
 def _cross(groups: Groups, columns: tuple[str, ...], labels: FloatArray | None) -> Cells | SoftCells:
@@ -270,17 +290,12 @@ def _cross(groups: Groups, columns: tuple[str, ...], labels: FloatArray | None) 
 
 
 def _cell_sums(cells: Cells | SoftCells, values: FloatArray | None) -> FloatArray:
-    size = cells.table.n_cells
-    if isinstance(cells, Cells):
-        return np.bincount(cells.index, weights=values, minlength=size).astype(np.float64)
-    ones = np.ones(cells.n_rows)
-    return cells.membership.T @ (ones if values is None else values)
-
-
-def _targets(contrasts: Contrasts, cell_weight: FloatArray, label_mean: FloatArray) -> FloatArray:
-    contrast = contrasts.contrast(contrasts.event_mean_matrix(cell_weight)) @ label_mean
-    residual = contrasts.residual
-    return np.where(residual if contrast.ndim == 1 else residual[:, None], contrast, 0.0)
+    """Sum over every cell of a row quantity, shape (n,) or (n, k); of 1 where none is given."""
+    if isinstance(cells, SoftCells):
+        return np.asarray(cells.membership.T @ (np.ones(cells.n_rows) if values is None else values))
+    if values is not None and values.ndim == 2:
+        return np.stack([_cell_sums(cells, np.ascontiguousarray(column)) for column in values.T], axis=1)
+    return np.bincount(cells.index, weights=values, minlength=cells.table.n_cells).astype(np.float64)
 
 
 def _check_rows(criteria: Sequence[AnyCriterion], n_rows: int) -> None:

@@ -220,18 +220,15 @@ class Groups:
             The cells, and the share of every row in each of them.
         """
         key = tuple(dict.fromkeys(names))
-        known = self.cells([name for name in key if name not in self._shares], labels=labels)
-        crossed = known.table.n_cells * math.prod(len(self._categories[name]) for name in self.inferred if name in key)
+        inferred = [name for name in key if name in self._shares]
+        known = self.cells([name for name in key if name not in inferred], labels=labels)
+        crossed = known.table.n_cells * math.prod(len(self._categories[name]) for name in inferred)
         if crossed > MAX_SOFT_CELLS:
             raise InputError(f"crossing {key} makes {crossed} combinations, over the {MAX_SOFT_CELLS} that "
                              "inferred attributes may have; cross fewer attributes")  # fmt: skip
-        table, shares = (
-            known.table,
-            csr_array(
-                (np.ones(self.n_rows), (np.arange(self.n_rows), known.index)), shape=(self.n_rows, known.table.n_cells)
-            ),
-        )
-        for name in (name for name in key if name in self._shares):
+        rows, table = np.arange(self.n_rows), known.table
+        shares = csr_array((np.ones(self.n_rows), (rows, known.index)), shape=(self.n_rows, table.n_cells))
+        for name in inferred:
             table, shares = _spread(table, shares, name, self._categories[name], self._shares[name])
         occurs = np.flatnonzero(shares.sum(axis=0) > 0)
         order = [table.names.index(name) for name in key]

@@ -34,17 +34,21 @@ class Jacobian(Protocol):
 class GradientRecord:
     """How much of the last gradient a layer took off.
 
-    Attributes:
-        suppressed_share: ‖(I − Jᵀ)g‖/‖g‖ of the last backward pass; None before the first.
+    Args:
+        collective: What adds up over the processes that hold parts of the gradient.
     """
 
-    suppressed_share: float | None = None
+    def __init__(self, collective: Collective = ALONE) -> None:
+        self.collective = collective
+        self.suppressed_share: float | None = None
+        """‖(I − Jᵀ)g‖/‖g‖ of the last backward pass; None before the first."""
 
-    def note(self, removed: float, total: float, collective: Collective = ALONE) -> None:
-        """Keep the share, from the squared lengths of the removed part and of the gradient on this process."""
-        if collective is not ALONE:
-            removed, total = collective.sum(np.array([removed, total])).tolist()
-        self.suppressed_share = math.sqrt(max(removed, 0.0) / total) if total > 0 else 0.0
+    def note(self, gradient: Tensor, product: Tensor) -> None:
+        """Keep the share, from the gradient g that arrived and the Jᵀg that goes on."""
+        whole, kept = (np.ravel(to_host(values.cpu())) for values in (gradient, product))
+        removed = whole - kept
+        lengths = self.collective.sum(np.array([np.dot(removed, removed), np.dot(whole, whole)], dtype=np.float64))
+        self.suppressed_share = math.sqrt(lengths[0] / lengths[1]) if lengths[1] > 0 else 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +61,6 @@ class CellJacobian:
         weights: Row weights w, shape (n,); None is one for every row.
         free: Which rows no bound holds, shape (n,); None is every row.
         collective: What adds up over processes.
-        squares: Σ w² over the free rows of every cell of this process, shape (c,); None has it summed when needed.
     """
 
     index: IntArray
@@ -65,18 +68,14 @@ class CellJacobian:
     weights: FloatArray | None = None
     free: BoolArray | None = None
     collective: Collective = ALONE
-    squares: FloatArray | None = None
 
-    def multiply(self, values: Tensor, *, transposed: bool, record: GradientRecord | None = None) -> Tensor:
-        """J·v, or Jᵀ·v; notes in the record what was taken off."""
+    def multiply(self, values: Tensor, *, transposed: bool) -> Tensor:
+        """J·v, or Jᵀ·v."""
         plain = to_host(values)
         kept = plain if self.free is None else plain * self.free
         inside = kept if self.weights is None or transposed else kept * self.weights
         sums = self.collective.sum(sum_cells(inside, self.index, len(self.matrix)))
-        removed = self.matrix @ sums
-        if record is not None:
-            self._note(record, plain, kept, removed)
-        product = self._subtract(kept, removed, transposed)
+        product = self._subtract(kept, self.matrix @ sums, transposed)
         output = torch.from_numpy(product)
         return output if output.dtype == values.dtype else output.to(values.dtype)
 
@@ -87,22 +86,6 @@ class CellJacobian:
             product = (kept - removed.take(self.index) * self.weights).astype(kept.dtype, copy=False)
         return product if self.free is None else product * self.free
 
-    def _note(
-        self, record: GradientRecord, plain: np.ndarray[Any, Any], kept: np.ndarray[Any, Any], removed: FloatArray
-    ) -> None:
-        """The removed part is orthogonal to what a bound took: its length comes from the cells, not from the rows."""
-        total = float(np.dot(plain, plain))
-        held = 0.0 if self.free is None else total - float(np.dot(kept, kept))
-        squares = self._sum_squares() if self.squares is None else self.squares
-        record.note(held + float(np.dot(removed * removed, squares)), total, self.collective)
-
-    def _sum_squares(self) -> FloatArray:
-        if self.weights is None:
-            factor = self.free
-        else:
-            factor = self.weights**2 if self.free is None else self.weights**2 * self.free
-        return np.bincount(self.index, factor, len(self.matrix)).astype(np.float64)
-
 
 @dataclass(frozen=True, eq=False)
 class MapJacobian:
@@ -112,26 +95,21 @@ class MapJacobian:
         moments: B.
         derivative: D.
         matrix: N, shape (q, q).
-        collective: What adds up over processes.
     """
 
     moments: MomentMap
     derivative: Any
     matrix: FloatArray
-    collective: Collective = ALONE
 
-    def multiply(self, values: Tensor, *, transposed: bool, record: GradientRecord | None = None) -> Tensor:
-        """J·v, or Jᵀ·v; notes in the record what was taken off."""
+    def multiply(self, values: Tensor, *, transposed: bool) -> Tensor:
+        """J·v, or Jᵀ·v."""
         exact = values.detach().to(torch.float64)
         kept = self.derivative.apply(exact)
         if transposed:
             removed = self.moments.spread_plain(self.matrix @ self.moments.collect_plain(kept))
         else:
             removed = self.moments.spread(self.matrix @ self.moments.collect(kept))
-        product = self.derivative.apply(kept - removed)
-        if record is not None:
-            record.note(float((exact - product).square().sum()), float(exact.square().sum()), self.collective)
-        return product.to(values.dtype)
+        return self.derivative.apply(kept - removed).to(values.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +120,7 @@ class ColumnsJacobian:
         columns: J of every column.
     """
 
-    columns: tuple[Any, ...]
+    columns: tuple[Jacobian, ...]
 
     def multiply(self, values: Tensor, *, transposed: bool) -> Tensor:
         """J·v, or Jᵀ·v, column by column."""
@@ -180,14 +158,10 @@ def to_host(values: Tensor) -> np.ndarray[Any, Any]:
     return plain.numpy()
 
 
-def _multiply(values: Tensor, jacobian: Any, transposed: bool, record: GradientRecord | None) -> Tensor:
-    if record is None:
-        return jacobian.multiply(values, transposed=transposed)
-    if isinstance(jacobian, CellJacobian | MapJacobian):
-        return jacobian.multiply(values, transposed=transposed, record=record)
+def _multiply(values: Tensor, jacobian: Jacobian, transposed: bool, record: GradientRecord | None) -> Tensor:
     product = jacobian.multiply(values, transposed=transposed)
-    exact = values.detach().to(torch.float64)
-    record.note(float((exact - product).square().sum()), float(exact.square().sum()))
+    if record is not None:
+        record.note(values.detach(), product)
     return product
 
 

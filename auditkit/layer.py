@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from auditkit._typing import FloatArray, VectorLike
+from auditkit._typing import VectorLike
 from auditkit.affine_criteria import AnyCriterion, check_enforceable
 from auditkit.batches import Batch, assemble_batch, check_finite, check_form
 from auditkit.constraints import ConstraintSystem
@@ -26,6 +26,7 @@ from auditkit.enforcement import Bounds, check_simplex, solve_and_round
 from auditkit.errors import InputError, SolverError
 from auditkit.groups import LABEL, Groups
 from auditkit.jacobian import CellJacobian, ColumnsJacobian, GradientRecord, MapJacobian, Request, attach, to_host
+from auditkit.moment_maps import ALONE
 from auditkit.projection import ProjectionProblem, Solution, build_problem, check_bounds
 from auditkit.solvers.closed_form import PreparedBatch, prepare_batch, project_prepared
 from auditkit.solvers.feasibility import OnInfeasible, ensure_feasible
@@ -85,8 +86,8 @@ class FairnessLayer(nn.Module):
         self.on_infeasible: OnInfeasible = on_infeasible
         self.strict = strict
         self.warm_start = warm_start
-        self._record = GradientRecord()
         self._collective = _connect(process_group)
+        self._record = GradientRecord(self._collective or ALONE)
         self._needs_labels = any(criterion.needs_labels for criterion in self.criteria)
 
     def extra_repr(self) -> str:
@@ -305,7 +306,7 @@ def _jacobian(problem: ProjectionProblem, solution: Solution) -> Any:
         free = None if derivative.free is None else derivative.free.numpy()
         mass = system.safe_weight
         return CellJacobian(system.index, inner / np.outer(mass, mass), weights, free, system.collective)
-    return MapJacobian(problem.moments, derivative, inner, system.collective)
+    return MapJacobian(problem.moments, derivative, inner)
 
 
 def _check_explained(problem: ProjectionProblem, solution: Solution, explained: Tensor) -> None:
@@ -375,7 +376,7 @@ def _column_of(inputs: Inputs, column: int) -> Inputs:
     return replace(inputs, scores=inputs.scores[:, column], labels=None if labels is None else labels[:, column])
 
 
-def _connect(process_group: Any) -> FloatArray | Any:
+def _connect(process_group: Any) -> Any:
     """The collective of a process group; None for one process."""
     if process_group is None:
         return None

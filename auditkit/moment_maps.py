@@ -53,14 +53,6 @@ class Alone:
 ALONE = Alone()
 
 
-class Derivative(Protocol):
-    """The derivative D of the projection onto the row set: symmetric, idempotent, row by row."""
-
-    def apply(self, values: Tensor) -> Tensor:
-        """D·v, of the shape of the rows."""
-        ...
-
-
 class MomentMap(ABC):
     """u = B·y, with what solvers and gradients need of it.
 

@@ -7,28 +7,10 @@ all that distinguishes bounded from unbounded scores and from class probabilitie
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-
-
-class RowSet(Protocol):
-    """A closed convex set that every row must lie in."""
-
-    @property
-    def is_everything(self) -> bool:
-        """Whether the set constrains nothing."""
-        ...
-
-    def project(self, values: Float[Tensor, " n *k"]) -> Float[Tensor, " n *k"]:
-        """The nearest rows of the set."""
-        ...
-
-    def derivative(self, values: Float[Tensor, " n *k"]) -> Any:
-        """D at rows that `project` returned."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)

@@ -53,23 +53,16 @@ def find_layout(system: ConstraintSystem, device: torch.device) -> StratumLayout
 
 
 def _find_layout(system: ConstraintSystem, device: torch.device) -> StratumLayout | None:
-    if system.uniform_tolerance is None or not system.is_cellwise:
+    if system.strata is None:
         return None
-    if len(system.criteria) != 1 or (system.contrasts.cell_event.sum(axis=1) != 1).any():
-        return None
-    cells = system.contrasts.cell_event.argmax(axis=1)
-    strata = [event.stratum for event in system.contrasts.events]
-    order = {stratum: row for row, stratum in enumerate(dict.fromkeys(strata))}
-    rows: list[list[int]] = [[] for _ in order]
-    for cell, stratum in zip(cells.tolist(), strata, strict=True):
-        rows[order[stratum]].append(cell)
+    rows = system.strata
     width = max((len(row) for row in rows), default=0)
     table = np.zeros((len(rows), width), dtype=np.int64)
     occupied = np.zeros((len(rows), width), dtype=bool)
     for k, row in enumerate(rows):
         table[k, : len(row)] = row
         occupied[k, : len(row)] = True
-    pairwise = system.contrasts.criteria[0].form == "pairwise"
+    pairwise = system.named[0].form == "pairwise"
     return StratumLayout(torch.as_tensor(table, device=device), torch.as_tensor(occupied, device=device), pairwise)
 
 
@@ -114,7 +107,9 @@ def prepare_batch(
     layout = find_layout(system, device)
     if layout is None:
         return None
-    if target is None and system.contrasts.criteria[0].family == "EER":
+    if system.named[0].family == "ECP":
+        target = None
+    elif target is None:
         target = system.label_mean
     return PreparedBatch(
         system.known_cells.index_on(device),
@@ -150,7 +145,7 @@ def solve(problem: ProjectionProblem, layout: StratumLayout) -> Solution:
     """Project in closed form: scores and multipliers of a problem that `find_layout` has a layout for."""
     system, device = problem.system, problem.scores.device
     values = problem.moments.collect(problem.scores)
-    if system.contrasts.criteria[0].family == "EER" and system.label_mean is not None:
+    if system.named[0].family == "EER" and system.label_mean is not None:
         values = values - system.label_mean
     mass = torch.as_tensor(system.safe_weight, device=device)
     shift = shift_cells(torch.as_tensor(values, device=device), mass, layout, system.uniform_tolerance or 0.0)

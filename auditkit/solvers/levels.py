@@ -25,7 +25,7 @@ from auditkit._validation import check_vector
 from auditkit.constraints import ConstraintSystem
 from auditkit.errors import InputError
 from auditkit.jacobian import CellJacobian
-from auditkit.moment_maps import ALONE, Collective, add_per_cell, sum_cells
+from auditkit.moment_maps import Collective, add_per_cell, sum_cells
 
 MAX_CELLS = 256
 MAX_STEPS = 40
@@ -122,22 +122,15 @@ def find_plan(system: ConstraintSystem) -> LevelPlan | None:
 
 
 def _find_plan(system: ConstraintSystem) -> LevelPlan | None:
-    contrasts = system.contrasts
-    if len(system.criteria) != 1 or not system.is_cellwise or system.uniform_tolerance is None or system.columns != 1:
+    if system.strata is None or len(system.cell_weight) > MAX_CELLS:
         return None
-    if len(system.cell_weight) > MAX_CELLS or (contrasts.cell_event.sum(axis=1) != 1).any():
-        return None
-    strata: dict[object, list[int]] = {}
-    for event, cell in zip(contrasts.events, contrasts.cell_event.argmax(axis=1).tolist(), strict=True):
-        strata.setdefault(event.stratum, []).append(cell)
-    criterion = contrasts.criteria[0]
-    target = system.label_mean if criterion.family == "EER" else None
+    criterion = system.named[0]
     return LevelPlan(
         system.index,
         system.safe_weight,
-        tuple(map(tuple, strata.values())),
-        target,
-        system.uniform_tolerance,
+        system.strata,
+        system.label_mean if criterion.family == "EER" else None,
+        system.uniform_tolerance or 0.0,
         criterion.form == "pairwise",
         system.collective,
     )
@@ -164,8 +157,7 @@ def project_levels(
         check_vector("scores", values)
         raise InputError("scores are too large: their sum over a group is not finite")
     shift = _move_cells(_residuals(means, plan), plan.weight, plan).shift
-    squares = plan.weight if weights is None and plan.collective is ALONE else None
-    jacobian = CellJacobian(plan.index, _answer(shift, plan, None), weights, None, plan.collective, squares)
+    jacobian = CellJacobian(plan.index, _answer(shift, plan, None), weights, None, plan.collective)
     return add_per_cell(values, shift, plan.index), jacobian
 
 
@@ -280,10 +272,7 @@ def _bounded_jacobian(
     if upper is not None:
         free = free & (output < upper)
     share = _cell_means(free, plan, weights)
-    squares = share * plan.weight if weights is None and plan.collective is ALONE else None
-    return CellJacobian(
-        plan.index, _answer(move.shift, plan, share), weights, free, plan.collective, squares
-    )  # fmt: skip
+    return CellJacobian(plan.index, _answer(move.shift, plan, share), weights, free, plan.collective)
 
 
 def _answer(shift: FloatArray, plan: LevelPlan, share: FloatArray | None) -> LevelAnswer:

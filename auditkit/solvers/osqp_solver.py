@@ -21,7 +21,6 @@ from torch import Tensor
 
 from auditkit._typing import FloatArray
 from auditkit.errors import SolverError
-from auditkit.moment_maps import CellMap, ColumnMap, MatrixMap
 from auditkit.projection import ProjectionProblem, Solution
 from auditkit.row_sets import Box
 
@@ -198,17 +197,9 @@ def _find_session(data: _Data) -> Session:
 
 def _moment_matrix(problem: ProjectionProblem) -> sp.csr_array:
     """B of all columns, shape (q, n·k)."""
-    moments = problem.moments
-    base = moments.base if isinstance(moments, ColumnMap) else moments
-    matrix = _cell_matrix(base) if isinstance(base, CellMap) else base.matrix if isinstance(base, MatrixMap) else None
-    assert matrix is not None
-    return matrix if moments is base else sp.csr_array(sp.kron(matrix, sp.eye_array(problem.scores.shape[1])))
-
-
-def _cell_matrix(cells: CellMap) -> sp.csr_array:
-    index = cells.index.cpu().numpy()
-    weight = np.ones(len(index)) if cells.weights is None else cells.weights.cpu().numpy()
-    return sp.csr_array((weight / cells.mass[index], (index, np.arange(len(index)))), shape=(cells.size, len(index)))
+    matrix = problem.system.moment_matrix(None if problem.weights is None else problem.weights.cpu().numpy())
+    k = problem.system.columns
+    return matrix if k == 1 else sp.csr_array(sp.kron(matrix, sp.eye_array(k)))
 
 
 def _row_constraints(problem: ProjectionProblem) -> tuple[sp.csr_array, FloatArray, FloatArray]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from auditkit._typing import FloatArray
-from auditkit.constraints import ConstraintSystem, membership_of
+from auditkit.constraints import ConstraintSystem, membership_of, with_labels
 from auditkit.criteria import Contrasts, Criterion
 from auditkit.errors import InputError
 from auditkit.projection import ProjectionProblem, build_problem
@@ -228,23 +228,11 @@ def _with_numbers(system: ConstraintSystem, inputs: Inputs, weights: FloatArray 
     if inputs.tolerances is not None:
         values = _numbers(inputs.tolerances)
         named = [k for k, criterion in enumerate(system.criteria) if isinstance(criterion, Criterion)]
-        changed = tuple(system.criteria[k].with_tolerance(float(values[k])) for k in named)  # type: ignore[union-attr]
-        contrasts = replace(contrasts, criteria=changed)
-    share = membership_of(system.cells)
+        moved = tuple(system.criteria[k].with_tolerance(float(values[k])) for k in named)  # type: ignore[union-attr]
+        contrasts = replace(contrasts, criteria=moved)
     weight = np.ones(len(inputs.scores)) if weights is None else weights
-    mass = share.T @ weight
-    columns = 1 if inputs.scores.ndim == 1 else inputs.scores.shape[1]
-    target = np.zeros(contrasts.n_contrasts * columns)
-    label_mean = None
-    if inputs.labels is not None:
-        labels = _numbers(inputs.labels)
-        label_mean = (share.T @ (labels.T * weight).T) / (mass if labels.ndim == 1 else mass[:, None])
-        values = contrasts.contrast(contrasts.event_mean_matrix(mass)) @ label_mean
-        target = np.where(contrasts.residual.repeat(columns), values.reshape(-1), 0.0)
-    return replace(
-        system, contrasts=contrasts, cell_weight=mass, target=target, columns=columns, layouts={},
-        label_mean=label_mean if label_mean is not None and label_mean.ndim == 1 else None,
-    )  # fmt: skip
+    changed = replace(system, contrasts=contrasts, cell_weight=membership_of(system.cells).T @ weight, layouts={})
+    return changed if inputs.labels is None else with_labels(changed, _numbers(inputs.labels), weights=weight)
 
 
 def _numbers(values: Tensor) -> FloatArray:
