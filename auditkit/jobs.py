@@ -28,7 +28,7 @@ from auditkit.errors import InputError
 from auditkit.finetuning import TuneConfig, describe_training
 from auditkit.heads import FairHead
 from auditkit.models import load_model
-from auditkit.plans import Plan
+from auditkit.plans import Plan, PlanCheck
 from auditkit.predictions import audit_predictions
 from auditkit.progress import NullProgress, Progress
 from auditkit.run_folder import Clock, check_out, dump_json, write_run
@@ -104,16 +104,17 @@ def run_audit(config: AuditFile, *, out: str | Path, progress: Progress | None =
         InputError: The data, the model or the request is wrong.
     """
     check_out(out)
+    plan = _check_plan(config)
     clock, reporter = Clock(), progress or NullProgress()
     if config.model_spec is None:
         outcome, data = audit_predictions(config, progress=reporter, clock=clock)
-        outcome = _with_plan(config, outcome)
         record = _record("audit", config, data)
     else:
         subject = load_subject(config, features=False, progress=reporter, clock=clock)
         with clock.stage("audit"):
             outcome = audit_sample(config, subject.sample, subject.sample.scores)
         record = _record("audit", config, _describe_data(subject.data), subject.model)
+    outcome = replace(outcome, plan=plan)
     files = {"audit.json": outcome.to_dict()}
     folder = write_run(out, record, files, clock=clock)
     return RunResult(outcome, None, (), None, folder)
@@ -186,25 +187,24 @@ def load_subject(
 def audit_sample(config: AuditFile, sample: Sample, scores: np.ndarray) -> AuditResult:
     """Audit some scores of a sample as the audit file says."""
     labels = None if np.isnan(sample.labels).all() else sample.labels
-    outcome = audit(
+    return audit(
         scores, sample.groups, config.build_criteria(), labels=labels, threshold=config.threshold,
         confidence=config.confidence, seed=config.seed,
     )  # fmt: skip
-    return _with_plan(config, outcome)
 
 
-def _with_plan(config: AuditFile, outcome: AuditResult) -> AuditResult:
-    """The outcome, stating whether it followed the plan that the audit file names."""
+def _check_plan(config: AuditFile) -> PlanCheck | None:
+    """Whether the audit file follows the plan that it names; asked before the data are read."""
     if config.plan_path is None:
-        return outcome
-    check = Plan.load(config.plan_path).check(
+        return None
+    return Plan.load(config.plan_path).check(
         config.build_criteria(), confidence=config.confidence, threshold=config.threshold, seed=config.seed
     )
-    return replace(outcome, plan=check)
 
 
 def _run(command: str, config: AuditFile, *, out: str | Path, progress: Progress | None, compared: bool) -> RunResult:
     check_out(out)
+    plan = _check_plan(config)
     clock, reporter = Clock(), progress or NullProgress()
     subject = load_subject(config, progress=reporter, clock=clock)
     enforced = _check_request(config, subject)
@@ -214,10 +214,10 @@ def _run(command: str, config: AuditFile, *, out: str | Path, progress: Progress
     settings = _compare_config(config)
     test = subject.sample.take(parts["test"])
     with clock.stage("audit"):
-        outcome = audit_sample(config, test, test.scores)
+        outcome = replace(audit_sample(config, test, test.scores), plan=plan)
     with clock.stage("tune and calibrate"):
         context = make_context(subject.sample, parts, enforced, settings, seed=config.seed, progress=reporter)
-    after = _audit_after(config, context, test)
+    after = _audit_after(config, context, test, plan)
     comparison = None
     if compared:
         with clock.stage("compare"):
@@ -234,11 +234,12 @@ def _run(command: str, config: AuditFile, *, out: str | Path, progress: Progress
     return RunResult(outcome, after, enforced, comparison, folder)
 
 
-def _audit_after(config: AuditFile, context: FitContext, test: Sample) -> AuditResult | None:
+def _audit_after(config: AuditFile, context: FitContext, test: Sample, plan: PlanCheck | None) -> AuditResult | None:
     """Audit of what would be deployed: the tuned head with its calibrated corrections, row by row."""
     if context.head is None or context.calibration is None or test.features is None:
         return None
-    return audit_sample(config, test, context.calibration.apply(context.head.predict(test.features), test.groups))
+    fair = context.calibration.apply(context.head.predict(test.features), test.groups)
+    return replace(audit_sample(config, test, fair), plan=plan)
 
 
 def _comparison(

@@ -10,7 +10,9 @@ import pytest
 
 import auditkit as ak
 from auditkit import cli
+from auditkit.config import load_config
 from auditkit.errors import InputError, SchemaError
+from auditkit.jobs import run_audit
 from auditkit.plans import Plan, freeze_plan
 
 CRITERIA = [ak.ECP("sex", tolerance=0.1), ak.equalized_odds("sex", tolerance=0.2)]
@@ -101,3 +103,12 @@ def test_the_command_freezes_a_plan_without_reading_the_data(
     assert stop.value.code == 0
     assert json.loads((tmp_path / "run" / "audit.json").read_text())["plan"]["followed"] is True
     assert plan.hash in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_missing_plan_is_noticed_before_the_data_are_read(tmp_path: Path) -> None:
+    from tests.run_folders import predictions, write_case
+
+    config = load_config(write_case(tmp_path, predictions(), plan="no plan.json"))
+    Path(config.data_path).unlink()  # whoever read the data first would complain about them
+    with pytest.raises(InputError, match="there is no plan"):
+        run_audit(config, out=tmp_path / "run")
