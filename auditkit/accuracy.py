@@ -116,7 +116,7 @@ def tabulate_errors(
             "errors by group of clustered rows have no standard errors here; take the moments without them"
         )
     check_probability("confidence", confidence)
-    names, member = _groups(moments, attributes)
+    names, member = moments.table.unions(attributes)
     mass = member @ moments.weight
     mean = (member @ (moments.label - moments.score)) / mass
     square = member @ (moments.score2 + moments.label2 - 2 * moments.cross)
@@ -195,7 +195,7 @@ def assess_calibration(
 def _reliability(
     moments: Moments, attributes: tuple[str, ...], bins: int, confidence: float
 ) -> tuple[GroupReliability, ...]:
-    names, member = _groups(moments, attributes)
+    names, member = moments.table.unions(attributes)
     low, high, deviation = _bin_intervals(moments, confidence)
     gap = moments.label_mean - moments.score_mean
     place = np.array([moments.table.value(cell, _BIN) for cell in range(moments.table.n_cells)], dtype=np.int64)
@@ -229,12 +229,3 @@ def _bin_intervals(moments: Moments, confidence: float) -> tuple[FloatArray, Flo
     # the scores of a bin are known, and hardly differ; what is uncertain is how often the label is 1
     low, high = difference_limits(label, labels.limits(level), score, (score, score))
     return low, high, np.sqrt(score * (1 - score) / np.maximum(size, 1.0))
-
-
-def _groups(moments: Moments, attributes: Sequence[str]) -> tuple[list[str], FloatArray]:
-    """Names of the groups, and which cells make up which, shape (g, c)."""
-    table = moments.table
-    columns = table.columns(attributes)
-    codes, index = np.unique(table.codes[:, columns], axis=0, return_inverse=True)
-    names = [" × ".join(str(table.categories[c][k]) for c, k in zip(columns, code, strict=True)) for code in codes]
-    return names, (index.reshape(-1) == np.arange(len(codes))[:, None]).astype(np.float64)

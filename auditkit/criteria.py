@@ -20,7 +20,7 @@ import numpy as np
 
 from auditkit._typing import BoolArray, FloatArray, IntArray
 from auditkit.errors import InputError
-from auditkit.groups import LABEL, MISSING, CellTable
+from auditkit.groups import LABEL, MISSING, CellTable, join_values, value_in_words
 
 Names = str | Sequence[str]
 Family = Literal["ECP", "EER"]
@@ -173,13 +173,13 @@ class Event:
     @property
     def group_name(self) -> str:
         """The group in words, e.g. ``Female × Black``."""
-        return " × ".join(_word(value) for value in self.group)
+        return join_values(self.group)
 
     @property
     def stratum_name(self) -> str:
         """The stratum in words, e.g. ``label=1``; empty when the criterion has none."""
         pairs = zip(self.given, self.stratum, strict=True)
-        return ", ".join(f"{name.removeprefix('@')}={_word(value)}" for name, value in pairs)
+        return ", ".join(f"{name.removeprefix('@')}={value_in_words(value)}" for name, value in pairs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -343,10 +343,6 @@ def _pairs(present: list[int], form: Form) -> tuple[list[int], list[int]]:
 
 def _expand(index: IntArray, values: FloatArray) -> IntArray:
     return index.reshape((-1,) + (1,) * (values.ndim - 1))
-
-
-def _word(value: Hashable) -> str:
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _names(names: Names) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ import numpy as np
 from auditkit._typing import BoolArray, FloatArray
 from auditkit.criteria import Criterion
 from auditkit.errors import InputError
-from auditkit.groups import LABEL, CellTable
+from auditkit.groups import LABEL
 from auditkit.intervals import Limits, UnitMeans, difference_limits, fit_unit_means, ratio_limits, two_sided_level
 from auditkit.joint import max_t_level
 from auditkit.moments import Moments
@@ -189,14 +189,10 @@ class _Table:
     """The rates of one set of attributes while they are put together; arrays have shape (rates, groups)."""
 
     def __init__(self, moments: Moments, attributes: tuple[str, ...], confidence: float, seed: int) -> None:
-        columns = moments.table.columns(attributes)
-        codes, member = np.unique(moments.table.codes[:, columns], axis=0, return_inverse=True)
         self.attributes, self.confidence, self.seed = attributes, confidence, seed
-        self.names = [
-            " × ".join(_value(moments.table, c, k) for c, k in zip(columns, code, strict=True)) for code in codes
-        ]
-        self.count = np.bincount(member.reshape(-1), weights=moments.count)
-        self.means = _rates(moments, member.reshape(-1), len(codes))
+        self.names, member = moments.table.unions(attributes)
+        self.count = member @ moments.count
+        self.means = _rates(moments, member)
         self.level = self._joint_level()
 
     @property
@@ -279,9 +275,8 @@ class _Table:
         return float(low), float(high) if np.isfinite(high) else None
 
 
-def _rates(moments: Moments, member: np.ndarray, size: int) -> UnitMeans:
+def _rates(moments: Moments, groups: FloatArray) -> UnitMeans:
     """Every rate of every group with its trials: Σ w·hit over Σ w·trial, both linear in 1 and the decision."""
-    groups = (member == np.arange(size)[:, None]).astype(np.float64)
     fits = [_fit_rate(moments, groups, *parts) for parts in _trials_and_hits(moments)]
     return UnitMeans(*(np.stack(arrays) for arrays in zip(*fits, strict=True)))
 
@@ -332,7 +327,3 @@ def _labels(moments: Moments) -> tuple[BoolArray, BoolArray]:
         return none, none
     label = np.array([float(values[k]) for k in moments.table.codes[:, column]])  # type: ignore[arg-type]
     return label == 1, label == 0
-
-
-def _value(table: CellTable, column: int, code: int) -> str:
-    return str(table.categories[column][code])

@@ -29,6 +29,16 @@ MAX_SOFT_CELLS = 10_000
 SHARE_SLACK = 1e-6
 
 
+def value_in_words(value: Hashable) -> str:
+    """A value of a column as reports write it; a whole number without its decimal point."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def join_values(values: Iterable[Hashable]) -> str:
+    """A group of crossed columns in words, e.g. ``Female × Black``."""
+    return " × ".join(map(value_in_words, values))
+
+
 @dataclass(frozen=True, eq=False)
 class CellTable:
     """The combinations of attribute (and label) values that occur, without the rows.
@@ -56,6 +66,15 @@ class CellTable:
         """Value of one column in one cell."""
         column = self.names.index(name)
         return self.categories[column][self.codes[cell, column]]
+
+    def unions(self, names: Sequence[str]) -> tuple[list[str], FloatArray]:
+        """The groups of crossed columns that occur, in words, and which cells make up which, shape (g, c)."""
+        columns = self.columns(names)
+        codes, index = np.unique(self.codes[:, columns], axis=0, return_inverse=True)
+        words = [
+            join_values([self.categories[c][k] for c, k in zip(columns, code, strict=True)]) for code in codes.tolist()
+        ]
+        return words, (index.reshape(-1) == np.arange(len(codes))[:, None]).astype(np.float64)
 
 
 @dataclass(frozen=True, eq=False)

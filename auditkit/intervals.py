@@ -171,31 +171,6 @@ def ratio_limits(first: FloatArray, first_limits: Limits, second: FloatArray, se
     return low, high
 
 
-def wilson_interval(successes: FloatArray, trials: FloatArray, *, confidence: float) -> Limits:
-    """Wilson score interval of proportions.
-
-        (p̂ + z²/2n ± z √(p̂(1 − p̂)/n + z²/4n²)) / (1 + z²/n)
-
-    Args:
-        successes: Counts (or weighted counts), any shape.
-        trials: Numbers of trials, same shape; zero yields the interval [0, 1].
-        confidence: Two-sided confidence of each interval.
-
-    Returns:
-        Lower and upper ends.
-
-    Source: Wilson (1927), Journal of the American Statistical Association 22, 209–212.
-    """
-    z = stats.norm.ppf(0.5 + confidence / 2)
-    n = np.where(trials > 0, trials, 1.0)
-    rate = successes / n
-    centre = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z * np.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
-    known = trials > 0
-    low = np.where(known, np.maximum(centre - half, 0.0), 0.0)
-    return low, np.where(known, np.minimum(centre + half, 1.0), 1.0)
-
-
 def two_sided_level(confidence: float) -> float:
     """The normal quantile of a two-sided interval."""
     return float(stats.norm.isf((1 - confidence) / 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ import yaml
 
 HOSTILE = "</script><script>alert(1)</script>"
 MARKED = '<b>Other & "co"</b> {{ 7 * 7 }}'
+
+Run = Callable[..., tuple[int, str, str]]
+"""A command run: exit code, stdout and stderr."""
 
 
 def predictions(*, rows: int = 1200, gap: float = 0.2, hostile: bool = False, seed: int = 0) -> pd.DataFrame:

@@ -16,7 +16,6 @@ from auditkit.auditing import SCHEMA, audit, take_moments
 from auditkit.criteria import compile_contrasts
 from auditkit.errors import InputError
 from auditkit.estimates import estimate_events
-from auditkit.intervals import wilson_interval
 from tests.problems import gaps_by_mask, random_problem
 
 
@@ -361,17 +360,3 @@ def test_continuous_labels_cannot_be_strata(rng: np.random.Generator) -> None:
         audit(
             rng.random(100), ak.Groups({"g": [0, 1] * 50}), ak.equalized_odds("g", tolerance=1), labels=rng.random(100)
         )
-
-
-@pytest.mark.parametrize(("successes", "trials"), [(0, 10), (3, 10), (10, 10), (17, 900)])
-def test_wilson_intervals_equal_scipy(successes: int, trials: int) -> None:
-    from scipy.stats import binomtest
-
-    low, high = wilson_interval(np.array([float(successes)]), np.array([float(trials)]), confidence=0.95)
-    expected = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
-    assert (low[0], high[0]) == pytest.approx((expected.low, expected.high), abs=1e-12)
-
-
-def test_wilson_of_no_trials_says_nothing() -> None:
-    low, high = wilson_interval(np.zeros(1), np.zeros(1), confidence=0.95)
-    assert (low[0], high[0]) == (0.0, 1.0)

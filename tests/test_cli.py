@@ -15,25 +15,10 @@ from auditkit import cli, jobs
 from auditkit.errors import InputError
 from auditkit.progress import NullProgress, RichProgress
 from auditkit.reporting import html
-from tests.run_folders import HOSTILE, predictions, write_case
+from tests.run_folders import HOSTILE, Run, predictions, write_case
 
 ROOT = Path(__file__).parent.parent
 PARITY = [{"family": "ECP", "attributes": "sex", "tolerance": 0.05}]
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command and returns its exit code, stdout and stderr."""
-
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as stop:
-            cli.main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return int(stop.value.code or 0), captured.out, captured.err
-
-    return call
 
 
 @pytest.mark.parametrize(

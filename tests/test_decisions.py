@@ -150,3 +150,12 @@ def test_rates_of_clustered_rows_have_the_variance_of_their_clusters() -> None:
     for one, other in zip(alone.groups, clustered.groups, strict=True):
         assert one.selection_rate == pytest.approx(other.selection_rate)
         assert np.ptp(other.interval) > 1.2 * np.ptp(one.interval)
+
+
+def test_a_group_has_one_name_in_findings_and_decisions() -> None:
+    groups = ak.Groups({"age": [0.0, 1.0] * 20, "site": [2.5, 2.5, 3.0, 3.0] * 10})
+    scores = np.linspace(0, 1, 40)
+    outcome = ak.audit(scores, groups, ak.ECP(("age", "site"), tolerance=0.1), threshold=0.5)
+    named = [cell.group for cell in outcome.findings[0].cells]
+    assert named == ["0 × 2.5", "0 × 3", "1 × 2.5", "1 × 3"]
+    assert [group.group for group in outcome.decisions[0].groups] == named

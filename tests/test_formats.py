@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
 import jsonschema
 import pytest
 
-from auditkit import cli, jobs
+from auditkit import jobs
 from auditkit.config import load_config
 from auditkit.reporting import FORMATS, render_run
-from tests.run_folders import HOSTILE, MARKED, predictions, write_case
+from tests.run_folders import HOSTILE, MARKED, Run, predictions, write_case
 
 PARITY = [{"family": "ECP", "attributes": "sex", "tolerance": 0.05}]
 AUDIT_SCHEMA = {
@@ -36,21 +35,6 @@ AUDIT_SCHEMA = {
         },
     },
 }
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command and returns its exit code, stdout and stderr."""
-
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as stop:
-            cli.main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return int(stop.value.code or 0), captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture(scope="module")
