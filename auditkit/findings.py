@@ -238,7 +238,8 @@ def _reason(
     if verdict == "fail":
         worst = max((gap for gap in gaps if gap.verdict == "fail"), key=lambda gap: abs(gap.gap))
         p_value = _p_words(worst.p_above_adjusted or 0.0)
-        return f"the gap {worst.name} is {worst.gap:+.4f} and was shown to be above {tolerance} (adjusted p {p_value})"
+        signed = f"{worst.gap:+.4f}".replace("-", "−")
+        return f"the gap {worst.name} is {signed} and was shown to be above {tolerance} (adjusted p {p_value})"
     parts = []
     if missing:
         parts.append(f"no rows for {', '.join(missing)}")

@@ -118,6 +118,9 @@ def test_every_gap_and_every_group_is_stated(full: Path, page: Page) -> None:
             assert wording.number(finding["gap"]) in page.text
             assert all(wording.signed(gap["gap"]) in page.text for gap in finding["gaps"])
             assert all(wording.number(cell["mean_score"]) in page.text for cell in finding["cells"])
+            for gap in finding["gaps"]:
+                assert f"above ε, adjusted: p {wording.p_value(gap['p_above_adjusted'])}" in page.text
+                assert f"below ε: p {wording.p_value(gap['p_below'])}" in page.text
         for table in audit["decisions"]:
             assert all(wording.percent(group["selection_rate"]) in page.text for group in table["groups"])
     assert page.text.count(HOSTILE) > 10

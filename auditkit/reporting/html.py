@@ -32,6 +32,7 @@ _FILTERS = (
     "meaning",
     "moment",
     "number",
+    "p_value",
     "percent",
     "plural",
     "precision",

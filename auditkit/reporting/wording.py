@@ -27,6 +27,13 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{digits}f}".replace("-", "−")
 
 
+def p_value(value: float | None) -> str:
+    """A p-value with the sign before it, as "= 0.012" or "< 0.001"; a dash when there is none."""
+    if value is None:
+        return DASH
+    return "< 0.001" if value < 0.001 else f"= {number(value)}"
+
+
 def signed(value: float | None, digits: int = 3) -> str:
     """As `number`, with a sign."""
     shown = number(value, digits)
