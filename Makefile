@@ -13,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INPUTS := pyproject.toml constraints.txt
 TEST_EXTRAS := dev,vision,onnx,skops,excel
-ALL_EXTRAS := $(TEST_EXTRAS)
+ALL_EXTRAS := $(TEST_EXTRAS),spark
 BENCH_EXTRAS := $(TEST_EXTRAS),bench
 
 FAST := not slow and not browser and not spark
