@@ -60,7 +60,7 @@ def check_weights(values: VectorLike | None, *, n_rows: int) -> FloatArray | Non
     if values is None:
         return None
     weights = check_vector("weights", values, n_rows=n_rows)
-    if (weights < 0).any() or weights.sum() == 0:
+    if (weights < 0).any() or (len(weights) and weights.sum() == 0):
         raise InputError("weights must be non-negative and not all zero; pass the number of people each row stands for")
     return weights
 

@@ -30,7 +30,7 @@ from auditkit.moment_maps import ALONE
 from auditkit.projection import ProjectionProblem, Solution, build_problem, check_bounds
 from auditkit.solvers.closed_form import PreparedBatch, prepare_batch, project_prepared
 from auditkit.solvers.feasibility import OnInfeasible, ensure_feasible
-from auditkit.solvers.levels import find_plan, project_levels, project_levels_within
+from auditkit.solvers.levels import LevelPlan, find_plan, project_levels, project_levels_within
 from auditkit.solvers.replay import Inputs, replay
 
 
@@ -249,16 +249,13 @@ class _Solver:
             if plan is not None and self.bounds is None:
                 output, jacobian = project_levels(to_host(scores), plan, weights=self.batch.weights)
                 return _as_tensor(output, scores.dtype), jacobian
-            if plan is not None:
-                found = self._within_bounds(scores, system)
-                if found is not None:
-                    return found
+            found = None if plan is None else self._within_bounds(scores, plan)
+            if found is not None:
+                return found
         check_finite(scores)
         return self._general(scores, system, column)
 
-    def _within_bounds(self, scores: Tensor, system: ConstraintSystem) -> tuple[Tensor, Any] | None:
-        plan = find_plan(system)
-        assert plan is not None
+    def _within_bounds(self, scores: Tensor, plan: LevelPlan) -> tuple[Tensor, Any] | None:
         bounds = _plain_bounds(self.bounds, len(scores))
         found = project_levels_within(to_host(scores), plan, bounds=bounds, weights=self.batch.weights)
         return None if found is None else (_as_tensor(found[0], scores.dtype), found[2])
@@ -311,9 +308,8 @@ def _jacobian(problem: ProjectionProblem, solution: Solution) -> Any:
 
 def _check_explained(problem: ProjectionProblem, solution: Solution, explained: Tensor) -> None:
     """Raise when multipliers and scores disagree: then there is no knowing which constraints are active."""
-    if not len(solution.scores):
-        return
-    difference = float((explained - solution.scores).abs().max())
+    difference = float((explained - solution.scores).abs().max()) if solution.scores.numel() else 0.0
+    difference = problem.system.collective.max(difference)  # so that all processes raise, or none
     if difference > 1e-5 * problem.scale:
         raise SolverError(
             f"the multipliers and the scores of the solver disagree by {difference:.2e}, so there is no reliable "
