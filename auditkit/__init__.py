@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from auditkit.affine_criteria import AffineCriterion
-    from auditkit.auditing import AuditResult, audit, evaluate_moments, take_moments
+    from auditkit.auditing import AuditResult, audit, evaluate_moments
     from auditkit.baselines import Sample
     from auditkit.comparison import CompareConfig, Comparison, compare
     from auditkit.config import AuditFile, load_config, make_config, sample_config
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from auditkit.layer import FairnessLayer
     from auditkit.models import load_model
     from auditkit.moments import Moments
+    from auditkit.observations import take_moments
 
 _HOMES = {
     "AffineCriterion": "affine_criteria",
@@ -73,7 +74,7 @@ _HOMES = {
     "run_tune": "jobs",
     "sample_config": "config",
     "split_rows": "datasets",
-    "take_moments": "auditing",
+    "take_moments": "observations",
     "tune_head": "finetuning",
     "verify_certificate": "enforcement",
 }

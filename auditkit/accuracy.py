@@ -12,9 +12,9 @@ Sources: Guo, Pleiss, Sun and Weinberger (2017), ICML, for the ECE; Bröcker and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from scipy import special
@@ -24,15 +24,19 @@ from auditkit._validation import check_probability, check_vector, check_weights
 from auditkit.errors import InputError
 from auditkit.groups import Groups
 from auditkit.intervals import difference_limits, fit_unit_means, two_sided_level
+from auditkit.margins import SCORE_BIN, SCORE_BINS, marginal
 from auditkit.moments import Moments
 from auditkit.squares import effective_size, sum_products
 
-_BIN = "score bin"
+Figure: TypeAlias = "tuple[float, float | None, float | None]"
+"""A value with the ends of its interval."""
 
 
 @dataclass(frozen=True)
 class GroupErrors:
     """Errors of the scores in one group; each figure as (value, low, high), for this group alone.
+
+    The ends are None where the group has one row, and those of the last two where its rows are clustered.
 
     Attributes:
         group: The group in words.
@@ -44,9 +48,28 @@ class GroupErrors:
 
     group: str
     count: int
-    mean_residual: tuple[float, float, float]
-    mean_absolute_error: tuple[float, float, float]
-    root_mean_square_error: tuple[float, float, float]
+    mean_residual: Figure
+    mean_absolute_error: Figure
+    root_mean_square_error: Figure
+
+
+@dataclass(frozen=True)
+class ErrorTable:
+    """Errors by the groups of one set of attributes.
+
+    Attributes:
+        attributes: The columns crossed.
+        output: The output of the model; None where there is one score per row.
+        groups: One entry per group that occurs.
+    """
+
+    attributes: tuple[str, ...]
+    output: Hashable
+    groups: tuple[GroupErrors, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The table as JSON-ready values."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -88,8 +111,23 @@ class GroupReliability:
     expected_by_chance: float
     bins: tuple[ReliabilityBin, ...]
 
+
+@dataclass(frozen=True)
+class ReliabilityTable:
+    """Calibration by the groups of one set of attributes.
+
+    Attributes:
+        attributes: The columns crossed.
+        output: The output of the model; None where there is one score per row.
+        groups: One entry per group that occurs.
+    """
+
+    attributes: tuple[str, ...]
+    output: Hashable
+    groups: tuple[GroupReliability, ...]
+
     def to_dict(self) -> dict[str, Any]:
-        """The curve as JSON-ready values."""
+        """The table as JSON-ready values."""
         return asdict(self)
 
 
@@ -111,10 +149,6 @@ def tabulate_errors(
     """
     if not moments.has_labels:
         raise InputError("errors by group need labels; take the moments with labels=")
-    if moments.gram is not None:
-        raise InputError(
-            "errors by group of clustered rows have no standard errors here; take the moments without them"
-        )
     check_probability("confidence", confidence)
     names, member = moments.table.unions(attributes)
     mass = member @ moments.weight
@@ -122,32 +156,45 @@ def tabulate_errors(
     square = member @ (moments.score2 + moments.label2 - 2 * moments.cross)
     square_w2 = member @ (moments.score2_w2 + moments.label2_w2 - 2 * moments.cross_w2)
     level = two_sided_level(confidence)
+    size = effective_size(moments, member)
 
-    def figure(value: FloatArray, first: FloatArray, second: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """A weighted mean with its half-width, from Σ w² v and Σ w² v²."""
-        size = effective_size(moments, member)
-        spread = np.maximum(second - 2 * value * first + value**2 * (member @ moments.weight2), 0.0)
-        freedom = np.maximum(size - 1, 1.0)
-        t = -special.stdtrit(freedom, special.ndtr(-level))
-        return value, np.where(size > 1, t * np.sqrt(spread * size / freedom) / mass, np.inf)
+    def half_width(square: FloatArray) -> FloatArray:
+        """From Σ w² (v − v̄)²."""
+        t = -special.stdtrit(np.maximum(size - 1, 1.0), special.ndtr(-level))
+        factor = np.divide(size, size - 1, out=np.full_like(size, np.inf), where=size > 1)
+        return t * np.sqrt(np.maximum(square, 0.0) * factor) / mass
 
-    residual = figure(mean, member @ (moments.label_w2 - moments.score_w2), square_w2)
-    absolute = figure((member @ moments.absolute) / mass, member @ moments.absolute_w2, square_w2)
-    squared = figure(np.maximum(square / mass, 0.0), square_w2, member @ moments.quartic_w2)
+    def spread(value: FloatArray, first: FloatArray, second: FloatArray) -> FloatArray:
+        """Σ w² (v − v̄)² from Σ w² v and Σ w² v², of independent rows."""
+        return second - 2 * value * first + value**2 * (member @ moments.weight2)
+
+    centred = {"w": -mean[:, None] * member, "z": -member, "y": member}
+    residual = mean, half_width(np.diag(sum_products(moments, centred)))
+    absolute = (member @ moments.absolute) / mass
+    squared = np.maximum(square / mass, 0.0)
+    unknown = np.full_like(mass, np.nan)
+    tied = moments.gram is not None
+    of_absolute = unknown if tied else half_width(spread(absolute, member @ moments.absolute_w2, square_w2))
+    of_squared = unknown if tied else half_width(spread(squared, square_w2, member @ moments.quartic_w2))
     counts = member @ moments.count
     return tuple(
-        GroupErrors(name, int(counts[k]), _ends(residual, k), _ends(absolute, k, 0.0), _roots(_ends(squared, k, 0.0)))
+        GroupErrors(
+            name, round(float(counts[k])), _ends(residual, k), _ends((absolute, of_absolute), k, 0.0),
+            _roots(_ends((squared, of_squared), k, 0.0)),
+        )
         for k, name in enumerate(names)
-    )
+    )  # fmt: skip
 
 
-def _ends(figure: tuple[FloatArray, FloatArray], k: int, least: float = -np.inf) -> tuple[float, float, float]:
+def _ends(figure: tuple[FloatArray, FloatArray], k: int, least: float = -np.inf) -> Figure:
     value, half = float(figure[0][k]), float(figure[1][k])
-    return value, max(value - half, least), value + half
+    return (value, max(value - half, least), value + half) if np.isfinite(half) else (value, None, None)
 
 
-def _roots(values: tuple[float, float, float]) -> tuple[float, float, float]:
-    return float(np.sqrt(values[0])), float(np.sqrt(values[1])), float(np.sqrt(values[2]))
+def _roots(values: Figure) -> Figure:
+    root, low, high = (None if value is None else float(np.sqrt(value)) for value in values)
+    assert root is not None
+    return root, low, high
 
 
 def assess_calibration(
@@ -156,7 +203,7 @@ def assess_calibration(
     groups: Groups,
     attributes: str | Sequence[str],
     *,
-    bins: int = 10,
+    bins: int = SCORE_BINS,
     weights: VectorLike | None = None,
     confidence: float = 0.95,
 ) -> tuple[GroupReliability, ...]:
@@ -185,33 +232,45 @@ def assess_calibration(
     check_probability("confidence", confidence)
     names = (attributes,) if isinstance(attributes, str) else tuple(attributes)
     place = np.minimum((z * bins).astype(np.int64), bins - 1)
-    binned = Groups({**{name: groups.values(name) for name in names}, _BIN: place})
+    binned = Groups({**{name: groups.values(name) for name in names}, SCORE_BIN: place})
     moments = Moments.from_rows(
-        z, binned.cells((*names, _BIN)), labels=y, weights=check_weights(weights, n_rows=groups.n_rows)
+        z, binned.cells((*names, SCORE_BIN)), labels=y, weights=check_weights(weights, n_rows=groups.n_rows)
     )
-    return _reliability(moments, names, bins, confidence)
+    return tabulate_reliability(moments, names, bins=bins, confidence=confidence)
 
 
-def _reliability(
-    moments: Moments, attributes: tuple[str, ...], bins: int, confidence: float
+def tabulate_reliability(
+    moments: Moments, attributes: Sequence[str], *, bins: int = SCORE_BINS, confidence: float = 0.95
 ) -> tuple[GroupReliability, ...]:
+    """`assess_calibration` from moments that are told apart by the bin of the score.
+
+    Args:
+        moments: Sums per cell, with labels, over columns that hold the attributes and `SCORE_BIN`.
+        attributes: The columns crossed.
+        bins: Number of bins.
+        confidence: Confidence of every bin's interval, for it alone.
+
+    Returns:
+        One entry per group that occurs.
+    """
+    moments = marginal(moments, (*attributes, SCORE_BIN))
     names, member = moments.table.unions(attributes)
     low, high, deviation = _bin_intervals(moments, confidence)
     gap = moments.label_mean - moments.score_mean
-    place = np.array([moments.table.value(cell, _BIN) for cell in range(moments.table.n_cells)], dtype=np.int64)
+    place = np.array([moments.table.value(cell, SCORE_BIN) for cell in range(moments.table.n_cells)], dtype=np.int64)
     curves = []
     for name, cells in zip(names, member.astype(bool), strict=True):
         share = moments.weight[cells] / moments.weight[cells].sum()
         curve = tuple(
             ReliabilityBin(
-                float(place[c] / bins), float((place[c] + 1) / bins), int(moments.count[c]),
+                float(place[c] / bins), float((place[c] + 1) / bins), round(float(moments.count[c])),
                 float(moments.score_mean[c]), float(moments.label_mean[c]), (float(low[c]), float(high[c])),
             )
             for c in np.flatnonzero(cells)
         )  # fmt: skip
         chance = float((share * deviation[cells]).sum() * np.sqrt(2 / np.pi))
         error = float((share * np.abs(gap[cells])).sum())
-        curves.append(GroupReliability(name, int(moments.count[cells].sum()), error, chance, curve))
+        curves.append(GroupReliability(name, round(float(moments.count[cells].sum())), error, chance, curve))
     return tuple(curves)
 
 

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
-import numpy as np
-
-from auditkit._typing import FloatArray, IntArray, VectorLike
-from auditkit._validation import check_probability, check_vector, check_weights
-from auditkit.constraints import require_labels
-from auditkit.criteria import Contrasts, Criterion, check_criteria, compile_contrasts
-from auditkit.decisions import DecisionTable, decide, tabulate_decisions
+from auditkit._typing import VectorLike
+from auditkit._validation import check_probability
+from auditkit.accuracy import ErrorTable, ReliabilityTable, tabulate_errors, tabulate_reliability
+from auditkit.criteria import Contrasts, Criterion, Family, check_criteria, columns_of, compile_contrasts
+from auditkit.decisions import DecisionTable, tabulate_decisions
 from auditkit.errors import InputError
 from auditkit.estimates import estimate_events, estimate_gaps
 from auditkit.findings import Finding, Verdict, build_finding, combine_verdicts
-from auditkit.groups import LABEL, MISSING, Groups, factorize
-from auditkit.moments import MAX_LABEL_STRATA, Moments, cell_columns
+from auditkit.groups import OUTPUT, Groups
+from auditkit.margins import count_rows, split_outputs
+from auditkit.moments import Moments
+from auditkit.observations import decide_all, observe, sum_rows, with_decisions
 from auditkit.plans import Plan, PlanCheck
+from auditkit.subgroups import MAX_SUBGROUPS, SubgroupSearch, count_subgroups, search_moments
 
-SCHEMA = "auditkit.audit/2"
+SCHEMA = "auditkit.audit/3"
+SUBGROUP_DEPTH = 2
+"""An audit screens every group, and every pair of crossed groups, of the attributes that its criteria protect."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,10 +37,15 @@ class AuditResult:
         decisions: Decision-level tables; empty without a threshold.
         n_rows: Rows audited.
         confidence: Joint confidence of all intervals.
-        threshold: Scores at or above it (above it, for the median) are positive decisions; None without decisions.
+        threshold: Scores at or above it (above it, for the median) are positive decisions; None without decisions, or
+            where the outputs of a model have cuts of their own.
         decision_rule: What a positive decision is, in words; None without decisions.
         seed: Seed of the critical level's simulation.
         moments: The sums that every figure comes from.
+        inferred: Attributes that are known by their probabilities only. Their gaps are those of the weighted means,
+            which differ from the gaps between the people themselves by as much as scores depend on the group among
+            people of the same probabilities.
+        bins: The sums by bin of the score; None where scores or labels are no probabilities.
         plan: Whether the audit followed the plan that was frozen for it; None without one.
     """
 
@@ -49,7 +58,60 @@ class AuditResult:
     decision_rule: str | None
     seed: int
     moments: Moments
+    inferred: tuple[str, ...] = ()
+    bins: Moments | None = None
     plan: PlanCheck | None = None
+
+    @property
+    def outputs(self) -> tuple[Hashable, ...]:
+        """Names of the model's outputs, each of which is audited; empty for one score per row."""
+        names = self.moments.table.names
+        return self.moments.table.categories[names.index(OUTPUT)] if OUTPUT in names else ()
+
+    @property
+    def attribute_sets(self) -> tuple[tuple[str, ...], ...]:
+        """What the criteria protect, each combination once."""
+        return tuple(dict.fromkeys(finding.criterion.attributes for finding in self.findings))
+
+    @cached_property
+    def errors(self) -> tuple[ErrorTable, ...]:
+        """Mean residual, MAE and RMSE by group; empty without labels."""
+        if not self.moments.has_labels:
+            return ()
+        return tuple(
+            ErrorTable(attributes, output, tabulate_errors(part, attributes, confidence=self.confidence))
+            for output, part in split_outputs(self.moments)
+            for attributes in self.attribute_sets
+        )
+
+    @cached_property
+    def reliability(self) -> tuple[ReliabilityTable, ...]:
+        """Reliability curve and calibration error by group; empty where scores or labels are no probabilities."""
+        if self.bins is None:
+            return ()
+        return tuple(
+            ReliabilityTable(attributes, output, tabulate_reliability(part, attributes, confidence=self.confidence))
+            for output, part in split_outputs(self.bins)
+            for attributes in self.attribute_sets
+        )
+
+    @cached_property
+    def subgroups(self) -> tuple[SubgroupSearch, ...]:
+        """Groups and pairs of crossed groups against everybody else: one search by score, one by residual.
+
+        Screening, with control of the share of false discoveries; no verdict depends on it. The tolerance is the
+        smallest of the criteria of that kind. Left out where there are more than `MAX_SUBGROUPS` to search.
+        """
+        searches = []
+        families: dict[Family, None] = dict.fromkeys(finding.criterion.family for finding in self.findings)
+        for family in families:
+            criteria = [finding.criterion for finding in self.findings if finding.criterion.family == family]
+            names = tuple(dict.fromkeys(name for criterion in criteria for name in criterion.attributes))
+            depth = min(SUBGROUP_DEPTH, len(names))
+            if 0 < count_subgroups(self.moments, names, depth) <= MAX_SUBGROUPS:
+                tolerance = min(criterion.tolerance for criterion in criteria)
+                searches.append(search_moments(self.moments, names, family=family, depth=depth, tolerance=tolerance))
+        return tuple(searches)
 
     def to_dict(self) -> dict[str, Any]:
         """The audit as JSON-ready values under a versioned ``schema`` key."""
@@ -61,9 +123,14 @@ class AuditResult:
             "threshold": self.threshold,
             "decision_rule": self.decision_rule,
             "seed": self.seed,
+            "outputs": list(self.outputs),
+            "inferred": list(self.inferred),
             "plan": None if self.plan is None else {**asdict(self.plan), "differences": list(self.plan.differences)},
             "findings": [finding.to_dict() for finding in self.findings],
             "decisions": [table.to_dict() for table in self.decisions],
+            "errors": [table.to_dict() for table in self.errors],
+            "reliability": [table.to_dict() for table in self.reliability],
+            "subgroups": [search.to_dict() for search in self.subgroups],
             "moments": self.moments.to_dict(),
         }
 
@@ -84,12 +151,15 @@ def audit(
     """Measure every gap that the criteria constrain, with simultaneous intervals and a verdict for each criterion.
 
     Args:
-        scores: z, shape (n,).
-        groups: Attributes of the same rows.
+        scores: z, shape (n,), or (n, k) for a model of k outputs: every criterion is then asked of every output, and
+            all intervals and tests hold over all of them at once. The columns of a DataFrame name the outputs.
+        groups: Attributes of the same rows. Inferred ones count with their probabilities.
         criteria: One criterion or several.
         labels: y, shape (n,); needed by EER and by criteria given the label, used by the decision tables if binary.
+            With k outputs the classes 0 … k − 1 (or the names of the outputs), or shape (n, k).
         threshold: Scores at or above it are positive decisions; "median", "top 100" and "top 5%" set it from the scores
-            (see `auditkit.decisions.decide`); None states no decisions.
+            (see `auditkit.decisions.decide`), "highest" takes the output of the highest score; None states no
+            decisions.
         weights: Row weights, shape (n,).
         clusters: Whom each row is of, where several rows are of one person, shape (n,); None takes rows as independent.
         confidence: Joint confidence of all intervals, in (0, 1).
@@ -106,94 +176,22 @@ def audit(
     """
     listed = check_criteria(criteria)
     check_probability("confidence", confidence)
-    made = None if threshold is None else decide(check_vector("scores", scores), threshold)
-    moments = take_moments(
-        scores,
-        groups,
-        listed,
-        labels=labels,
-        decisions=None if made is None else made.values,
-        weights=weights,
-        clusters=clusters,
-    )
+    observed = observe(scores, groups, listed, labels=labels, weights=weights, clusters=clusters)
+    values, cut, rule = (None, None, None) if threshold is None else decide_all(observed, threshold)
+    moments, bins = sum_rows(with_decisions(observed, listed, values), reliability=True)
     outcome = evaluate_moments(
         moments,
         listed,
-        threshold=None if made is None else made.threshold,
-        decision_rule=None if made is None else made.rule,
+        threshold=cut,
+        decision_rule=rule,
         confidence=confidence,
         seed=seed,
+        inferred=[name for name in groups.inferred if name in columns_of(listed)],
+        bins=bins,
     )
     if plan is None:
         return outcome
     return replace(outcome, plan=plan.check(listed, confidence=confidence, threshold=threshold, seed=seed))
-
-
-def take_moments(
-    scores: VectorLike,
-    groups: Groups,
-    criteria: Sequence[Criterion],
-    *,
-    labels: VectorLike | None = None,
-    threshold: float | str | None = None,
-    decisions: VectorLike | None = None,
-    weights: VectorLike | None = None,
-    clusters: VectorLike | None = None,
-) -> Moments:
-    """The sums per cell that an audit of these criteria needs: the only pass over the rows.
-
-    Args:
-        scores: z, shape (n,).
-        groups: Attributes of the same rows.
-        criteria: The criteria.
-        labels: y, shape (n,).
-        threshold: Scores at or above it are positive decisions; or a rule as `audit` takes it.
-        decisions: The decisions themselves (or their probabilities), shape (n,), in place of a threshold.
-        weights: Row weights, shape (n,).
-        clusters: Whom each row is of, shape (n,); any hashable values.
-
-    Returns:
-        The moments over the cells of every column that a criterion or a decision table reads.
-
-    Raises:
-        InputError: As `audit`.
-    """
-    if not isinstance(groups, Groups):
-        raise InputError(f'groups must be an auditkit.Groups, e.g. Groups({{"sex": sex}}); got {type(groups).__name__}')
-    require_labels(criteria, labels)
-    z = check_vector("scores", scores, n_rows=groups.n_rows)
-    if not len(z):
-        raise InputError("scores is empty; an audit needs at least one row")
-    y = None if labels is None else check_vector("labels", labels, n_rows=groups.n_rows)
-    chosen = _decide(z, threshold, decisions)
-    binary = y is not None and bool(np.isin(y, (0.0, 1.0)).all())
-    columns = cell_columns(criteria, binary_labels=binary, has_decisions=chosen is not None)
-    _check_label_strata(columns, y)
-    return Moments.from_rows(
-        z,
-        groups.cells(columns, labels=y),
-        labels=y,
-        decisions=chosen,
-        weights=check_weights(weights, n_rows=groups.n_rows),
-        clusters=_cluster_codes(clusters, groups.n_rows),
-    )
-
-
-def _cluster_codes(clusters: VectorLike | None, n_rows: int) -> IntArray | None:
-    if clusters is None:
-        return None
-    codes, categories = factorize("clusters", clusters)
-    if len(codes) != n_rows:
-        raise InputError(f"clusters must have {n_rows} rows, as many as groups has; got {len(codes)}")
-    if MISSING in categories:
-        raise InputError("clusters holds missing values; give every row the person that it is of")
-    return codes
-
-
-def _decide(scores: FloatArray, threshold: float | str | None, decisions: VectorLike | None) -> FloatArray | None:
-    if decisions is not None:
-        return check_vector("decisions", decisions, n_rows=len(scores))
-    return None if threshold is None else decide(scores, threshold).values
 
 
 def evaluate_moments(
@@ -204,6 +202,8 @@ def evaluate_moments(
     decision_rule: str | None = None,
     confidence: float = 0.95,
     seed: int = 0,
+    inferred: Sequence[str] = (),
+    bins: Moments | None = None,
 ) -> AuditResult:
     """The audit from its moments alone; tolerances and confidence can be changed without another pass over the rows.
 
@@ -214,6 +214,8 @@ def evaluate_moments(
         decision_rule: The same in words; made from the threshold when None.
         confidence: Joint confidence of all intervals.
         seed: Seed of the simulation that sets the critical level.
+        inferred: Attributes that the moments hold by their probabilities.
+        bins: The same moments by bin of the score, for reliability curves.
 
     Returns:
         The audit.
@@ -223,30 +225,33 @@ def evaluate_moments(
     """
     if decision_rule is None and threshold is not None:
         decision_rule = f"a score of {threshold:g} or more"
-    contrasts = compile_contrasts(criteria, moments.table, cell_weights=moments.weight)
+    contrasts = compile_contrasts(_of_every_output(criteria, moments), moments.table, cell_weights=moments.weight)
     _check_comparable(criteria, contrasts)
     events = estimate_events(moments, contrasts)
     gaps = estimate_gaps(events, contrasts, confidence=confidence, seed=seed)
-    findings = tuple(build_finding(k, contrasts, events, gaps) for k in range(len(criteria)))
+    findings = tuple(
+        replace(build_finding(k, contrasts, events, gaps), criterion=criterion) for k, criterion in enumerate(criteria)
+    )
     return AuditResult(
         verdict=combine_verdicts([finding.verdict for finding in findings]),
         findings=findings,
         decisions=tabulate_decisions(moments, criteria, confidence=confidence, seed=seed),
-        n_rows=int(moments.count.sum()),
+        n_rows=count_rows(moments),
         confidence=confidence,
         threshold=threshold,
         decision_rule=decision_rule,
         seed=seed,
         moments=moments,
+        inferred=tuple(inferred),
+        bins=bins,
     )
 
 
-def _check_label_strata(columns: Sequence[str], labels: FloatArray | None) -> None:
-    if LABEL in columns and labels is not None and len(np.unique(labels)) > MAX_LABEL_STRATA:
-        raise InputError(
-            f"labels have {len(np.unique(labels))} different values, too many to condition on; "
-            "use binary or binned labels with equalized odds and equal opportunity"
-        )
+def _of_every_output(criteria: Sequence[Criterion], moments: Moments) -> list[Criterion]:
+    """The criteria asked of every output apart, as a stratum."""
+    if OUTPUT not in moments.table.names:
+        return list(criteria)
+    return [replace(criterion, given=(*criterion.given, OUTPUT)) for criterion in criteria]
 
 
 def _check_comparable(criteria: Sequence[Criterion], contrasts: Contrasts) -> None:

@@ -11,13 +11,14 @@ from scipy import stats
 
 from auditkit._typing import FloatArray
 from auditkit._validation import check_binary, check_probability
-from auditkit.auditing import AuditResult, evaluate_moments, take_moments
+from auditkit.auditing import AuditResult, evaluate_moments
 from auditkit.baselines import FitContext, Prediction, Sample, find_method, share_head
 from auditkit.criteria import Criterion, check_criteria
 from auditkit.datasets import split_rows
 from auditkit.errors import AuditkitError, InputError
 from auditkit.finetuning import TuneConfig
 from auditkit.metrics import Estimate, Metric, compare_metrics, measure_utility
+from auditkit.observations import take_moments
 from auditkit.progress import NullProgress, Progress
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ intervals that cover at once over all pairs of groups and all rates of a table.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -20,6 +20,7 @@ from auditkit.errors import InputError
 from auditkit.groups import LABEL
 from auditkit.intervals import Limits, UnitMeans, difference_limits, fit_unit_means, ratio_limits, two_sided_level
 from auditkit.joint import max_t_level
+from auditkit.margins import split_outputs
 from auditkit.moments import Moments
 from auditkit.squares import effective_size, sum_products
 
@@ -150,6 +151,7 @@ class DecisionTable:
         gaps: Rate → largest difference between two groups that have it.
         comparisons: Every rate of every pair of groups.
         undefined: Which rates of which groups have no rows to be taken from.
+        output: The output of the model that the decisions are about; None where there is one score per row.
     """
 
     attributes: tuple[str, ...]
@@ -159,6 +161,7 @@ class DecisionTable:
     gaps: dict[str, float]
     comparisons: tuple[RateComparison, ...]
     undefined: tuple[str, ...]
+    output: Hashable = None
 
     def to_dict(self) -> dict[str, Any]:
         """The table as JSON-ready values."""
@@ -168,7 +171,7 @@ class DecisionTable:
 def tabulate_decisions(
     moments: Moments, criteria: Sequence[Criterion], *, confidence: float, seed: int = 0
 ) -> tuple[DecisionTable, ...]:
-    """One table of decisions for every set of attributes that a criterion protects.
+    """One table of decisions for every set of attributes that a criterion protects, and every output.
 
     Args:
         moments: Sums per cell, with decisions.
@@ -182,7 +185,11 @@ def tabulate_decisions(
     if not moments.has_decisions:
         return ()
     attribute_sets = dict.fromkeys(criterion.attributes for criterion in criteria)
-    return tuple(_Table(moments, attributes, confidence, seed).build() for attributes in attribute_sets)
+    return tuple(
+        replace(_Table(part, attributes, confidence, seed).build(), output=output)
+        for output, part in split_outputs(moments)
+        for attributes in attribute_sets
+    )
 
 
 class _Table:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 LABEL = "@label"
 """Name of the stratum formed by the labels, wherever a criterion is ``given`` something."""
 
+OUTPUT = "@output"
+"""Name of the column that tells the outputs of a model apart, where it has several scores per row."""
+
 MISSING = "(missing)"
 """Category of the rows whose attribute value is None or NaN."""
 
@@ -355,8 +358,9 @@ def _spread(
 
 
 def _check_names(columns: Mapping[str, Any], inferred: Mapping[str, Any]) -> None:
-    if LABEL in columns or LABEL in inferred:
-        raise InputError(f"an attribute cannot be called {LABEL!r}; that name stands for the labels")
+    for name in (LABEL, OUTPUT):
+        if name in columns or name in inferred:
+            raise InputError(f"an attribute cannot be called {name!r}; that name stands for the {name[1:]}s")
     if both := [name for name in inferred if name in columns]:
         raise InputError(f"attribute {both[0]!r} is given by its values and by probabilities; pass one of the two")
 

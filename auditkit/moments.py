@@ -158,6 +158,7 @@ class Moments:
         weights: FloatArray | None = None,
         shift: float | None = None,
         clusters: IntArray | None = None,
+        shares: FloatArray | None = None,
     ) -> Moments:
         """Sum the rows of every cell.
 
@@ -170,10 +171,14 @@ class Moments:
             shift: Constant taken off before squaring; None takes the mean score.
             clusters: Code of every row's cluster (the person that several rows are of), shape (n,); None is a cluster
                 for every row.
+            shares: Probability that a row is of its cell, where the cells are inferred and a row is written once for
+                each, shape (n,): a weight that also counts the rows; None is one for every row.
 
         Returns:
             The moments.
         """
+        if shares is not None:
+            weights = shares if weights is None else weights * shares
         centre = float(scores.mean()) if shift is None and len(scores) else (shift or 0.0)
         rows = Rows(scores, labels, decisions, weights, centre)
         given = {name for name in ("z", "y", "d", "w") if getattr(rows, name) is not None}
@@ -183,6 +188,8 @@ class Moments:
             for product in products(given)
         }
         moments = cls.from_totals(cells.table, totals, given=given, shift=centre)
+        if shares is not None:
+            moments = replace(moments, count=_bincount(cells, shares))
         return moments if clusters is None else replace(moments, gram=_gram(rows, cells, clusters))
 
     @classmethod

@@ -8,21 +8,21 @@ One set of moments serves all of them.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
-from auditkit._typing import VectorLike
+from auditkit._typing import BoolArray, VectorLike
 from auditkit._validation import check_probability
-from auditkit.auditing import take_moments
 from auditkit.criteria import Contrasts, Criterion, Event, Family
 from auditkit.errors import InputError
 from auditkit.estimates import estimate_events, estimate_gaps
-from auditkit.groups import Groups
+from auditkit.groups import OUTPUT, Groups
 from auditkit.moments import Moments
+from auditkit.observations import take_moments
 
 MAX_SUBGROUPS = 2_000
 
@@ -33,6 +33,7 @@ class Subgroup:
 
     Attributes:
         values: Attribute → value.
+        output: The output of the model that is looked at; None where there is one score per row.
         count: Rows in it.
         gap: Its mean (of the score, or of the residual) less that of all others.
         interval: Of the gap, for it alone; None with too few rows.
@@ -42,6 +43,7 @@ class Subgroup:
     """
 
     values: dict[str, Hashable]
+    output: Hashable
     count: int
     gap: float
     interval: tuple[float, float] | None
@@ -55,12 +57,14 @@ class SubgroupSearch:
     """What a search found.
 
     Attributes:
+        family: "ECP" where mean scores were compared, "EER" where mean residuals were.
         subgroups: All that were searched, the largest gap that was found first, then by q-value.
         false_discovery_rate: q.
         tolerance: ε.
         untested: How many had too few rows to be tested; they are not cleared.
     """
 
+    family: Family
     subgroups: tuple[Subgroup, ...]
     false_discovery_rate: float
     tolerance: float
@@ -110,19 +114,35 @@ def search_subgroups(
         InputError: No such depth, or too many subgroups.
     """
     names = tuple(groups.names if attributes is None else attributes)
-    if not 1 <= depth <= len(names):
-        raise InputError(f"depth must lie between 1 and {len(names)}, the number of attributes; got {depth}")
-    check_probability("false_discovery_rate", false_discovery_rate)
+    _check_depth(depth, names)
     criterion = Criterion(family, names, tolerance)
     moments = take_moments(scores, groups, [criterion], labels=labels, weights=weights, clusters=clusters)
+    return search_moments(
+        moments, names, family=family, depth=depth, tolerance=tolerance, false_discovery_rate=false_discovery_rate
+    )
+
+
+def search_moments(
+    moments: Moments,
+    attributes: Sequence[str],
+    *,
+    family: Family = "ECP",
+    depth: int = 2,
+    tolerance: float = 0.0,
+    false_discovery_rate: float = 0.05,
+) -> SubgroupSearch:
+    """`search_subgroups` from the moments alone; arguments, returns and errors as there."""
+    _check_depth(depth, attributes)
+    check_probability("false_discovery_rate", false_discovery_rate)
+    criterion = Criterion(family, tuple(attributes), tolerance)
     contrasts, values = _contrasts(moments, criterion, depth)
     events = estimate_events(moments, contrasts)
     gaps = estimate_gaps(events, contrasts, draws=1)  # the joint level, which draws are for, is not used
     found = gaps.q_value <= false_discovery_rate
     subgroups = [
         Subgroup(
-            values[k],
-            int(events.count[contrasts.plus[k]]),
+            *values[k],
+            round(float(events.count[contrasts.plus[k]])),
             float(gaps.gap[k]),
             (float(gaps.pointwise[0][k]), float(gaps.pointwise[1][k])) if gaps.adequate[k] else None,
             float(gaps.p_above[k]) if gaps.adequate[k] else None,
@@ -132,28 +152,54 @@ def search_subgroups(
         for k in range(contrasts.n_contrasts)
     ]
     subgroups.sort(key=lambda s: (not s.found, -abs(s.gap) if s.found else (2.0 if s.q_value is None else s.q_value)))
-    return SubgroupSearch(tuple(subgroups), false_discovery_rate, tolerance, int((~gaps.adequate).sum()))
+    return SubgroupSearch(family, tuple(subgroups), false_discovery_rate, tolerance, int((~gaps.adequate).sum()))
 
 
-def _contrasts(moments: Moments, criterion: Criterion, depth: int) -> tuple[Contrasts, list[dict[str, Hashable]]]:
-    """Every subgroup and its complement as events, compared with each other."""
-    table, events, members, values = moments.table, [], [], []
+def count_subgroups(moments: Moments, attributes: Sequence[str], depth: int) -> int:
+    """How many subgroups a search would compare with everybody else."""
+    return sum(1 for _ in _subgroups(moments, attributes, depth))
+
+
+def _check_depth(depth: int, attributes: Sequence[str]) -> None:
+    if not 1 <= depth <= len(attributes):
+        raise InputError(f"depth must lie between 1 and {len(attributes)}, the number of attributes; got {depth}")
+
+
+def _subgroups(
+    moments: Moments, attributes: Sequence[str], depth: int
+) -> Iterator[tuple[dict[str, Hashable], Hashable, BoolArray, BoolArray]]:
+    """Every subgroup of every output: its values, the output, its cells, and those of everybody else."""
+    table = moments.table
+    outputs = [(None, np.ones(table.n_cells, dtype=bool))]
+    if OUTPUT in table.names:
+        column = table.names.index(OUTPUT)
+        outputs = [(value, table.codes[:, column] == code) for code, value in enumerate(table.categories[column])]
     for size in range(1, depth + 1):
-        for chosen in combinations(criterion.attributes, size):
+        for chosen in combinations(attributes, size):
             columns = table.columns(chosen)
             for code in np.unique(table.codes[:, columns], axis=0):
-                member = (table.codes[:, columns] == code).all(axis=1)
-                if member.all():
-                    continue
-                group = tuple(table.categories[c][k] for c, k in zip(columns, code, strict=True))
-                values.append(dict(zip(chosen, group, strict=True)))
-                events += [Event(0, group), Event(0, ("all others",))]
-                members += [member, ~member]
-        if len(values) > MAX_SUBGROUPS:
+                inside = (table.codes[:, columns] == code).all(axis=1)
+                values = {name: table.categories[c][k] for name, c, k in zip(chosen, columns, code, strict=True)}
+                for output, cells in outputs:
+                    member, others = cells & inside, cells & ~inside
+                    if moments.weight[member].any() and moments.weight[others].any():
+                        yield values, output, member, others
+
+
+def _contrasts(
+    moments: Moments, criterion: Criterion, depth: int
+) -> tuple[Contrasts, list[tuple[dict[str, Hashable], Hashable]]]:
+    """Every subgroup and its complement as events, compared with each other."""
+    events, members, found = [], [], []
+    for values, output, member, others in _subgroups(moments, criterion.attributes, depth):
+        found.append((values, output))
+        events += [Event(0, tuple(values.values())), Event(0, ("all others",))]
+        members += [member, others]
+        if len(found) > MAX_SUBGROUPS:
             raise InputError(
                 f"there are more than {MAX_SUBGROUPS} subgroups; search fewer attributes, bin them, or lower depth"
             )
-    if not values:
+    if not found:
         raise InputError("every attribute has one value; there is no subgroup to compare with others")
-    first = np.arange(0, 2 * len(values), 2)
-    return Contrasts((criterion,), tuple(events), np.array(members), first, first + 1, ()), values
+    first = np.arange(0, 2 * len(found), 2)
+    return Contrasts((criterion,), tuple(events), np.array(members), first, first + 1, ()), found

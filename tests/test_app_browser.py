@@ -166,7 +166,7 @@ def check_downloads(page: Page, folder: Path) -> None:
     report = (folder / "report.html").read_text(encoding="utf-8")
     assert "Adult income" in report
     assert "<html" in report[:500].lower()
-    assert json.loads((folder / "audit.json").read_text(encoding="utf-8"))["schema"] == "auditkit.audit/2"
+    assert json.loads((folder / "audit.json").read_text(encoding="utf-8"))["schema"] == "auditkit.audit/3"
     with zipfile.ZipFile(folder / "run.zip") as archive:
         assert {"run.json", "audit.json", "audit_after.json", "comparison.json", "report.html"} <= set(
             archive.namelist()

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import auditkit as ak
-from auditkit.auditing import SCHEMA, audit, take_moments
+from auditkit.auditing import SCHEMA, audit
 from auditkit.criteria import compile_contrasts
 from auditkit.errors import InputError
 from auditkit.estimates import estimate_events
+from auditkit.observations import take_moments
 from tests.problems import gaps_by_mask, random_problem
 
 
@@ -319,7 +320,7 @@ def test_moments_give_the_same_audit_at_another_tolerance(population: tuple) -> 
     scores, labels, frame = population
     groups = ak.Groups(frame)
     first = audit(scores, groups, ak.ECP("sex", tolerance=0.5), labels=labels, threshold=0.5)
-    later = ak.evaluate_moments(first.moments, [ak.ECP("sex", tolerance=0.01)], threshold=0.5)
+    later = ak.evaluate_moments(first.moments, [ak.ECP("sex", tolerance=0.01)], threshold=0.5, bins=first.bins)
     direct = audit(scores, groups, ak.ECP("sex", tolerance=0.01), labels=labels, threshold=0.5)
     assert later.to_dict() == direct.to_dict()
     assert (first.verdict, later.verdict) == ("pass", "fail")

@@ -21,7 +21,7 @@ AUDIT_SCHEMA = {
     "type": "object",
     "required": ["schema", "verdict", "n_rows", "confidence", "findings", "decisions", "moments"],
     "properties": {
-        "schema": {"const": "auditkit.audit/2"},
+        "schema": {"const": "auditkit.audit/3"},
         "verdict": {"enum": ["pass", "fail", "inconclusive"]},
         "n_rows": {"type": "integer", "minimum": 1},
         "findings": {

@@ -111,7 +111,7 @@ def test_document_is_json(full: Path) -> None:
 
 def test_every_gap_and_every_group_is_stated(full: Path, page: Page) -> None:
     for name in ("audit.json", "audit_after.json"):
-        audit = read_part(full / name, "auditkit.audit/2")
+        audit = read_part(full / name, "auditkit.audit/3")
         assert audit is not None
         for finding in audit["findings"]:
             assert finding["criterion"]["name"] in page.text
@@ -231,9 +231,9 @@ def test_folders_that_hold_no_run(copy: Path, tmp_path: Path) -> None:
     with pytest.raises(SchemaError, match=r"audit\.json is not JSON"):
         load_document(copy)
     (copy / "audit.json").write_text('{"schema": "auditkit.audit/9"}', encoding="utf-8")
-    with pytest.raises(SchemaError, match=r"audit/9.*this release reads 'auditkit\.audit/2'"):
+    with pytest.raises(SchemaError, match=r"audit/9.*this release reads 'auditkit\.audit/3'"):
         load_document(copy)
-    (copy / "audit.json").write_text('{"schema": "auditkit.audit/2"}', encoding="utf-8")
+    (copy / "audit.json").write_text('{"schema": "auditkit.audit/3"}', encoding="utf-8")
     with pytest.raises(SchemaError, match="lack what a report needs"):
         load_document(copy)
     (copy / "audit.json").unlink()
@@ -295,7 +295,7 @@ def test_verification_recomputes_every_finding(full: Path, plain: Path) -> None:
 
 
 def test_recomputed_audit_is_the_audit(full: Path) -> None:
-    stored = read_part(full / "audit.json", "auditkit.audit/2")
+    stored = read_part(full / "audit.json", "auditkit.audit/3")
     assert stored is not None
     again = json.loads(json.dumps(recompute(stored).to_dict()))
     assert again["decisions"] == stored["decisions"]
