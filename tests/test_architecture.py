@@ -84,7 +84,7 @@ HOMES = {
     "onnx": {"models/onnx_model.py", "onnx_export.py"},
     "onnxruntime": {"models/onnx_model.py"},
     "osqp": {"solvers/osqp_solver.py"},
-    "plotly": {"reporting/charts.py"},
+    "plotly": {"reporting/charts.py", "reporting/reliability.py"},
     "pyspark": {"engines/spark_engine.py"},
     "skops": {"models/sklearn_model.py", "models/skops_model.py"},
     "streamlit": set(),

@@ -94,7 +94,7 @@ def gap_chart(row: CriterionRow, *, key: str) -> Chart | None:
     shown = (
         f"the {len(names)} widest of {len(row.before.gaps)} gaps" if len(names) < len(row.before.gaps) else "every gap"
     )
-    return _chart(figure, key, f"Gaps of {row.name}: {shown}", _describe_gaps(row), rows=len(names))
+    return make_chart(figure, key, f"Gaps of {row.name}: {shown}", _describe_gaps(row), rows=len(names))
 
 
 def mean_chart(row: CriterionRow, *, key: str) -> Chart | None:
@@ -118,7 +118,7 @@ def mean_chart(row: CriterionRow, *, key: str) -> Chart | None:
         f"{_cell_name(cell)} {number(cell['value'])} ({count(cell['count'])} rows)" for cell in row.before.cells
     )
     description = f"{what.capitalize()} of every group, as found: {cells}."
-    return _chart(figure, key, f"{what.capitalize()} by group", description, rows=len(names))
+    return make_chart(figure, key, f"{what.capitalize()} by group", description, rows=len(names))
 
 
 def rate_chart(pair: DecisionPair, *, key: str) -> Chart | None:
@@ -146,7 +146,7 @@ def rate_chart(pair: DecisionPair, *, key: str) -> Chart | None:
     figure.update_xaxes(title_text="share with a positive decision", tickformat=".0%", rangemode="tozero")
     described = "; ".join(f"{group['group']} {percent(group['selection_rate'])}" for group in groups)
     title = f"Selection rates by {' × '.join(pair.attributes)}"
-    return _chart(figure, key, title, f"{title}, as found: {described}.", rows=len(names))
+    return make_chart(figure, key, title, f"{title}, as found: {described}.", rows=len(names))
 
 
 def trade_off_charts(comparison: Json) -> list[Chart]:
@@ -180,7 +180,7 @@ def history_chart(document: ReportDocument) -> Chart | None:
     figure.update_yaxes(title_text="loss", row=1, col=1)
     figure.update_yaxes(title_text="gap before projection", rangemode="tozero", row=2, col=1)
     figure.update_xaxes(title_text="epoch; dotted: the one that was kept", row=2, col=1)
-    _style(figure)
+    set_style(figure)
     figure.update_layout(margin={"l": 64})
     last = history[-1]
     description = (
@@ -206,7 +206,7 @@ def _trade_off(methods: Sequence[Json], criterion: Json, *, key: str) -> Chart |
     axis = f"largest gap; shaded: within {tolerance(criterion['tolerance'])}"
     figure.update_xaxes(title_text=axis, rangemode="tozero")
     figure.update_yaxes(title_text="accuracy", tickformat=".1%")
-    _style(figure)
+    set_style(figure)
     figure.update_layout(margin={"l": 64, "b": 56}, legend={"y": -0.26, "yanchor": "top"}, showlegend=True)
     name = f"Accuracy against the gap of {criterion['name']}"
     return Chart(key, name, f"{name}. {'; '.join(words)}.", _values(figure), 480)
@@ -224,7 +224,7 @@ def _method_point(title: str, gap: Json, accuracy: Json, position: int) -> go.Sc
         mode="markers",
         name=_plain(title),
         marker={"color": colour, "size": 11, "symbol": SYMBOLS[position % len(SYMBOLS)]},
-        hovertext=[_hover(hover)],
+        hovertext=[hover_text(hover)],
         hoverinfo="text",
     )
 
@@ -295,7 +295,7 @@ def _dot_figure(names: Sequence[str], series: Sequence[tuple[str, str, list[_Mar
             mode="markers",
             name=title,
             marker={"color": colour, "size": 9, "symbol": ("circle", "diamond")[position]},
-            hovertext=[_hover(mark.hover) for mark in marks],
+            hovertext=[hover_text(mark.hover) for mark in marks],
             hoverinfo="text",
         )
     for position, name in enumerate(names):
@@ -304,7 +304,7 @@ def _dot_figure(names: Sequence[str], series: Sequence[tuple[str, str, list[_Mar
             showarrow=False, font={"size": 12, "color": INK},
         )  # fmt: skip
     figure.update_yaxes(visible=False, range=[len(names) - 0.45, -0.62], fixedrange=True)
-    _style(figure)
+    set_style(figure)
     figure.update_layout(showlegend=len(series) > 1)
     return figure
 
@@ -321,7 +321,8 @@ def _errors(values: Sequence[float], lows: Sequence[float], highs: Sequence[floa
     }
 
 
-def _style(figure: go.Figure) -> None:
+def set_style(figure: go.Figure) -> None:
+    """The look that all charts share."""
     figure.update_layout(
         template="none",
         paper_bgcolor="rgba(0,0,0,0)",
@@ -336,7 +337,8 @@ def _style(figure: go.Figure) -> None:
     figure.update_yaxes(gridcolor=GRID, zeroline=False, tickcolor=GRID, title_font_color=MUTED, title_standoff=8)
 
 
-def _chart(figure: go.Figure, key: str, title: str, description: str, *, rows: int) -> Chart:
+def make_chart(figure: go.Figure, key: str, title: str, description: str, *, rows: int) -> Chart:
+    """A chart of so many rows in height."""
     return Chart(key, title, description, _values(figure), _FRAME_PIXELS + _ROW_PIXELS * rows)
 
 
@@ -359,7 +361,8 @@ def _plain(text: str) -> str:
     return html.escape(text, quote=False)
 
 
-def _hover(text: str) -> str:
+def hover_text(text: str) -> str:
+    """A hover text whose line breaks are kept and whose other characters are never markup."""
     return "<br>".join(_plain(line) for line in text.split("<br>"))
 
 

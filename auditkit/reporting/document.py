@@ -9,6 +9,7 @@ from typing import Any
 
 from auditkit.auditing import SCHEMA as AUDIT_SCHEMA
 from auditkit.errors import InputError, SchemaError
+from auditkit.groups import value_in_words
 
 SCHEMA = "auditkit.report/1"
 RUN_SCHEMA = "auditkit.run/1"
@@ -77,11 +78,13 @@ class DecisionPair:
 
     Attributes:
         attributes: The columns crossed.
+        output: The output of the model; None where there is one score per row.
         before: The decision table of the model as found.
         after: Of the tuned and calibrated scores; None without them.
     """
 
     attributes: tuple[str, ...]
+    output: str | None
     before: Json
     after: Json | None
 
@@ -268,8 +271,16 @@ def _outcome(finding: Json) -> Outcome:
 
 
 def _decision_pairs(audit: Json, after: Json | None) -> tuple[DecisionPair, ...]:
-    later = {tuple(table["attributes"]): table for table in (after or {}).get("decisions", ())}
+    later = {_table_key(table): table for table in (after or {}).get("decisions", ())}
     return tuple(
-        DecisionPair(tuple(table["attributes"]), table, later.get(tuple(table["attributes"])))
+        DecisionPair(tuple(table["attributes"]), _in_words(table["output"]), table, later.get(_table_key(table)))
         for table in audit["decisions"]
     )
+
+
+def _table_key(table: Json) -> tuple[Any, ...]:
+    return tuple(table["attributes"]), table["output"]
+
+
+def _in_words(output: Any) -> str | None:
+    return None if output is None else value_in_words(output)

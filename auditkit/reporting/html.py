@@ -22,6 +22,7 @@ from auditkit.errors import InputError
 from auditkit.reporting import wording
 from auditkit.reporting.charts import DARK, Chart, gap_chart, history_chart, mean_chart, rate_chart, trade_off_charts
 from auditkit.reporting.document import ReportDocument, load_document
+from auditkit.reporting.reliability import reliability_chart
 
 REPORT = "report.html"
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -102,11 +103,13 @@ def write_report(folder: str | Path) -> Path:
 
 
 def build_charts(document: ReportDocument) -> dict[str, Chart]:
-    """Every chart of a report by its key, such as gaps-0, means-0, rates-0, history or trade-off-0."""
+    """Every chart of a report by its key, such as gaps-0, means-0, rates-0, reliability-0, history or trade-off-0."""
     charts: list[Chart | None] = []
     for position, row in enumerate(document.criteria):
         charts += [gap_chart(row, key=f"gaps-{position}"), mean_chart(row, key=f"means-{position}")]
     charts += [rate_chart(pair, key=f"rates-{position}") for position, pair in enumerate(document.decisions)]
+    tables = enumerate(document.audit["reliability"])
+    charts += [reliability_chart(table, key=f"reliability-{position}") for position, table in tables]
     charts.append(history_chart(document))
     if document.comparison is not None:
         charts += trade_off_charts(document.comparison)
