@@ -9,18 +9,20 @@ from auditkit.reporting.document import Json
 from auditkit.reporting.wording import count, number
 
 _ROWS = 7
-_MOST_GROUPS = len(METHOD_COLOURS)
+_MOST_GROUPS = 5
+_LEAST_ROWS = 10
+"""Bins of fewer rows are left to the table: their outcomes jump from 0 to 1 and hide the curves."""
 
 
 def reliability_chart(table: Json, *, key: str) -> Chart:
-    """Mean outcome against mean score in ten bins of the score, a curve for every group; on the diagonal they agree.
+    """Mean outcome against mean score by bin of the score, a curve for every group; on the diagonal they agree.
 
     Args:
         table: A reliability table of audit.json.
         key: The chart's id.
 
     Returns:
-        The chart of the largest groups.
+        The chart of the largest groups, without the bins of fewer than ten rows.
     """
     groups = sorted(table["groups"], key=lambda group: -group["count"])[:_MOST_GROUPS]
     figure = go.Figure()
@@ -32,14 +34,16 @@ def reliability_chart(table: Json, *, key: str) -> Chart:
     set_style(figure)
     figure.update_xaxes(title_text="mean score of the bin", range=[-0.02, 1.02])
     figure.update_yaxes(title_text="mean outcome", range=[-0.02, 1.02])
-    shown = f"the {len(groups)} largest of {len(table['groups'])} groups" if len(groups) < len(table["groups"]) else ""
+    shown = (
+        f"the {len(groups)} largest of {len(table['groups'])} groups, " if len(groups) < len(table["groups"]) else ""
+    )
     words = "; ".join(f"{group['group']} {number(group['calibration_error'])}" for group in groups)
-    title = f"Reliability by {' × '.join(table['attributes'])}" + (f": {shown}" if shown else "")
+    title = f"Reliability by {' × '.join(table['attributes'])}: {shown}bins of at least {_LEAST_ROWS} rows"
     return make_chart(figure, key, title, f"Calibration error of every group: {words}.", rows=_ROWS)
 
 
 def _curve(group: Json, place: int) -> go.Scatter:
-    bins, colour = group["bins"], METHOD_COLOURS[place]
+    bins, colour = [each for each in group["bins"] if each["count"] >= _LEAST_ROWS], METHOD_COLOURS[place]
     # the interval is of outcome less score; around the outcome it is the same interval moved by the score
     below = [each["mean_label"] - each["mean_score"] - each["interval"][0] for each in bins]
     above = [each["interval"][1] - each["mean_label"] + each["mean_score"] for each in bins]
