@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import BeforeValidator, Field, PrivateAttr, WithJsonSchema, model_validator
 
-from auditkit.config.model_section import ImageSection, ModelSection, model_path
+from auditkit.config.model_section import ModelSection, model_path
 from auditkit.criteria import ECP, EER, Criterion, demographic_parity, equal_opportunity, equalized_odds
 from auditkit.groups import LABEL
 
@@ -93,7 +93,6 @@ class DataSpec(_Section):
     score: str | None = Field(default=None, description="Column of scores, when the table holds predictions.")
     features: Names | None = Field(default=None, description="Columns the model reads; by default all others.")
     exclude: Names = Field(default=(), description="Columns to leave out.")
-    images: ImageSection | None = Field(default=None, description="Where every row is an image.")
 
 
 class CriterionSpec(_Section):
@@ -225,16 +224,6 @@ class AuditFile(_Section):
     def model_options(self) -> dict[str, Any]:
         """The keyword arguments of `auditkit.load_model`."""
         return self.model.options(self._folder) if isinstance(self.model, ModelSection) else {}
-
-    @property
-    def image_folder(self) -> Path:
-        """Where the images lie."""
-        return self._folder / ("." if self.data.images is None else self.data.images.folder)
-
-    @property
-    def cache_folder(self) -> Path:
-        """Where computed features are kept."""
-        return self._folder / ("features" if self.data.images is None else self.data.images.cache)
 
     @property
     def plan_path(self) -> Path | None:

@@ -1,4 +1,4 @@
-"""The sections of the audit file that say which model is audited and which images it reads."""
+"""The section of the audit file that says which model is audited."""
 
 from __future__ import annotations
 
@@ -43,25 +43,6 @@ class ModelSection(pydantic.BaseModel):
         """The keyword arguments of `auditkit.load_model`."""
         given = self.model_dump(exclude={"path"}, exclude_none=True)
         return given if self.checkpoint is None else {**given, "checkpoint": folder / self.checkpoint}
-
-
-class ImageSection(pydantic.BaseModel):
-    """Images as data: the table names one in each row, and a vision model reads them."""
-
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
-
-    column: str = Field(default="path", description="Column of image paths.")
-    folder: str = Field(default=".", description="Where they are, relative to this file; nothing outside is read.")
-    unreadable: Literal["refuse", "skip"] = Field(
-        default="refuse", description="What to do about images that cannot be decoded; skip counts them in the report."
-    )
-    cache: str = Field(default="features", description="Folder of computed features, relative to this file.")
-    batch_size: int = Field(default=64, ge=1, description="Images per step of the model.")
-    workers: int = Field(default=0, ge=0, description="Processes that decode images; 0 decodes in this one.")
-    device: str = Field(default="cpu", description='Where the model runs: "cpu", "cuda", "cuda:1".')
-    precision: Literal["float32", "float16", "bfloat16"] = Field(
-        default="float32", description="Of the computation; features are stored as float32."
-    )
 
 
 def model_path(text: str, folder: Path) -> str | Path:
