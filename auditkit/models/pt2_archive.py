@@ -31,6 +31,7 @@ DROPPED = ("data/sample_inputs/", "extra/")
 
 NAME = re.compile(r"[\w.]*", re.ASCII)
 IDENTIFIER = re.compile(r"[A-Za-z_]\w*|", re.ASCII)
+TENSOR_FILE = re.compile(r"(?:weight|tensor)_\d+", re.ASCII)
 WORD = re.compile(r"[\w.:+\-]*", re.ASCII)
 OPERATOR = re.compile(r"torch\.ops\.aten\.([A-Za-z_]\w*)\.([A-Za-z_]\w*)")
 OTHER_OPERATORS = frozenset(
@@ -126,7 +127,11 @@ def _parts(archive: zipfile.ZipFile, path: Path) -> dict[str, bytes]:
 def _is_known(name: str) -> bool:
     if name in MARKS or name == PROGRAM:
         return True
-    return any(name.startswith(folder) and "/" not in name[len(folder) :] for folder in CONFIGS)
+    # Other names in these folders, such as model.pt, are older forms, which torch unpickles whenever they are there.
+    return any(
+        name.startswith(folder) and (name[len(folder) :] == config or TENSOR_FILE.fullmatch(name[len(folder) :]))
+        for folder, config in CONFIGS.items()
+    )
 
 
 def _outdated(path: Path) -> InputError:
@@ -233,7 +238,7 @@ def _check_payload(content: Any, folder: str, parts: Mapping[str, bytes], path: 
         if not NAME.fullmatch(name):
             raise _refused(path, f"the name {name[:60]!r}")
         stored, meta = entry.get("path_name", ""), entry.get("tensor_meta")
-        if entry.get("use_pickle") or meta is None or not re.fullmatch(r"(weight|tensor)_\d+", stored):
+        if entry.get("use_pickle") or meta is None or not TENSOR_FILE.fullmatch(stored):
             raise _refused(path, f"a pickle or an object in the place of the tensor {name!r}")
         _check(meta, path, "")
         if folder + stored not in parts:
