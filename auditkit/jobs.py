@@ -176,7 +176,7 @@ def load_subject(
     if config.model_spec is None:
         return Subject(data, _predictions_sample(data), None)
     with watch.stage("score"), reporter.stage("scoring the frozen model", 2) as advance:
-        model = load_model(config.model_spec)
+        model = load_model(config.model_spec, **config.model_options)
         scores = _flat(model.scores(data.features).double().numpy())
         advance(1)
         frozen = model.features(data.features).double().numpy() if features and model.n_features else None
@@ -223,6 +223,8 @@ def _run(command: str, config: AuditFile, *, out: str | Path, progress: Progress
         with clock.stage("compare"):
             runs = compare_on_split(context, test, config.build_criteria(), settings, seed=config.seed)
             comparison = _comparison(config, enforced, settings, parts, runs)
+    if subject.model is not None:
+        subject.model.check_frozen()  # bit by bit: the guarantee is about the model that was found
     record = _record(command, config, _describe_data(subject.data), subject.model, parts=parts, context=context)
     files = {
         "audit.json": outcome.to_dict(),
@@ -344,6 +346,7 @@ def _record(
 def _describe_model(model: FrozenModel) -> dict[str, Any]:
     return {
         "name": model.name, "task": model.task, "fingerprint": model.fingerprint, "n_features": model.n_features,
+        "weights_sha256": model.weights_sha256 or None, "trust": model.trust or None,
     }  # fmt: skip
 
 

@@ -60,6 +60,7 @@ WITHIN_ROW = {
     "plans": {"criteria"},
     "datasets": {"_tables"},
     "feature_cache": {"_tables", "datasets", "models"},
+    "models": {"_tables"},
     "layer": {"enforcement"},
     "projection": {"constraints"},
     "results": {"projection"},
@@ -81,14 +82,17 @@ HOMES = {
     "daqp": {"solvers/active_set.py"},
     "duckdb": {"engines/duckdb_engine.py"},
     "fairlearn": {"baselines.py", "baselines/*"},
-    "onnx": {"models/onnx_model.py", "onnx_export.py"},
+    "lightgbm": {"models/boosted_model.py"},
+    "onnx": {"models/onnx_file.py", "models/onnx_model.py", "onnx_export.py"},
     "onnxruntime": {"models/onnx_model.py"},
     "osqp": {"solvers/osqp_solver.py"},
     "plotly": {"reporting/charts.py", "reporting/reliability.py"},
     "pyspark": {"engines/spark_engine.py"},
-    "skops": {"models/sklearn_model.py", "models/skops_model.py"},
+    "skops": {"models/skops_file.py"},
     "streamlit": set(),
     "timm": {"models/timm_model.py"},
+    "transformers": set(),
+    "xgboost": {"models/boosted_model.py"},
 }
 """The only files of auditkit that may import a package, wherever in the file the import stands."""
 

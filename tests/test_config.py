@@ -95,6 +95,18 @@ def test_a_plan_reads_back_with_every_default_written_out() -> None:
     assert stored["split"] == {"tune": 0.4, "calibrate": 0.3, "test": 0.3}
 
 
+def test_a_model_with_options(tmp_path: Path) -> None:
+    options = {"path": "timm:resnet18", "checkpoint": "w.safetensors", "task": "binary"}
+    config = load_config(write_case(tmp_path, model=options))
+    assert config.model_spec == "timm:resnet18"
+    assert config.model_options == {"checkpoint": tmp_path / "w.safetensors", "task": "binary"}
+    assert load_config(write_case(tmp_path, model="local-dir:net")).model_spec == f"local-dir:{tmp_path / 'net'}"
+    assert load_config(write_case(tmp_path, model="hf-hub:a/b")).model_spec == "hf-hub:a/b"
+    assert make_config(config.to_dict()).to_dict() == config.to_dict()
+    with pytest.raises(SchemaError, match=r"audit\.yaml, line \d+, model\.chekpoint: there is no such key; did you"):
+        load_config(write_case(tmp_path, model={"path": "m.onnx", "chekpoint": "x"}))
+
+
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     config = load_config(write_case(tmp_path, model="net"))
     assert config.data_path == tmp_path / "predictions.csv"

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import BeforeValidator, Field, PrivateAttr, WithJsonSchema, model_validator
 
+from auditkit.config.model_section import ModelSection, model_path
 from auditkit.criteria import ECP, EER, Criterion, demographic_parity, equal_opportunity, equalized_odds
 from auditkit.groups import LABEL
 
@@ -171,8 +172,10 @@ class AuditFile(_Section):
 
     name: str = Field(default="audit", min_length=1, description="What reports call the audit.")
     data: DataSpec
-    model: str | None = Field(
-        default=None, description="sample:<name>, timm:<name> or a folder; not needed with data.score."
+    model: str | ModelSection | None = Field(
+        default=None,
+        description="A file or folder relative to this file, sample:<name>, timm:<name>, local-dir:<folder> or "
+        "hf-hub:<name>; or a mapping of path and options. Not needed with data.score.",
     )
     criteria: tuple[CriterionSpec, ...] = Field(min_length=1, description="What is audited.")
     enforce: tuple[CriterionSpec, ...] | None = Field(
@@ -213,9 +216,14 @@ class AuditFile(_Section):
     @property
     def model_spec(self) -> str | Path | None:
         """What `auditkit.load_model` takes; None when the table holds the scores."""
-        if self.model is None or self.model.startswith((SAMPLE, "timm:")):
-            return self.model
-        return self._folder / self.model
+        if isinstance(self.model, ModelSection):
+            return self.model.spec(self._folder)
+        return None if self.model is None else model_path(self.model, self._folder)
+
+    @property
+    def model_options(self) -> dict[str, Any]:
+        """The keyword arguments of `auditkit.load_model`."""
+        return self.model.options(self._folder) if isinstance(self.model, ModelSection) else {}
 
     @property
     def plan_path(self) -> Path | None:
@@ -224,7 +232,9 @@ class AuditFile(_Section):
 
     def table_options(self) -> dict[str, Any]:
         """The keyword arguments of `auditkit.datasets.load_table`."""
-        return {name: value for name, value in self.data.model_dump(mode="python").items() if name != "path"}
+        return {
+            name: value for name, value in self.data.model_dump(mode="python").items() if name not in ("path", "images")
+        }
 
     def build_criteria(self) -> tuple[Criterion, ...]:
         """The criteria that are audited."""

@@ -140,8 +140,11 @@ def _known_keys(location: Location) -> list[str]:
     schema = AuditFile.model_json_schema()
     section: Any = schema
     for step in location:
+        if step in schema["$defs"] or step == "str":  # which form of a value pydantic tried, no key of the file
+            continue
         section = section.get("items", {}) if isinstance(step, int) else section.get("properties", {}).get(step, {})
-        section = next((choice for choice in section.get("anyOf", ()) if choice.get("type") != "null"), section)
+        choices = [choice for choice in section.get("anyOf", ()) if choice.get("type") != "null"]
+        section = next((choice for choice in choices if "$ref" in choice), choices[0] if choices else section)
         section = schema["$defs"][section["$ref"].rpartition("/")[2]] if "$ref" in section else section
     return list(section.get("properties", {}))
 

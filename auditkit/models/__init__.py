@@ -7,28 +7,49 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from auditkit.errors import InputError, UntrustedFileError
+from auditkit.models.samples import sample_folder
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from auditkit.models.base import FrozenModel
-    from auditkit.models.skops_model import SkopsModel
+    from auditkit.models.base import FrozenModel, Task
+    from auditkit.models.boosted_model import BoostedModel
+    from auditkit.models.estimator_model import EstimatorModel
+    from auditkit.models.exported_program import ExportedProgram
+    from auditkit.models.onnx_model import OnnxModel
+    from auditkit.models.predictions_model import PredictionsModel
     from auditkit.models.tabular import TabularMLP
     from auditkit.models.timm_model import TimmModel
     from auditkit.models.torch_module import TorchModule
+    from auditkit.models.transformer_model import TransformerModel
 
-__all__ = ["FrozenModel", "SkopsModel", "TabularMLP", "TimmModel", "TorchModule", "load_model", "sample_folder"]
+__all__ = [
+    "BoostedModel",
+    "EstimatorModel",
+    "ExportedProgram",
+    "FrozenModel",
+    "OnnxModel",
+    "PredictionsModel",
+    "TabularMLP",
+    "TimmModel",
+    "TorchModule",
+    "TransformerModel",
+    "load_model",
+    "sample_folder",
+]
 
 _HOMES = {
+    "BoostedModel": "boosted_model",
+    "EstimatorModel": "estimator_model",
+    "ExportedProgram": "exported_program",
     "FrozenModel": "base",
-    "SkopsModel": "skops_model",
+    "OnnxModel": "onnx_model",
+    "PredictionsModel": "predictions_model",
     "TabularMLP": "tabular",
     "TimmModel": "timm_model",
     "TorchModule": "torch_module",
+    "TransformerModel": "transformer_model",
 }
-_PICKLES = (".pkl", ".pickle", ".joblib", ".pt", ".pt2", ".pth", ".bin", ".ckpt", ".torchscript", ".jit")
-_FORMS = 'a folder with model.json, a .skops file, "sample:<name>", "timm:<name>" or an nn.Module'
 
 
 def __getattr__(name: str) -> Any:
@@ -38,86 +59,56 @@ def __getattr__(name: str) -> Any:
 
 
 def load_model(
-    spec: str | Path | nn.Module, *, trust: Sequence[str] | None = None, checkpoint: str | Path | None = None
+    spec: str | Path | nn.Module | Any,
+    *,
+    trust: str | Sequence[str] | None = None,
+    checkpoint: str | Path | None = None,
+    task: Task | None = None,
+    features: str | Sequence[str] | None = None,
+    output: str | None = None,
+    outputs: str | None = None,
+    preprocess: Any = None,
+    score: str | None = None,
+    key: str | None = None,
 ) -> FrozenModel:
-    """Load a model and freeze it.
+    """Load a model and freeze it. Nothing in a file is executed.
 
     Args:
-        spec: A folder with ``model.json`` and ``model.safetensors``; a scikit-learn estimator in a .skops file;
-            ``"sample:adult_mlp"``; ``"timm:<name>"``; or a torch module, which is copied (see ``TorchModule`` for its
-            options).
-        trust: Names of the types, beyond those skops knows, that a .skops file may construct, such as
-            ``["my_package.MyTransformer"]``; only types you trust. It never opens a pickle.
+        spec: What there is:
+
+            - a folder with ``model.json`` and ``model.safetensors``, or ``"sample:adult_mlp"``;
+            - ``"timm:<name>"``, with ``checkpoint`` or packaged weights; ``"local-dir:<folder>"`` and
+              ``"hf-hub:<owner>/<name>"``, with the preprocessing in their config.json;
+            - a ``.pt2`` file of ``torch.export.save``; an ``.onnx`` file;
+            - a scikit-learn estimator or pipeline in a ``.skops`` file, or given in Python;
+            - boosted trees: ``.json`` or ``.ubj`` of XGBoost, ``.txt`` or ``.lgb`` of LightGBM;
+            - a table of predictions (``.csv``, ``.parquet``, ``.arrow``, ``.feather``), with ``score``;
+            - a torch module, or a Hugging Face transformer with ``preprocess``, given in Python; they are copied.
+        trust: For a .skops file the names of types that it may construct beyond those that skops knows. ``"pickle"``
+            loads a pickle, a joblib file, a pickled module or TorchScript: it runs whatever code is in it, warns, and
+            is recorded with the run.
         checkpoint: Weights for ``"timm:<name>"``: a local .safetensors file, or a .pth file of plain tensors.
+        task: ``"binary"``, ``"regression"`` or ``"multiclass"``, where the file does not tell.
+        features: Where features are read: a layer of a module or .pt2 program, a value of an ONNX graph, columns of a
+            table of predictions. By default what the last linear layer reads, for modules and .pt2 programs.
+        output: Which output of an ONNX graph holds the scores.
+        outputs: Whether that output holds ``"logits"`` or ``"probabilities"``, where the graph does not tell.
+        preprocess: The tokenizer or image processor of a Hugging Face transformer.
+        score: Column of scores of a table of predictions.
+        key: Column that joins a table of predictions to the data.
 
     Returns:
-        The model: ``.scores(batch)``, ``.logits(batch)``, ``.features(batch)``, ``.fingerprint``.
+        The model: ``.scores(batch)``, ``.logits(batch)``, ``.features(batch)``, ``.task``, ``.fingerprint``.
 
     Raises:
-        InputError: ``spec`` is of no known form, or names nothing that exists.
-        UntrustedFileError: ``spec`` is a pickle in one of its forms.
+        InputError: ``spec`` is of no known form, names nothing that exists, or an option does not belong to it.
+        UntrustedFileError: Loading it could run code.
+        MissingExtraError: The package that reads it is not installed.
     """
-    is_timm = isinstance(spec, str) and spec.startswith("timm:")
-    is_skops = isinstance(spec, str | Path) and Path(spec).suffix.lower() == ".skops"
-    if checkpoint is not None and not is_timm:
-        raise InputError(f'checkpoint belongs to "timm:<name>" only; got spec {spec!r}')
-    if trust is not None and not is_skops:
-        raise InputError(f"trust belongs to .skops files only; got spec {spec!r}")
-    if not isinstance(spec, str | Path):
-        return _freeze_module(spec)
-    if is_timm:
-        from auditkit.models.timm_model import TimmModel
+    from auditkit.models.loading import load
 
-        return TimmModel.load(str(spec).removeprefix("timm:"), checkpoint=checkpoint)
-    if is_skops:
-        from auditkit.models.skops_model import SkopsModel
-
-        return SkopsModel.load(spec, trust=trust or ())
-    if isinstance(spec, str) and spec.startswith("sample:"):
-        return _load_folder(sample_folder(spec.removeprefix("sample:")))
-    return _load_folder(_checked_folder(Path(spec)))
-
-
-def sample_folder(name: str) -> Path:
-    """Folder of a sample model: inside an installed package, or in the repository beside it.
-
-    Raises:
-        InputError: There is no such sample; the message lists those there are.
-    """
-    package = Path(__file__).parents[1]
-    homes = [package / "_samples", package.parent / "sample_models"]
-    found = {folder.name: folder for home in reversed(homes) if home.is_dir() for folder in home.iterdir()}
-    samples = {key: folder for key, folder in found.items() if (folder / "card.json").is_file()}
-    if name not in samples:
-        raise InputError(f"sample model {name!r} does not exist; there are: {', '.join(sorted(samples)) or 'none'}")
-    return samples[name]
-
-
-def _freeze_module(module: Any) -> FrozenModel:
-    from torch import nn
-
-    if not isinstance(module, nn.Module):
-        raise InputError(f"spec must be {_FORMS}; got {type(module).__name__}")
-    from auditkit.models.torch_module import TorchModule
-
-    return TorchModule(module)
-
-
-def _checked_folder(path: Path) -> Path:
-    if path.suffix.lower() in _PICKLES and not path.is_dir():
-        raise UntrustedFileError(
-            f"spec: {path.name!r} is a pickle, joblib, TorchScript or torch.export file, which can run code when it is "
-            "loaded; save scikit-learn models with skops.io.dump (.skops); of a torch model, save the weights with "
-            "safetensors, build the nn.Module in Python and pass it"
-        )
-    if not path.exists():
-        raise InputError(f"spec: there is nothing at {str(path)!r}; it must be {_FORMS}")
-    if not path.is_dir():
-        raise InputError(f"spec: {path.name!r} is a file; it must be {_FORMS}")
-    return path
-
-
-def _load_folder(folder: Path) -> FrozenModel:
-    from auditkit.models.tabular import TabularMLP
-
-    return TabularMLP.load(folder)
+    given = {
+        "trust": trust, "checkpoint": checkpoint, "task": task, "features": features, "output": output,
+        "outputs": outputs, "preprocess": preprocess, "score": score, "key": key,
+    }  # fmt: skip
+    return load(spec, {name: value for name, value in given.items() if value is not None})

@@ -12,11 +12,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from auditkit.errors import InputError
+from auditkit.errors import InputError, ModelChangedError
 
 Task: TypeAlias = Literal["binary", "regression", "multiclass"]
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+REPEATED_ROWS = 32
 
 TASKS: tuple[Task, ...] = ("binary", "regression", "multiclass")
 
@@ -28,11 +30,24 @@ class FrozenModel(abc.ABC):
         name: What reports call it.
         task: ``"binary"``, ``"regression"`` or ``"multiclass"``.
         fingerprint: SHA-256 over architecture, preprocessing and weights; equal in every process.
+        weights_sha256: SHA-256 over the weights alone, by name; equal in every format that keeps the names of a model's
+            tensors (safetensors, .pth, .pt2, a module in Python). Empty for a model that is no set of tensors.
+        trust: What was trusted when the model was loaded: "" for nothing, "pickle", or the names of types.
         n_features: Width d of :meth:`features`; 0 for a model that has no layer to read them from.
         chunk_rows: How many rows are computed at a time, which bounds the memory.
     """
 
-    def __init__(self, *, name: str, task: Task, n_features: int, chunk_rows: int, fingerprint: str) -> None:
+    def __init__(
+        self,
+        *,
+        name: str,
+        task: Task,
+        n_features: int,
+        chunk_rows: int,
+        fingerprint: str,
+        weights_sha256: str = "",
+        trust: str = "",
+    ) -> None:
         if task not in TASKS:
             raise InputError(f"task must be one of {', '.join(TASKS)}; got {task!r}")
         self.name = name
@@ -40,6 +55,9 @@ class FrozenModel(abc.ABC):
         self.n_features = n_features
         self.chunk_rows = chunk_rows
         self.fingerprint = fingerprint
+        self.weights_sha256 = weights_sha256
+        self.trust = trust
+        self._repeated: set[str] = set()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {self.task}, d={self.n_features}, {self.fingerprint[:12]})"
@@ -68,6 +86,20 @@ class FrozenModel(abc.ABC):
             )
         return features
 
+    @final
+    def check_frozen(self) -> None:
+        """Compute the fingerprint again: every parameter and buffer must be bit-identical to when it was loaded.
+
+        Raises:
+            ModelChangedError: It differs.
+        """
+        found = self._measure()
+        if found != self.fingerprint:
+            raise ModelChangedError(
+                f"model {self.name!r} has changed since it was loaded (fingerprint {self.fingerprint[:12]}, now "
+                f"{found[:12]}); load it again, and keep whatever trains away from it"
+            )
+
     def _scores(self, batch: Any) -> Tensor:
         logits = self.logits(batch)  # checked before the link, which would turn an infinite logit into a plain 1.0
         if self.task == "binary":
@@ -79,11 +111,37 @@ class FrozenModel(abc.ABC):
         n_rows = 0
         with torch.no_grad():
             for chunk in self._chunks(batch):
-                n_rows += len(chunk)
+                n_rows += self._count(chunk)
                 parts.append(step(chunk))
+                if what not in self._repeated:
+                    self._check_repeats(chunk, step, what)
         if not parts:
             raise InputError("batch must have at least one row; got none")
         return self._checked(torch.cat(parts), what, n_rows)
+
+    def _check_repeats(self, chunk: Any, step: Callable[[Any], Tensor], what: str) -> None:
+        """Ask twice about the first rows, once in a model's life: what samples or drops out answers differently."""
+        head = self._first_rows(chunk, REPEATED_ROWS)
+        first, second = step(head).double(), step(head).double()
+        if not torch.allclose(first, second, rtol=1e-4, atol=1e-6, equal_nan=True):
+            raise InputError(
+                f"model {self.name!r} gave other {what} when it was asked twice about the same rows (largest "
+                f"difference {float((first - second).abs().max()):.3g}); a frozen model repeats itself: turn dropout, "
+                "sampling and random augmentation off"
+            )
+        self._repeated.add(what)
+
+    def _count(self, chunk: Any) -> int:
+        """Rows of one chunk."""
+        return len(chunk)
+
+    def _first_rows(self, chunk: Any, n: int) -> Any:
+        """The first rows of one chunk, as a chunk."""
+        return chunk[:n]
+
+    @abc.abstractmethod
+    def _measure(self) -> str:
+        """The fingerprint of the model as it is now."""
 
     def _checked(self, output: Tensor, what: str, n_rows: int) -> Tensor:
         if len(output) != n_rows:
@@ -114,17 +172,46 @@ class FrozenModel(abc.ABC):
 
 def freeze(module: ModuleT) -> ModuleT:
     """Put a module into evaluation mode for good and take its parameters out of every gradient."""
-    return module.eval().requires_grad_(False)
+    module.eval()
+    for parameter in module.parameters():  # TorchScript has no requires_grad_ of its own, and copies with a history
+        parameter.detach_().requires_grad_(False)
+    return module
+
+
+def hash_description(describe: Mapping[str, Any]) -> str:
+    """SHA-256 over a description made of JSON values."""
+    return hashlib.sha256(json.dumps(describe, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
 
 def fingerprint_of(module: nn.Module, *, describe: Mapping[str, Any]) -> str:
     """SHA-256 over a description and every tensor of a module (name, type, shape and bytes)."""
     digest = hashlib.sha256(json.dumps(describe, sort_keys=True, ensure_ascii=True).encode())
-    for name, tensor in sorted(module.state_dict().items()):
+    _hash_tensors(digest, tensors_of(module))
+    return digest.hexdigest()
+
+
+def weights_hash(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over tensors alone: name, type, shape and bytes of each, in the order of their names."""
+    digest = hashlib.sha256()
+    _hash_tensors(digest, tensors)
+    return digest.hexdigest()
+
+
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer of a module, also the buffers that a state_dict leaves out."""
+    return {**dict(module.named_buffers(remove_duplicate=False)), **state_tensors(module)}
+
+
+def state_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """What a state_dict holds of tensors: what every format of a model keeps."""
+    return {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
+
+
+def _hash_tensors(digest: Any, tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in sorted(tensors.items()):
         header = f"\n{name}|{tensor.dtype}|{tuple(tensor.shape)}|"
         digest.update(header.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def tensor_chunks(batch: Tensor, *, module: nn.Module, chunk_rows: int) -> Iterator[Tensor]:
@@ -132,6 +219,12 @@ def tensor_chunks(batch: Tensor, *, module: nn.Module, chunk_rows: int) -> Itera
     first = next(module.parameters(), torch.empty(0))
     for start in range(0, len(batch), chunk_rows):
         yield batch[start : start + chunk_rows].to(device=first.device, dtype=first.dtype)
+
+
+def padded(chunk: Tensor, rows: int) -> Tensor:
+    """A chunk brought to a fixed number of rows by repeating its last one; for graphs of a fixed batch size."""
+    missing = rows - len(chunk)
+    return chunk if missing <= 0 else torch.cat([chunk, chunk[-1:].expand(missing, *chunk.shape[1:])])
 
 
 def one_per_row(logits: Tensor, *, task: Task, name: str) -> Tensor:

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from auditkit.errors import InputError, SchemaError
-from auditkit.models.base import FrozenModel, fingerprint_of, freeze
+from auditkit.models.base import FrozenModel, fingerprint_of, freeze, state_tensors, weights_hash
 
 MODEL_FILE = "model.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -145,8 +145,12 @@ class TabularMLP(FrozenModel):
             task=content.task,
             n_features=content.architecture.hidden[-1],
             chunk_rows=CHUNK_ROWS,
-            fingerprint=fingerprint_of(network, describe=content.model_dump(exclude={"name"})),
+            fingerprint=self._measure(),
+            weights_sha256=weights_hash(state_tensors(network)),
         )
+
+    def _measure(self) -> str:
+        return fingerprint_of(self._module, describe=self._content.model_dump(exclude={"name"}))
 
     @classmethod
     def load(cls, folder: str | Path) -> TabularMLP:

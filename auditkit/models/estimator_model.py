@@ -1,75 +1,54 @@
-"""A scikit-learn estimator or pipeline kept in a .skops file, which names every type before it constructs any."""
+"""A fitted scikit-learn estimator or pipeline, as it was given in Python or found in a file."""
 
 from __future__ import annotations
 
-import hashlib
-import zipfile
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from auditkit._extras import import_extra
-from auditkit.errors import InputError, SchemaError, UntrustedFileError
+from auditkit.errors import InputError, SchemaError
 from auditkit.models.base import FrozenModel, Task
+from auditkit.models.object_hash import hash_object
 
 CHUNK_ROWS = 65_536
 
 
 @final
-class SkopsModel(FrozenModel):
+class EstimatorModel(FrozenModel):
     """A fitted scikit-learn classifier or regressor.
 
     It gives scores and logits (the log-odds of its probabilities), and no features: an estimator has no last layer.
+    The fingerprint covers the types and the state of every part, whatever file they came from.
 
     Args:
         estimator: With ``predict_proba`` for a classifier, ``predict`` for a regressor.
         name: What reports call it.
-        fingerprint: Hash of the file that it came from.
+        trust: What had to be trusted to get it; recorded with the model.
+
+    Raises:
+        InputError: It is neither, or not fitted.
     """
 
-    def __init__(self, estimator: Any, *, name: str, fingerprint: str) -> None:
+    def __init__(self, estimator: Any, *, name: str, trust: str = "") -> None:
         self._estimator = estimator
+        task = _task(estimator, name)
         super().__init__(
-            name=name, task=_task(estimator, name), n_features=0, chunk_rows=CHUNK_ROWS, fingerprint=fingerprint
+            name=name, task=task, n_features=0, chunk_rows=CHUNK_ROWS, fingerprint=self._measure(), trust=trust
         )
 
-    @classmethod
-    def load(cls, path: str | Path, *, trust: Sequence[str] = ()) -> SkopsModel:
-        """Load a .skops file.
-
-        Args:
-            path: The file.
-            trust: Names of types it may construct beyond those that skops knows to be harmless.
-
-        Raises:
-            UntrustedFileError: It would construct a type that is not trusted; the message lists them.
-            InputError: The file is missing or damaged, or holds no classifier or regressor.
-            MissingExtraError: skops is not installed.
-        """
-        file = Path(path)
-        if not file.is_file():
-            raise InputError(f"spec: there is no file {str(path)!r}")
-        io = import_extra("skops.io")
-        try:
-            unknown = sorted(set(io.get_untrusted_types(file=file)) - set(trust))
-        except (zipfile.BadZipFile, KeyError, ValueError) as error:
-            raise InputError(f"spec: {str(path)!r} is damaged or no skops file ({error}); save it again") from error
-        if unknown:
-            raise UntrustedFileError(
-                f"spec: {file.name!r} would construct {', '.join(unknown)}; if you trust all of these types, "
-                f"pass trust={unknown!r}"
-            )
-        estimator = io.load(file, trusted=list(trust))
-        return cls(estimator, name=file.stem, fingerprint=hashlib.sha256(file.read_bytes()).hexdigest())
+    def _measure(self) -> str:
+        return hash_object(self._estimator)
 
     def _chunks(self, batch: Any) -> Iterator[Any]:
-        rows = self._ordered(batch)
-        for start in range(0, len(rows), self.chunk_rows):
+        rows = _positional(self._ordered(batch))
+        for start in range(0, rows.shape[0], self.chunk_rows):
             yield rows[start : start + self.chunk_rows]
+
+    def _count(self, chunk: Any) -> int:
+        return chunk.shape[0]
 
     def _ordered(self, batch: Any) -> Any:
         names = getattr(self._estimator, "feature_names_in_", None)
@@ -107,6 +86,11 @@ class SkopsModel(FrozenModel):
         raise AssertionError("features() refuses a model with n_features=0")
 
 
+def _positional(batch: Any) -> Any:
+    """What can be cut into rows: a sparse matrix, an array or a frame stays; a list becomes an array."""
+    return batch if hasattr(batch, "shape") else np.asarray(batch)
+
+
 def _task(estimator: Any, name: str) -> Task:
     from sklearn.base import is_classifier, is_regressor
 
@@ -116,4 +100,6 @@ def _task(estimator: Any, name: str) -> Task:
         raise InputError(
             f"model {name!r} must be a regressor or a classifier with predict_proba; got {type(estimator)}"
         )
+    if not hasattr(estimator, "classes_"):
+        raise InputError(f"model {name!r} is not fitted; fit it, then pass it")
     return "binary" if len(estimator.classes_) == 2 else "multiclass"
