@@ -24,7 +24,7 @@ APP = ROOT / "app"
 ROWS = (
     {"errors", "_typing", "_extras", "_validation", "progress"},
     {"groups", "criteria", "affine_criteria", "cvxpy_constraints", "moments", "moment_maps", "row_sets"}
-    | {"intervals", "multiplicity", "squares", "plans"},
+    | {"intervals", "multiplicity", "squares", "plans", "decision_rules"},
     {"datasets", "_tables", "heads", "models", "feature_cache"}
     | {"constraints", "batches", "projection", "results", "jacobian"},
     {"solvers", "engines", "joint", "estimates", "decisions", "accuracy", "findings", "metrics", "onnx_export"},
