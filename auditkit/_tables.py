@@ -61,7 +61,7 @@ def hashing(files: Sequence[str | Path]) -> Iterator[Callable[[], str]]:
     """Hash files on a thread of its own while the block reads them.
 
     The bytes and the parsed rows are two readings of a file, but not of the disk: the one that is behind finds them in
-    the page cache. Hashing leaves the interpreter free, so that what it adds to the block is what the other cores have no
+    the page cache. Hashing leaves the interpreter free, so that it adds to the block only what the other cores have no
     time for; where the block fails, it stops.
 
     Args:

@@ -126,7 +126,9 @@ def audit(
     )
     if plan is None:
         return outcome
-    return replace(outcome, plan=plan.check(listed, confidence=confidence, threshold=threshold, seed=seed))
+    named = {role: None for role, rows in (("weight", weights), ("cluster", clusters)) if rows is not None}
+    check = plan.check(listed, confidence=confidence, threshold=threshold, seed=seed, columns=named)
+    return replace(outcome, plan=check)
 
 
 def take_moments(

@@ -72,7 +72,26 @@ Tolerance = Annotated[
     float | None, typer.Option("--tolerance", help="Largest gap accepted; 0.05.", rich_help_panel=_TABLE)
 ]
 Threshold = Annotated[
-    float | None, typer.Option("--threshold", help="Scores from it are positive; 0.5.", rich_help_panel=_TABLE)
+    str | None,
+    typer.Option(
+        "--threshold",
+        metavar="NUMBER|RULE",
+        help='Scores from it are positive; 0.5. Or "median", "top 100", "top 5%".',
+        rich_help_panel=_TABLE,
+    ),
+]
+Weight = Annotated[str | None, typer.Option("--weight", metavar="COLUMN", help="Row weights.", rich_help_panel=_TABLE)]
+Decision = Annotated[
+    str | None,
+    typer.Option("--decision", metavar="COLUMN", help="The decisions, for --threshold.", rich_help_panel=_TABLE),
+]
+Cluster = Annotated[
+    str | None,
+    typer.Option("--cluster", metavar="COLUMN", help="Whom a row is of, for several each.", rich_help_panel=_TABLE),
+]
+EngineName = Annotated[
+    str | None,
+    typer.Option("--engine", metavar="duckdb|spark|pandas", help="What reads the table.", rich_help_panel=_TABLE),
 ]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed, in place of the audit file's.")]
 
@@ -172,13 +191,18 @@ def audit(
     criteria: Criteria = None,
     tolerance: Tolerance = None,
     threshold: Threshold = None,
+    weight: Weight = None,
+    decision: Decision = None,
+    cluster: Cluster = None,
+    engine: EngineName = None,
 ) -> int:
     """Measure every gap of a model, or of a table of predictions; exit 1 when a gap lies above its tolerance."""
     from auditkit import jobs
 
     options = {
         "score": score, "attributes": attributes, "label": label, "positive_label": positive_label, "strata": strata,
-        "criteria": criteria, "tolerance": tolerance, "threshold": threshold,
+        "criteria": criteria, "tolerance": tolerance, "threshold": threshold, "weight": weight, "decision": decision,
+        "cluster": cluster, "engine": engine,
     }  # fmt: skip
     result = _run(jobs.run_audit, file, out, seed, form=form, options=options)
     return EXIT_CODES[result.outcome.verdict]
@@ -195,8 +219,9 @@ def plan(
 
     config = _load(file, seed)
     frozen = freeze_plan(
-        config.build_criteria(), confidence=config.confidence, threshold=config.threshold, seed=config.seed
-    )
+        config.build_criteria(), confidence=config.confidence, threshold=config.threshold, seed=config.seed,
+        columns=config.columns,
+    )  # fmt: skip
     typer.echo(f"plan: {frozen.save(out)} (sha256 {frozen.hash}, frozen at {frozen.frozen_at})")
     return PASSED
 

@@ -17,7 +17,6 @@ import numpy as np
 from auditkit._typing import BoolArray, FloatArray
 from auditkit.criteria import Criterion
 from auditkit.decision_rules import MEDIAN, Cut, Rule, check_rule, count_places, cut_at, cut_at_median, cut_at_place
-from auditkit.errors import InputError
 from auditkit.groups import LABEL
 from auditkit.intervals import Limits, UnitMeans, difference_limits, fit_unit_means, ratio_limits, two_sided_level
 from auditkit.joint import max_t_level

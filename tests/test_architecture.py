@@ -25,7 +25,7 @@ ROWS = (
     {"errors", "_typing", "_extras", "_validation", "progress"},
     {"groups", "criteria", "affine_criteria", "cvxpy_constraints", "moments", "moment_maps", "row_sets"}
     | {"intervals", "multiplicity", "squares", "plans", "decision_rules"},
-    {"datasets", "_tables", "heads", "models", "feature_cache"}
+    {"datasets", "splits", "_tables", "heads", "models", "feature_cache"}
     | {"constraints", "batches", "projection", "results", "jacobian"},
     {"solvers", "engines", "joint", "estimates", "decisions", "accuracy", "findings", "metrics", "onnx_export"},
     {"auditing", "monitoring", "subgroups", "enforcement", "layer", "deployment", "streaming", "state_store"},
@@ -44,7 +44,7 @@ WITHIN_ROW = {
     "moments": {"groups", "criteria"},
     "squares": {"moments"},
     "plans": {"criteria"},
-    "datasets": {"_tables"},
+    "datasets": {"_tables", "splits"},
     "feature_cache": {"_tables", "datasets", "models"},
     "layer": {"enforcement"},
     "projection": {"constraints"},
@@ -59,7 +59,7 @@ WITHIN_ROW = {
     "jobs": {"config", "run_folder", "predictions"},
     "predictions": {"config", "run_folder"},
     "__main__": {"cli"},
-    "run_folder": {"reporting"},
+    "run_folder": {"reporting", "config"},
 }
 """What a module may import from its own row."""
 

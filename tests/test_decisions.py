@@ -124,7 +124,9 @@ def test_equal_scores_share_the_places_that_are_left() -> None:
 
 @pytest.mark.parametrize("rule", ["top", "top 0", "top 2.5", "best 3", "top x%", "top 101%", "top -1", "nan", np.inf])
 def test_unknown_rules_are_refused(rule: str | float) -> None:
-    with pytest.raises(InputError, match='threshold must be a number, "median", "top K" such as "top 100", or "top P%"'):
+    with pytest.raises(
+        InputError, match='threshold must be a number, "median", "top K" such as "top 100", or "top P%"'
+    ):
         decide(np.arange(5.0), rule)
 
 

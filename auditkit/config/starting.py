@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _ATTRIBUTES = r"sex|gender|race|ethnicity|ethnic|religion|disability|nationality|age|age_?(band|group)|marital.?status"
 _LABELS = r"label|target|outcome|y|y_?true|class|income.*|hired|approved|default(ed)?|income_over_50k"
 _SCORES = r"score|scores|prob|probability|y_?score|prediction|y_?pred|p"
+_DATA_OPTIONS = ("score", "label", "positive_label", "weight", "decision", "cluster", "engine")
 _MOST_VALUES = 20
 _AGE_BINS = [25, 40, 55]
 
@@ -60,8 +61,8 @@ def load_request(path: str | Path, options: Mapping[str, Any]) -> AuditFile:
     Args:
         path: An audit file, or a table (or a pattern of tables) that is audited without one.
         options: For a table: ``score``, ``attributes``, and where wanted ``strata``, ``label``, ``positive_label``,
-            ``criteria`` (families), ``tolerance`` and ``threshold``. None stands for "not given". In ``attributes``,
-            ``sex*race`` crosses two columns.
+            ``criteria`` (families), ``tolerance``, ``threshold``, ``weight``, ``decision``, ``cluster`` and ``engine``.
+            None stands for "not given". In ``attributes``, ``sex*race`` crosses two columns.
 
     Returns:
         The checked audit file.
@@ -97,9 +98,10 @@ def _table_request(table: Path, given: Mapping[str, Any]) -> dict[str, Any]:
         "path": str(table),
         "attributes": list(dict.fromkeys(name for names in crossed for name in names)),
         "strata": strata,
-        **{name: given[name] for name in ("score", "label", "positive_label") if name in given},
+        **{name: given[name] for name in _DATA_OPTIONS if name in given},
     }
-    return {"name": table.stem, "data": data, "criteria": criteria, "threshold": given.get("threshold", 0.5)}
+    threshold = {"threshold": given["threshold"]} if "threshold" in given else {}
+    return {"name": table.stem, "data": data, "criteria": criteria, **threshold}
 
 
 def _given(family: str, strata: list[str]) -> dict[str, Any]:

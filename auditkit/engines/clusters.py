@@ -126,7 +126,8 @@ def refuse_missing(column: str, source: str, count: int) -> None:
     """
     if count:
         raise InputError(
-            f"cluster column {column!r} of {source} holds {count} missing values; give every row the person it is of"
+            f"cluster column {column!r} of {source} holds {count} missing values; "
+            "give every row the person that it is of"
         )
 
 
@@ -156,6 +157,4 @@ def _join(
 
 def _comparable(key: Sequence[Any]) -> tuple[Hashable, ...]:
     """The values of a combination as a key of a dictionary: NaN, which equals nothing, is missing like NULL."""
-    return tuple(None if value is None or value != value else value for value in key)  # noqa: PLR0124
-
-
+    return tuple(None if value is None or value != value else value for value in key)

@@ -101,10 +101,9 @@ class _Search:
     def _find_place(self, places: int, parts: Sequence[_Interval]) -> Place:
         above = 0
         while True:
-            for part in parts:
-                if above + part.count >= places:
-                    break
-                above += part.count
+            reached = above + np.cumsum([part.count for part in parts])
+            k = int(np.searchsorted(reached, places))
+            part, above = parts[k], int(reached[k]) - parts[k].count
             if part.low == part.high:
                 return Place(part.low, above, part.count)
             if part.count <= FETCHED_ROWS:

@@ -14,8 +14,8 @@ from auditkit._typing import FloatArray
 from auditkit.criteria import Criterion, check_criteria
 from auditkit.datasets import AttributeSpec, parse_specs
 from auditkit.decision_rules import Cut, Rule
-from auditkit.engines import clusters, statements
-from auditkit.engines.base import SOURCE, Engine, OutOfRangeError
+from auditkit.engines import clusters, labels, statements
+from auditkit.engines.base import Engine, OutOfRangeError
 from auditkit.engines.cuts import find_cut
 from auditkit.engines.keys import key_values
 from auditkit.engines.opening import check_columns, check_kinds, open_engine
@@ -91,8 +91,8 @@ def scan(
 
     Raises:
         SchemaError: The table lacks a column that is named, or the column has the wrong kind.
-        InputError: The table cannot be read or is empty; a score, label or weight is missing, NaN or infinite; an unknown
-            decision rule; both a rule and a column of decisions.
+        InputError: The table cannot be read or is empty; a score, label or weight is missing, NaN or infinite; a
+            decision rule is unknown, or given beside a column of decisions.
         MissingExtraError: The engine is not installed.
     """
     listed = check_criteria(criteria)
@@ -144,8 +144,8 @@ class _Scan:
         self.engine, self.criteria = engine, criteria
         self.columns = engine.bind([name for names in roles.named().values() for name in names])
         check_kinds(engine, self.columns, roles)
-        self.roles = roles
-        self.roles = replace(roles, positive_label=self._positive_label(roles))
+        positive = None if roles.label is None else labels.read_positive(engine, self.columns, roles)
+        self.roles = replace(roles, positive_label=positive)
         self.given = self.roles.given
         self.checked = statements.Checked(statements.checks(self.given), self._extremes())
         self.keys = [name for name in roles.keys if any(name in c.columns for c in criteria)]
@@ -164,8 +164,8 @@ class _Scan:
             label_key = False
             answer, terms = self._aggregate(sample, label_key)
         moments, cells = self._collect(answer, terms, label_key, sample.shift)
-        if self.roles.positive_label is not None and not moments.label.any():
-            self._check_positive_label()
+        if not moments.label.any():
+            labels.check_occurs(self.engine, self.columns, self.roles)
         if self.roles.cluster is None:
             return moments
         return replace(moments, gram=self._gram(answer, cells, label_key, sample))
@@ -211,13 +211,13 @@ class _Scan:
 
     def _keeps_label_key(self, answer: list[tuple[Any, ...]]) -> bool:
         """Whether the labels of all rows are what the first rows promised."""
-        labels = {row[len(self.keys)] for row in answer}
-        if labels <= {0.0, 1.0}:
+        values = {row[len(self.keys)] for row in answer}
+        if values <= {0.0, 1.0}:
             return True
         self._refuse({"y": sum(row[len(self.keys) + 1] for row in answer if not _is_finite(row[len(self.keys)]))})
         kept = LABEL in cell_columns(self.criteria, binary_labels=False, has_decisions="d" in self.given)
         if kept:
-            self._check_label_strata(len(labels))
+            self._check_label_strata(len(values))
         return kept
 
     def _check_label_strata(self, n_values: int) -> None:
@@ -388,42 +388,6 @@ class _Scan:
             values = groups.categories(name)
             sizes = np.bincount(groups.codes(name), weights=[count for _, count in found], minlength=len(values))
         return {value: int(size) for value, size in zip(values, sizes, strict=True)}
-
-    def _positive_label(self, roles: Roles) -> Any:
-        """The positive label in the column's own type."""
-        if roles.positive_label is None or roles.label is None:
-            return None
-        kind, given = self.columns[roles.label].kind, roles.positive_label
-        if kind == "text":
-            return str(given)
-        if kind in ("integer", "number") and _is_number(given):
-            return float(given)
-        for value in self._label_values(roles.label):
-            if value == given or str(value) == str(given):
-                return value
-        raise self._unknown_positive_label(given)
-
-    def _check_positive_label(self) -> None:
-        """Raise where the positive label never occurs; the rows are asked only where every sum of labels is 0."""
-        assert self.roles.label is not None
-        if self.roles.positive_label not in self._label_values(self.roles.label):
-            raise self._unknown_positive_label(self.roles.positive_label)
-
-    def _label_values(self, label: str) -> list[Any]:
-        found = self.engine.query(f"SELECT DISTINCT {self.columns[label].alias} FROM {SOURCE} LIMIT 1000")
-        return [value for (value,) in found if value is not None]
-
-    def _unknown_positive_label(self, given: Any) -> InputError:
-        label = self.roles.label or ""
-        shown = ", ".join(sorted(map(repr, self._label_values(label)))[:10])
-        return InputError(f"positive_label {given!r} never occurs in column {label!r}; values: {shown}")
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        return bool(np.isfinite(float(value)))
-    except (TypeError, ValueError):
-        return False
 
 
 def _is_finite(value: Any) -> bool:
