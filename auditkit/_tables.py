@@ -139,18 +139,29 @@ def _check_names(table: pa.Table, file: Path) -> None:
 
 
 def _check_columns(table: pa.Table, file: Path) -> None:
-    import pyarrow as pa
-
     _check_names(table, file)
     repeated = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
     if repeated:
         raise SchemaError(
             f"path: {file.name!r} has several columns called {', '.join(map(repr, repeated))}; rename them"
         )
-    undecoded = [field.name for field in table.schema if pa.types.is_binary(field.type)]
-    if file.suffix.lower() == ".csv" and undecoded:
+    if file.suffix.lower() == ".csv":
+        check_csv_schema(table.schema, file)
+
+
+def check_csv_schema(schema: pa.Schema, file: Path) -> None:
+    """Raise for a csv file that is not text in UTF-8, or not separated by commas.
+
+    Raises:
+        InputError: A column is not UTF-8.
+        SchemaError: Its one column holds other separators.
+    """
+    import pyarrow as pa
+
+    undecoded = [field.name for field in schema if pa.types.is_binary(field.type)]
+    if undecoded:
         raise InputError(f"path: {file.name!r} is not UTF-8 in column {undecoded[0]!r}; save it again as UTF-8")
-    only = table.column_names[0] if table.num_columns == 1 else ""
+    only = schema.names[0] if len(schema.names) == 1 else ""
     if ";" in only or "\t" in only:
         raise SchemaError(f"path: {file.name!r} is not separated by commas (header {only[:60]!r}); save it with commas")
 

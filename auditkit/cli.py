@@ -42,7 +42,12 @@ RequestPath = Annotated[
 RunPath = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a run.")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder of the run; by default runs/<name>.")]
 Format = Annotated[
-    str, typer.Option("--format", metavar="text|json|md|html|junit", help="What to print; text is for people.")
+    str,
+    typer.Option(
+        "--format",
+        metavar="text|json|md|html|junit",
+        help="What to print: text for people, json (of compare: the comparison), md, the html report, junit.",
+    ),
 ]
 _TABLE = "For a table of predictions without an audit file"
 Attributes = Annotated[
@@ -167,13 +172,14 @@ def _root(
 
 
 @app.command()
-def demo(out: Out = None, seed: Seed = None) -> int:
+def demo(out: Out = None, seed: Seed = None, form: Format = "text") -> int:
     """Audit the bundled sample model, tune its head, and write the report."""
     from auditkit import jobs
     from auditkit.progress import RichProgress
 
+    _check_format(form)
     result = jobs.run_demo(out=out or Path("runs/demo"), seed=seed or 0, progress=RichProgress())
-    _show(result)
+    _show(result, form)
     return PASSED
 
 
@@ -236,11 +242,11 @@ def tune(file: AuditPath, out: Out = None, seed: Seed = None, form: Format = "te
 
 
 @app.command()
-def compare(file: AuditPath, out: Out = None, seed: Seed = None) -> int:
+def compare(file: AuditPath, out: Out = None, seed: Seed = None, form: Format = "text") -> int:
     """Set the methods of the audit file side by side on one split."""
     from auditkit import jobs
 
-    _run(jobs.run_compare, file, out, seed)
+    _run(jobs.run_compare, file, out, seed, form=form)
     return PASSED
 
 
@@ -298,10 +304,8 @@ def init(
 
 def _config_for(table: Path, out: Path | None) -> str:
     from auditkit.config import config_for_table
-    from auditkit.datasets import read_table
 
-    frame = read_table(table)
-    return config_for_table(table, frame, folder=Path.cwd() if out is None else out.parent)
+    return config_for_table(table, folder=Path.cwd() if out is None else out.parent)
 
 
 def _load(file: Path, seed: int | None, options: Mapping[str, object] | None = None) -> AuditFile:
@@ -321,14 +325,19 @@ def _run(
     options: Mapping[str, object] | None = None,
 ) -> RunResult:
     from auditkit.progress import RichProgress
-    from auditkit.reporting import FORMATS
 
-    if form not in ("text", *FORMATS):
-        raise InputError(f"--format must be one of text, {', '.join(FORMATS)}; got {form!r}")
+    _check_format(form)
     config = _load(file, seed, options)
     result = job(config, out=out or Path("runs") / folder_name(config.name), progress=RichProgress())
     _show(result, form)
     return result
+
+
+def _check_format(form: str) -> None:
+    from auditkit.reporting import FORMATS
+
+    if form not in ("text", *FORMATS):
+        raise InputError(f"--format must be one of text, {', '.join(FORMATS)}; got {form!r}")
 
 
 def folder_name(name: str) -> str:

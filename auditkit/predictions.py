@@ -32,6 +32,10 @@ def audit_predictions(config: AuditFile, *, progress: Progress, clock: Clock) ->
     with clock.stage("read"), progress.stage("reading the table", 1) as advance:
         scanned = scan_table(config.data_path, criteria, roles_of(config), engine=config.engine)
         advance(1)
+    if scanned.sha256 is None:
+        raise InputError(
+            f"data.path: {config.data.path!r} is not on this machine, so that it cannot be hashed; copy it"
+        )
     _check_attributes(config, scanned)
     rule = config.columns.get("decision")
     with clock.stage("audit"):

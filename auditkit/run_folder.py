@@ -182,6 +182,6 @@ def describe_data(data: AuditData) -> dict[str, Any]:
     }
     label_mean = None if data.labels is None else float(np.average(data.labels, weights=data.weights))
     return {
-        "name": data.name, "source": Path(data.source).name, "sha256": data.sha256, "rows": data.n_rows,
-        "attributes": counts, "label_mean": label_mean,
+        "name": data.name, "source": Path(data.source).name, "sha256": data.sha256, "engine": "pandas",
+        "rows": data.n_rows, "attributes": counts, "label_mean": label_mean,
     }  # fmt: skip

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from auditkit._tables import MISSING_TEXTS, refuse_file
+from auditkit._tables import MISSING_TEXTS, check_csv_schema, refuse_file
 from auditkit.engines.base import SOURCE, Column, Engine, Kind, OutOfRangeError
 from auditkit.errors import InputError, SchemaError
 
@@ -182,6 +182,8 @@ def _open_files(files: Sequence[str]) -> pa_dataset.Dataset:
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"path: {_describe_files(files)} cannot be read as {kind}: {reason}") from error
+    if kind == "csv":
+        check_csv_schema(dataset.schema, Path(files[0]))
     return dataset
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from auditkit._extras import import_extra
 from auditkit._tables import MISSING_TEXTS
@@ -41,6 +42,7 @@ class SparkEngine(Engine):
         self._view = f"auditkit_{uuid.uuid4().hex}"
         self._kept: Any = None
         self.names = tuple(self._frame.columns)
+        self.files = self._local_files() if isinstance(table, str | Path | list | tuple) else ()
         self.source = f"{table!r}" if isinstance(table, str | Path) else "the Spark frame"
         repeated = sorted({name for name in self.names if self.names.count(name) > 1})
         if repeated:
@@ -98,6 +100,12 @@ class SparkEngine(Engine):
         """Drop the views; the session is the caller's."""
         self._release()
         self._session.catalog.dropTempView(self._view)
+
+    def _local_files(self) -> tuple[str, ...]:
+        """The files that were named, sorted; none where one of them is not on this machine."""
+        urls = [urlsplit(url) for url in self._frame.inputFiles()]
+        here = all(url.scheme in ("", "file") for url in urls)
+        return tuple(sorted(unquote(url.path) for url in urls)) if here else ()
 
     def _read(self, table: Any) -> Any:
         sql = import_extra("pyspark.sql")

@@ -167,7 +167,7 @@ def select_rows(
     if roles.weight is not None:
         parts.append(f"{_as_float(columns[roles.weight])} AS w")
     if roles.cluster is not None:
-        parts.append(f"{_identity(columns[roles.cluster])} AS g")
+        parts.append(f"{present(columns[roles.cluster])} AS g")
     parts += [f"{_key(columns[roles.keys[name][0]], roles.keys[name][1])} AS k{i}" for i, name in enumerate(keys)]
     text = f"SELECT {', '.join(parts)} FROM {SOURCE}"
     if label_key and roles.positive_label is not None:
@@ -189,8 +189,8 @@ def _decision(z: str, cut: Cut) -> str:
     return f"CASE WHEN {z} IS NULL THEN NULL WHEN {z} > {threshold} THEN 1e0 {shared} ELSE 0e0 END"
 
 
-def _identity(column: Column) -> str:
-    """Whom a row is of; NaN is missing."""
+def present(column: Column) -> str:
+    """SQL for the values of a column, in which NaN is missing."""
     if column.kind != "number":
         return column.alias
     return f"CASE WHEN isnan({_as_float(column)}) THEN NULL ELSE {column.alias} END"
