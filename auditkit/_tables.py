@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 MISSING_TEXTS = ("", "NA", "N/A", "NaN", "nan", "null", "NULL")
 """CSV texts read as missing; "None" is not among them, because it is a legitimate category."""
 
+_CHUNK = 1 << 20
 _PICKLES = (".pkl", ".pickle", ".joblib")
 
 
@@ -49,8 +53,46 @@ def column(frame: pd.DataFrame, name: str) -> pd.Series:
 
 def hash_file(path: str | Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
-    with Path(path).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return _hash_file(path, threading.Event())
+
+
+@contextmanager
+def hashing(files: Sequence[str | Path]) -> Iterator[Callable[[], str]]:
+    """Hash files on a thread of its own while the block reads them.
+
+    The bytes and the parsed rows are two readings of a file, but not of the disk: the one that is behind finds them in
+    the page cache. Hashing leaves the interpreter free, so that it adds to the block only what the other cores have no
+    time for; where the block fails, it stops.
+
+    Args:
+        files: The files.
+
+    Yields:
+        A function that waits for the hash and returns it: of the one file's bytes, or of the list of the files' hashes.
+    """
+    stop = threading.Event()
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="auditkit-hash") as pool:
+        task = pool.submit(_hash_files, files, stop)
+        try:
+            yield task.result
+        finally:
+            stop.set()
+
+
+def _hash_files(files: Sequence[str | Path], stop: threading.Event) -> str:
+    hashes = [_hash_file(file, stop) for file in files]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+
+def _hash_file(path: str | Path, stop: threading.Event) -> str:
+    digest = hashlib.sha256()
+    try:
+        with Path(path).open("rb") as stream:
+            while not stop.is_set() and (chunk := stream.read(_CHUNK)):
+                digest.update(chunk)
+    except OSError as error:
+        raise InputError(f"path: {str(path)!r} cannot be read: {error.strerror}") from error
+    return digest.hexdigest()
 
 
 def refuse_file(file: Path) -> None:
@@ -97,18 +139,29 @@ def _check_names(table: pa.Table, file: Path) -> None:
 
 
 def _check_columns(table: pa.Table, file: Path) -> None:
-    import pyarrow as pa
-
     _check_names(table, file)
     repeated = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
     if repeated:
         raise SchemaError(
             f"path: {file.name!r} has several columns called {', '.join(map(repr, repeated))}; rename them"
         )
-    undecoded = [field.name for field in table.schema if pa.types.is_binary(field.type)]
-    if file.suffix.lower() == ".csv" and undecoded:
+    if file.suffix.lower() == ".csv":
+        check_csv_schema(table.schema, file)
+
+
+def check_csv_schema(schema: pa.Schema, file: Path) -> None:
+    """Raise for a csv file that is not text in UTF-8, or not separated by commas.
+
+    Raises:
+        InputError: A column is not UTF-8.
+        SchemaError: Its one column holds other separators.
+    """
+    import pyarrow as pa
+
+    undecoded = [field.name for field in schema if pa.types.is_binary(field.type)]
+    if undecoded:
         raise InputError(f"path: {file.name!r} is not UTF-8 in column {undecoded[0]!r}; save it again as UTF-8")
-    only = table.column_names[0] if table.num_columns == 1 else ""
+    only = schema.names[0] if len(schema.names) == 1 else ""
     if ";" in only or "\t" in only:
         raise SchemaError(f"path: {file.name!r} is not separated by commas (header {only[:60]!r}); save it with commas")
 

@@ -18,7 +18,7 @@ from auditkit.findings import Finding, Verdict, build_finding, combine_verdicts
 from auditkit.groups import OUTPUT, Groups
 from auditkit.margins import count_rows, split_outputs
 from auditkit.moments import Moments
-from auditkit.observations import decide_all, observe, sum_rows, with_decisions
+from auditkit.observations import observe, sum_rows, take_decisions, with_decisions
 from auditkit.plans import Plan, PlanCheck
 from auditkit.subgroups import MAX_SUBGROUPS, SubgroupSearch, count_subgroups, search_moments
 
@@ -142,6 +142,7 @@ def audit(
     *,
     labels: VectorLike | None = None,
     threshold: float | str | None = None,
+    decisions: VectorLike | None = None,
     weights: VectorLike | None = None,
     clusters: VectorLike | None = None,
     confidence: float = 0.95,
@@ -160,6 +161,8 @@ def audit(
         threshold: Scores at or above it are positive decisions; "median", "top 100" and "top 5%" set it from the scores
             (see `auditkit.decisions.decide`), "highest" takes the output of the highest score; None states no
             decisions.
+        decisions: The decisions themselves (or their probabilities), of the shape of the scores, in place of a
+            threshold.
         weights: Row weights, shape (n,).
         clusters: Whom each row is of, where several rows are of one person, shape (n,); None takes rows as independent.
         confidence: Joint confidence of all intervals, in (0, 1).
@@ -177,7 +180,7 @@ def audit(
     listed = check_criteria(criteria)
     check_probability("confidence", confidence)
     observed = observe(scores, groups, listed, labels=labels, weights=weights, clusters=clusters)
-    values, cut, rule = (None, None, None) if threshold is None else decide_all(observed, threshold)
+    values, cut, rule = take_decisions(observed, threshold, decisions)
     moments, bins = sum_rows(with_decisions(observed, listed, values), reliability=True)
     outcome = evaluate_moments(
         moments,
@@ -191,7 +194,9 @@ def audit(
     )
     if plan is None:
         return outcome
-    return replace(outcome, plan=plan.check(listed, confidence=confidence, threshold=threshold, seed=seed))
+    named = {role: None for role, rows in (("weight", weights), ("cluster", clusters)) if rows is not None}
+    check = plan.check(listed, confidence=confidence, threshold=threshold, seed=seed, columns=named)
+    return replace(outcome, plan=check)
 
 
 def evaluate_moments(

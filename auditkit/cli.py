@@ -42,7 +42,12 @@ RequestPath = Annotated[
 RunPath = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a run.")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder of the run; by default runs/<name>.")]
 Format = Annotated[
-    str, typer.Option("--format", metavar="text|json|md|html|junit", help="What to print; text is for people.")
+    str,
+    typer.Option(
+        "--format",
+        metavar="text|json|md|html|junit",
+        help="What to print: text for people, json (of compare: the comparison), md, the html report, junit.",
+    ),
 ]
 _TABLE = "For a table of predictions without an audit file"
 Attributes = Annotated[
@@ -72,7 +77,26 @@ Tolerance = Annotated[
     float | None, typer.Option("--tolerance", help="Largest gap accepted; 0.05.", rich_help_panel=_TABLE)
 ]
 Threshold = Annotated[
-    float | None, typer.Option("--threshold", help="Scores from it are positive; 0.5.", rich_help_panel=_TABLE)
+    str | None,
+    typer.Option(
+        "--threshold",
+        metavar="NUMBER|RULE",
+        help='Scores from it are positive; 0.5. Or "median", "top 100", "top 5%".',
+        rich_help_panel=_TABLE,
+    ),
+]
+Weight = Annotated[str | None, typer.Option("--weight", metavar="COLUMN", help="Row weights.", rich_help_panel=_TABLE)]
+Decision = Annotated[
+    str | None,
+    typer.Option("--decision", metavar="COLUMN", help="The decisions, for --threshold.", rich_help_panel=_TABLE),
+]
+Cluster = Annotated[
+    str | None,
+    typer.Option("--cluster", metavar="COLUMN", help="Whom a row is of, for several each.", rich_help_panel=_TABLE),
+]
+EngineName = Annotated[
+    str | None,
+    typer.Option("--engine", metavar="duckdb|spark|pandas", help="What reads the table.", rich_help_panel=_TABLE),
 ]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed, in place of the audit file's.")]
 
@@ -148,13 +172,14 @@ def _root(
 
 
 @app.command()
-def demo(out: Out = None, seed: Seed = None) -> int:
+def demo(out: Out = None, seed: Seed = None, form: Format = "text") -> int:
     """Audit the bundled sample model, tune its head, and write the report."""
     from auditkit import jobs
     from auditkit.progress import RichProgress
 
+    _check_format(form)
     result = jobs.run_demo(out=out or Path("runs/demo"), seed=seed or 0, progress=RichProgress())
-    _show(result)
+    _show(result, form)
     return PASSED
 
 
@@ -172,13 +197,18 @@ def audit(
     criteria: Criteria = None,
     tolerance: Tolerance = None,
     threshold: Threshold = None,
+    weight: Weight = None,
+    decision: Decision = None,
+    cluster: Cluster = None,
+    engine: EngineName = None,
 ) -> int:
     """Measure every gap of a model, or of a table of predictions; exit 1 when a gap lies above its tolerance."""
     from auditkit import jobs
 
     options = {
         "score": score, "attributes": attributes, "label": label, "positive_label": positive_label, "strata": strata,
-        "criteria": criteria, "tolerance": tolerance, "threshold": threshold,
+        "criteria": criteria, "tolerance": tolerance, "threshold": threshold, "weight": weight, "decision": decision,
+        "cluster": cluster, "engine": engine,
     }  # fmt: skip
     result = _run(jobs.run_audit, file, out, seed, form=form, options=options)
     return EXIT_CODES[result.outcome.verdict]
@@ -195,8 +225,9 @@ def plan(
 
     config = _load(file, seed)
     frozen = freeze_plan(
-        config.build_criteria(), confidence=config.confidence, threshold=config.threshold, seed=config.seed
-    )
+        config.build_criteria(), confidence=config.confidence, threshold=config.threshold, seed=config.seed,
+        columns=config.columns,
+    )  # fmt: skip
     typer.echo(f"plan: {frozen.save(out)} (sha256 {frozen.hash}, frozen at {frozen.frozen_at})")
     return PASSED
 
@@ -211,11 +242,11 @@ def tune(file: AuditPath, out: Out = None, seed: Seed = None, form: Format = "te
 
 
 @app.command()
-def compare(file: AuditPath, out: Out = None, seed: Seed = None) -> int:
+def compare(file: AuditPath, out: Out = None, seed: Seed = None, form: Format = "text") -> int:
     """Set the methods of the audit file side by side on one split."""
     from auditkit import jobs
 
-    _run(jobs.run_compare, file, out, seed)
+    _run(jobs.run_compare, file, out, seed, form=form)
     return PASSED
 
 
@@ -273,10 +304,8 @@ def init(
 
 def _config_for(table: Path, out: Path | None) -> str:
     from auditkit.config import config_for_table
-    from auditkit.datasets import read_table
 
-    frame = read_table(table)
-    return config_for_table(table, frame, folder=Path.cwd() if out is None else out.parent)
+    return config_for_table(table, folder=Path.cwd() if out is None else out.parent)
 
 
 def _load(file: Path, seed: int | None, options: Mapping[str, object] | None = None) -> AuditFile:
@@ -296,14 +325,19 @@ def _run(
     options: Mapping[str, object] | None = None,
 ) -> RunResult:
     from auditkit.progress import RichProgress
-    from auditkit.reporting import FORMATS
 
-    if form not in ("text", *FORMATS):
-        raise InputError(f"--format must be one of text, {', '.join(FORMATS)}; got {form!r}")
+    _check_format(form)
     config = _load(file, seed, options)
     result = job(config, out=out or Path("runs") / folder_name(config.name), progress=RichProgress())
     _show(result, form)
     return result
+
+
+def _check_format(form: str) -> None:
+    from auditkit.reporting import FORMATS
+
+    if form not in ("text", *FORMATS):
+        raise InputError(f"--format must be one of text, {', '.join(FORMATS)}; got {form!r}")
 
 
 def folder_name(name: str) -> str:

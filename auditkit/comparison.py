@@ -15,6 +15,8 @@ from auditkit.auditing import AuditResult, evaluate_moments
 from auditkit.baselines import FitContext, Prediction, Sample, find_method, share_head
 from auditkit.criteria import Criterion, check_criteria
 from auditkit.datasets import split_rows
+from auditkit.decision_rules import Rule, check_rule
+from auditkit.decisions import Decisions, decide
 from auditkit.errors import AuditkitError, InputError
 from auditkit.finetuning import TuneConfig
 from auditkit.metrics import Estimate, Metric, compare_metrics, measure_utility
@@ -40,7 +42,7 @@ class CompareConfig:
 
     Attributes:
         methods: Their names; "unconstrained" is always among them, as the reference of paired differences.
-        threshold: Scores at or above it are positive decisions.
+        threshold: Scores at or above it are positive decisions; or a rule, which is applied to each method's scores.
         confidence: Of the intervals.
         guarantee: Confidence of the population guarantee of calibrated methods; None takes no margin off.
         split: Shares of the rows for "tune", "calibrate" and "test".
@@ -48,13 +50,14 @@ class CompareConfig:
     """
 
     methods: tuple[str, ...] = DEFAULT_METHODS
-    threshold: float = 0.5
+    threshold: Rule = 0.5
     confidence: float = 0.95
     guarantee: float | None = 0.95
     split: tuple[tuple[str, float], ...] = tuple(DEFAULT_SPLIT.items())
     tune: TuneConfig = field(default_factory=TuneConfig)
 
     def __post_init__(self) -> None:
+        check_rule(self.threshold)
         check_probability("confidence", self.confidence)
         for name in self.methods:
             find_method(name)
@@ -221,17 +224,17 @@ def _run(
         prediction = method.fit(context)(test)
     except AuditkitError as error:
         return MethodRun(name, seed, None, False, dict.fromkeys(UTILITIES), str(error))
-    decisions = prediction.decisions
-    if decisions is None and prediction.scores is not None:
-        decisions = (prediction.scores >= config.threshold).astype(np.float64)
+    made = None if prediction.scores is None else decide(prediction.scores, config.threshold)
+    decisions = made.values if prediction.decisions is None and made is not None else prediction.decisions
     utility = measure_utility(test.labels, scores=prediction.scores, decisions=decisions)
-    outcome = _audit(prediction, decisions, test, audited, config, seed)
+    outcome = _audit(prediction, decisions, made, test, audited, config, seed)
     return MethodRun(name, seed, outcome, prediction.scores is not None, utility)
 
 
 def _audit(
     prediction: Prediction,
     decisions: FloatArray | None,
+    made: Decisions | None,
     test: Sample,
     audited: Sequence[Criterion],
     config: CompareConfig,
@@ -242,7 +245,15 @@ def _audit(
     if scores is None:
         raise InputError("the method gave neither scores nor decisions")
     moments = take_moments(scores, test.groups, audited, labels=test.labels, decisions=decisions)
-    return evaluate_moments(moments, audited, threshold=config.threshold, confidence=config.confidence, seed=seed)
+    cut = made if prediction.decisions is None else None
+    return evaluate_moments(
+        moments,
+        audited,
+        threshold=None if cut is None else cut.threshold,
+        decision_rule=None if cut is None else cut.rule,
+        confidence=config.confidence,
+        seed=seed,
+    )
 
 
 def _summarize(comparison: Comparison, name: str) -> dict[str, Any]:

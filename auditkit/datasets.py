@@ -7,18 +7,19 @@ import hashlib
 import itertools
 import json
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
-from auditkit._tables import column, hash_file, read_table
+from auditkit._tables import column, hash_file, hashing, read_table, refuse_file
 from auditkit._typing import FloatArray, IntArray, VectorLike
 from auditkit._validation import check_vector, to_numpy
 from auditkit.errors import InputError, SchemaError
 from auditkit.groups import Groups
+from auditkit.splits import split_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,6 +42,9 @@ class AuditData:
         scores: Score of every row, shape (n,), when the table holds predictions.
         sha256: Hash of the file's bytes, or of the frame's content when no file was read.
         source: The file name as the caller gave it.
+        weights: How many people each row stands for, shape (n,); None is one for every row.
+        decisions: The decision that was made on each row, shape (n,), when the table holds them.
+        clusters: Whom each row is of, shape (n,), when several rows are of one person.
     """
 
     name: str
@@ -50,6 +54,9 @@ class AuditData:
     scores: FloatArray | None
     sha256: str
     source: str
+    weights: FloatArray | None = None
+    decisions: FloatArray | None = None
+    clusters: pd.Series | None = None
 
     @property
     def n_rows(self) -> int:
@@ -72,6 +79,9 @@ class AuditData:
             scores=None if self.scores is None else self.scores[chosen],
             sha256=hashlib.sha256(self.sha256.encode() + chosen.astype("<i8").tobytes()).hexdigest(),
             source=self.source,
+            weights=None if self.weights is None else self.weights[chosen],
+            decisions=None if self.decisions is None else self.decisions[chosen],
+            clusters=None if self.clusters is None else self.clusters.iloc[chosen].reset_index(drop=True),
         )
 
 
@@ -85,6 +95,9 @@ def load_table(
     features: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     strata: Sequence[AttributeSpec] | AttributeSpec = (),
+    weight: str | None = None,
+    decision: str | None = None,
+    cluster: str | None = None,
     name: str | None = None,
 ) -> AuditData:
     """Read a table and sort its columns into attributes, features, labels and scores.
@@ -98,10 +111,13 @@ def load_table(
         positive_label: Value of ``label`` that becomes 1.0 (every other value 0.0); needed for text labels.
         score: Column of scores, for a table of predictions.
         features: Columns the model reads. By default none when ``score`` is given, and otherwise every column that is
-            not a plain attribute, the label or excluded. The source of a binned attribute and the strata stay
-            features: a model may legitimately read them.
+            not a plain attribute, the label, weight, decision, cluster or excluded. The source of a binned attribute
+            and the strata stay features: a model may legitimately read them.
         exclude: Columns to drop.
         strata: Legitimate conditions, written like ``attributes``.
+        weight: Column of row weights: how many people a row stands for.
+        decision: Column of the decisions that were made, 0 or 1 (or their probabilities).
+        cluster: Column that says whom a row is of, where several rows are of one person.
         name: What reports call the data; the file's stem by default.
 
     Raises:
@@ -109,11 +125,12 @@ def load_table(
         InputError: The file cannot be read; a label or score is NaN; an attribute has a single value.
     """
     source = Path(path)
-    return _assemble(
-        read_table(source),
-        _Roles.parse(attributes, strata, label, positive_label, score, features, exclude),
-        origin=(name or source.stem, hash_file(source), str(path)),
-    )
+    roles = _Roles.parse(attributes, strata, label, positive_label, score, features, exclude)
+    refuse_file(source)
+    with hashing([source]) as digest:
+        frame = read_table(source)
+        origin = (name or source.stem, digest(), str(path))
+    return _assemble(frame, replace(roles, weight=weight, decision=decision, cluster=cluster), origin=origin)
 
 
 def from_frame(
@@ -126,6 +143,9 @@ def from_frame(
     features: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     strata: Sequence[AttributeSpec] | AttributeSpec = (),
+    weight: str | None = None,
+    decision: str | None = None,
+    cluster: str | None = None,
     name: str | None = None,
 ) -> AuditData:
     """Sort the columns of a DataFrame into roles; every option is that of :func:`load_table`."""
@@ -135,9 +155,10 @@ def from_frame(
         raise InputError(f"frame must be a pandas DataFrame; got {type(frame).__name__}; use load_table for a file")
     if frame.empty:
         raise InputError(f"frame must have rows and columns; got shape {frame.shape}")
+    roles = _Roles.parse(attributes, strata, label, positive_label, score, features, exclude)
     return _assemble(
         frame.reset_index(drop=True),
-        _Roles.parse(attributes, strata, label, positive_label, score, features, exclude),
+        replace(roles, weight=weight, decision=decision, cluster=cluster),
         origin=(name or "frame", hash_frame(frame), "(DataFrame)"),
     )
 
@@ -160,6 +181,9 @@ class _Roles:
     score: str | None
     features: tuple[str, ...] | None
     exclude: tuple[str, ...]
+    weight: str | None = None
+    decision: str | None = None
+    cluster: str | None = None
 
     @classmethod
     def parse(
@@ -186,7 +210,7 @@ class _Roles:
 
     def check(self, frame: pd.DataFrame) -> None:
         """Raise SchemaError for the first named column that the frame lacks."""
-        wanted = {"label": self.label, "score": self.score}
+        wanted = {"label": self.label, "score": self.score, **self.beside}
         pairs = [(role, name) for role, name in wanted.items() if name is not None]
         pairs += [("attributes", name) for _, name, _ in self.attributes]
         pairs += [("strata", name) for _, name, _ in self.strata]
@@ -196,13 +220,18 @@ class _Roles:
             if name not in frame.columns:
                 raise SchemaError(describe_missing(role, name, [str(c) for c in frame.columns]))
 
+    @property
+    def beside(self) -> dict[str, str | None]:
+        """Columns that say something about a row beside its score and outcome."""
+        return {"weight": self.weight, "decision": self.decision, "cluster": self.cluster}
+
     def feature_columns(self, frame: pd.DataFrame) -> list[str] | None:
         if self.features is not None:
             return [name for name in self.features if name not in self.exclude]
         if self.score is not None:
             return None
         plain = {source for _, source, bins in self.attributes if bins is None}
-        taken = plain | {self.label} | set(self.exclude)
+        taken = plain | {self.label, *self.beside.values()} | set(self.exclude)
         return [name for name in frame.columns if name not in taken]
 
 
@@ -259,7 +288,36 @@ def _assemble(frame: pd.DataFrame, roles: _Roles, *, origin: tuple[str, str, str
         else check_vector(f"score column {roles.score!r}", column(frame, roles.score)),
         sha256=origin[1],
         source=origin[2],
+        weights=None if roles.weight is None else _weights(column(frame, roles.weight), roles.weight),
+        decisions=None if roles.decision is None else _decisions(column(frame, roles.decision), roles.decision),
+        clusters=None if roles.cluster is None else _clusters(column(frame, roles.cluster), roles.cluster),
     )
+
+
+def _weights(values: pd.Series, name: str) -> FloatArray:
+    weights = check_vector(f"weight column {name!r}", values)
+    if (weights < 0).any():
+        raise InputError(f"weight column {name!r} must be non-negative; it holds {weights.min():g}")
+    if not weights.any():
+        raise InputError(f"weight column {name!r} is zero in every row; name the people a row stands for")
+    return weights
+
+
+def _decisions(values: pd.Series, name: str) -> FloatArray:
+    decisions = check_vector(f"decision column {name!r}", values)
+    outside = decisions[(decisions < 0) | (decisions > 1)]
+    if outside.size:
+        raise InputError(f"decision column {name!r} must hold 0 and 1, or probabilities; it holds {outside[0]:g}")
+    return decisions
+
+
+def _clusters(values: pd.Series, name: str) -> pd.Series:
+    missing = int(values.isna().sum())
+    if missing:
+        raise InputError(
+            f"cluster column {name!r} holds {missing} missing values; give every row the person that it is of"
+        )
+    return values
 
 
 def _attribute(values: pd.Series, name: str, bins: tuple[float, ...] | None) -> pd.Series:
@@ -327,44 +385,3 @@ def _row_indices(rows: VectorLike, *, n_rows: int) -> IntArray:
     if chosen.min() < 0 or chosen.max() >= n_rows:
         raise InputError(f"rows must lie in 0…{n_rows - 1}; got {chosen.min()}…{chosen.max()}")
     return chosen.astype(np.int64)
-
-
-def split_rows(
-    n_rows: int, *, fractions: Mapping[str, float], seed: int, stratify: IntArray | None = None
-) -> dict[str, IntArray]:
-    """Split row numbers into named parts, the same way for the same seed.
-
-    Args:
-        n_rows: Number of rows n.
-        fractions: Part name → share of the rows; positive, summing to 1.
-        seed: Seed of the shuffle.
-        stratify: Code of every row, shape (n,); each code is split in the given fractions, so that labels or groups
-            are equally common in every part.
-
-    Returns:
-        Part name → sorted row numbers; every row is in exactly one part.
-    """
-    shares = check_vector("fractions", list(fractions.values()))
-    if shares.size == 0 or (shares <= 0).any() or abs(shares.sum() - 1) > 1e-9:
-        raise InputError(f"fractions must be positive and sum to 1; got {dict(fractions)}")
-    codes = np.zeros(n_rows, dtype=np.int64) if stratify is None else np.asarray(stratify)
-    if codes.shape != (n_rows,):
-        raise InputError(f"stratify must have shape ({n_rows},), one code per row; got {codes.shape}")
-    part_of_row = _assign_parts(codes, np.cumsum(shares), np.random.default_rng(seed))
-    parts = {name: np.flatnonzero(part_of_row == i) for i, name in enumerate(fractions)}
-    empty = [name for name, rows in parts.items() if rows.size == 0]
-    if empty:
-        raise InputError(f"fractions leave {', '.join(empty)} without rows out of {n_rows}; enlarge that fraction")
-    return parts
-
-
-def _assign_parts(codes: IntArray, cumulative: FloatArray, rng: np.random.Generator) -> IntArray:
-    part_of_row = np.empty(len(codes), dtype=np.int64)
-    strata = np.unique(codes)
-    for code in strata:
-        rows = rng.permutation(np.flatnonzero(codes == code))
-        # A random rounding offset keeps small strata from always falling into the same part.
-        offset = 0.5 if len(strata) == 1 else rng.random()
-        cuts = np.floor(cumulative[:-1] * len(rows) + offset).astype(np.int64)
-        part_of_row[rows] = np.searchsorted(cuts, np.arange(len(rows)), side="right")
-    return part_of_row

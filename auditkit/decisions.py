@@ -16,7 +16,7 @@ import numpy as np
 
 from auditkit._typing import BoolArray, FloatArray
 from auditkit.criteria import Criterion
-from auditkit.errors import InputError
+from auditkit.decision_rules import MEDIAN, Cut, Rule, check_rule, count_places, cut_at, cut_at_median, cut_at_place
 from auditkit.groups import LABEL
 from auditkit.intervals import Limits, UnitMeans, difference_limits, fit_unit_means, ratio_limits, two_sided_level
 from auditkit.joint import max_t_level
@@ -43,7 +43,7 @@ class Decisions:
     rule: str
 
 
-def decide(scores: FloatArray, rule: float | str) -> Decisions:
+def decide(scores: FloatArray, rule: Rule) -> Decisions:
     """Decisions from a threshold, from the full-sample median, or for the highest scores.
 
     Args:
@@ -57,31 +57,20 @@ def decide(scores: FloatArray, rule: float | str) -> Decisions:
     Raises:
         InputError: An unknown rule, or more places than rows.
     """
+    cut = _cut(scores, check_rule(rule))
+    values = (scores > cut.threshold) + (scores == cut.threshold) * cut.share
+    return Decisions(values.astype(np.float64), cut.threshold, cut.rule)
+
+
+def _cut(scores: FloatArray, rule: Rule) -> Cut:
     if not isinstance(rule, str):
-        return Decisions((scores >= rule).astype(np.float64), float(rule), f"a score of {rule:g} or more")
-    if rule == "median":
-        cut = float(np.median(scores))
-        return Decisions((scores > cut).astype(np.float64), cut, f"a score above the full-sample median ({cut:g})")
-    places = _places(rule, len(scores))
-    cut = float(np.sort(scores)[-places])
-    above, equal = scores > cut, scores == cut
-    values = above + equal * ((places - above.sum()) / equal.sum())
-    return Decisions(values.astype(np.float64), cut, f"one of the {places} highest scores ({rule})")
-
-
-def _places(rule: str, n_rows: int) -> int:
-    word, _, amount = rule.partition(" ")
-    share = amount.endswith("%")
-    try:
-        value = float(amount.removesuffix("%")) if word == "top" else np.nan
-    except ValueError:
-        value = np.nan
-    places = round(n_rows * value / 100) if share and np.isfinite(value) else value
-    if not np.isfinite(value) or places != int(places) or not 1 <= places <= n_rows:
-        raise InputError(
-            f'threshold must be a number, "median", "top K" with 1 ≤ K ≤ {n_rows} rows, or "top P%"; got {rule!r}'
-        )
-    return int(places)
+        return cut_at(rule)
+    if rule == MEDIAN:
+        return cut_at_median(float(np.median(scores)))
+    places = count_places(rule, len(scores))
+    score = float(np.sort(scores)[-places])
+    above, equal = int((scores > score).sum()), int((scores == score).sum())
+    return cut_at_place(rule, score, places=places, above=above, equal=equal)
 
 
 @dataclass(frozen=True)

@@ -315,11 +315,20 @@ def factorize(name: str, values: VectorLike) -> tuple[IntArray, tuple[Hashable, 
     else:
         codes, uniques = pd.factorize(series, use_na_sentinel=True)
         codes, categories = _sort_categories(codes.astype(np.int64), list(uniques))
-    plain: list[Hashable] = [value.item() if isinstance(value, np.generic) else value for value in categories]
+    plain = [plain_value(value) for value in categories]
     if (codes < 0).any():
         codes = np.where(codes < 0, len(plain), codes)
         plain.append(MISSING)
     return codes, tuple(plain)
+
+
+def plain_value(value: Any) -> Hashable:
+    """A value as a group is called by it: a whole number without its decimal point, however its column is stored.
+
+    A column of whole numbers with missing values is one of float64 in some kinds of table and not in others.
+    """
+    plain = value.item() if isinstance(value, np.generic) else value
+    return int(plain) if isinstance(plain, float) and plain.is_integer() else plain
 
 
 def check_shares(name: str, values: VectorLike | pd.DataFrame) -> tuple[FloatArray, tuple[Hashable, ...]]:

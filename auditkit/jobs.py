@@ -6,11 +6,8 @@ it) is the same for the same plan, data, model, seed and versions.
 
 from __future__ import annotations
 
-import hashlib
-import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,22 +19,20 @@ from auditkit.baselines import FitContext, Sample
 from auditkit.comparison import CompareConfig, Comparison, MethodRun, compare_on_split, make_context
 from auditkit.config import AuditFile, sample_config
 from auditkit.criteria import Criterion
-from auditkit.datasets import AuditData, load_table, split_rows
+from auditkit.datasets import AuditData, load_table
 from auditkit.deployment import Calibration
 from auditkit.errors import InputError
-from auditkit.finetuning import TuneConfig, describe_training
+from auditkit.finetuning import TuneConfig
 from auditkit.heads import FairHead
 from auditkit.models import load_model
 from auditkit.plans import Plan, PlanCheck
-from auditkit.predictions import audit_predictions
+from auditkit.predictions import audit_predictions, describe_decisions
 from auditkit.progress import NullProgress, Progress
-from auditkit.run_folder import Clock, check_out, dump_json, write_run
+from auditkit.run_folder import Clock, check_out, describe_data, make_record, write_run
+from auditkit.splits import split_rows
 
 if TYPE_CHECKING:
     from auditkit.models import FrozenModel
-
-SCHEMA = "auditkit.run/1"
-PACKAGES = ("numpy", "scipy", "pandas", "pyarrow", "torch", "timm", "cvxpy", "osqp", "daqp", "fairlearn", "plotly")
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,14 +101,14 @@ def run_audit(config: AuditFile, *, out: str | Path, progress: Progress | None =
     check_out(out)
     plan = _check_plan(config)
     clock, reporter = Clock(), progress or NullProgress()
-    if config.model_spec is None:
+    if config.engine != "pandas":
         outcome, data = audit_predictions(config, progress=reporter, clock=clock)
-        record = _record("audit", config, data)
+        record = make_record("audit", config, data)
     else:
         subject = load_subject(config, features=False, progress=reporter, clock=clock)
         with clock.stage("audit"):
-            outcome = audit_sample(config, subject.sample, subject.sample.scores)
-        record = _record("audit", config, _describe_data(subject.data), subject.model)
+            outcome = audit_sample(config, subject.sample, subject.sample.scores, subject.data)
+        record = make_record("audit", config, describe_data(subject.data), subject.model)
     outcome = replace(outcome, plan=plan)
     files = {"audit.json": outcome.to_dict()}
     folder = write_run(out, record, files, clock=clock)
@@ -184,13 +179,22 @@ def load_subject(
     return Subject(data, Sample(scores, _labels(data), data.groups, frozen), model)
 
 
-def audit_sample(config: AuditFile, sample: Sample, scores: np.ndarray) -> AuditResult:
-    """Audit some scores of a sample as the audit file says."""
+def audit_sample(config: AuditFile, sample: Sample, scores: np.ndarray, data: AuditData | None = None) -> AuditResult:
+    """Audit some scores of a sample as the audit file says.
+
+    Args:
+        config: The audit file.
+        sample: Labels and groups.
+        scores: The scores, shape (n,).
+        data: The same rows with their weights, decisions and clusters; None where the file names none.
+    """
     labels = None if np.isnan(sample.labels).all() else sample.labels
-    return audit(
-        scores, sample.groups, config.build_criteria(), labels=labels, threshold=config.threshold,
-        confidence=config.confidence, seed=config.seed,
-    )  # fmt: skip
+    criteria, settings = config.build_criteria(), {"confidence": config.confidence, "seed": config.seed}
+    rows: dict[str, Any] = {} if data is None else {"weights": data.weights, "clusters": data.clusters}
+    if data is None or data.decisions is None:
+        return audit(scores, sample.groups, criteria, labels=labels, threshold=config.threshold, **rows, **settings)
+    outcome = audit(scores, sample.groups, criteria, labels=labels, decisions=data.decisions, **rows, **settings)
+    return replace(outcome, decision_rule=describe_decisions(config.data.decision))
 
 
 def _check_plan(config: AuditFile) -> PlanCheck | None:
@@ -198,12 +202,14 @@ def _check_plan(config: AuditFile) -> PlanCheck | None:
     if config.plan_path is None:
         return None
     return Plan.load(config.plan_path).check(
-        config.build_criteria(), confidence=config.confidence, threshold=config.threshold, seed=config.seed
-    )
+        config.build_criteria(), confidence=config.confidence, threshold=config.threshold, seed=config.seed,
+        columns=config.columns,
+    )  # fmt: skip
 
 
 def _run(command: str, config: AuditFile, *, out: str | Path, progress: Progress | None, compared: bool) -> RunResult:
     check_out(out)
+    _refuse_unheeded(config)
     plan = _check_plan(config)
     clock, reporter = Clock(), progress or NullProgress()
     subject = load_subject(config, progress=reporter, clock=clock)
@@ -225,7 +231,7 @@ def _run(command: str, config: AuditFile, *, out: str | Path, progress: Progress
             comparison = _comparison(config, enforced, settings, parts, runs)
     if subject.model is not None:
         subject.model.check_frozen()  # bit by bit: the guarantee is about the model that was found
-    record = _record(command, config, _describe_data(subject.data), subject.model, parts=parts, context=context)
+    record = make_record(command, config, describe_data(subject.data), subject.model, parts=parts, context=context)
     files = {
         "audit.json": outcome.to_dict(),
         "audit_after.json": after and after.to_dict(),
@@ -253,6 +259,28 @@ def _comparison(
 ) -> dict[str, Any]:
     rows = {name: len(part) for name, part in parts.items()}
     return Comparison(enforced, config.build_criteria(), settings, rows, tuple(runs)).to_dict()
+
+
+def _refuse_unheeded(config: AuditFile) -> None:
+    """Raise for what an audit heeds and tuning and comparing do not.
+
+    Raises:
+        InputError: The audit file asks for it.
+    """
+    reasons = {
+        "weight": "heads, corrections and utilities count every row once",
+        "decision": "they decide from the scores that they change, by threshold",
+        "cluster": "they split rows as if each were a person of its own",
+    }
+    for role, name in config.columns.items():
+        raise InputError(
+            f"data.{role} is {name!r}; tuning and comparing do not heed it, since {reasons[role]}; leave it out, or "
+            "use `auditkit audit`"
+        )
+    if config.engine in ("duckdb", "spark") and config.data.engine is not None:
+        raise InputError(
+            f"data.engine is {config.engine}; tuning and comparing hold the rows in memory: leave it out, or say pandas"
+        )
 
 
 def _check_request(config: AuditFile, subject: Subject) -> tuple[Criterion, ...]:
@@ -308,65 +336,6 @@ def _flat(scores: np.ndarray) -> np.ndarray:
     if scores.ndim != 1:
         raise InputError(f"the model gives scores of shape {scores.shape}; this job needs one score per row")
     return scores
-
-
-def _record(
-    command: str,
-    config: AuditFile,
-    data: dict[str, Any],
-    model: FrozenModel | None = None,
-    *,
-    parts: Mapping[str, np.ndarray] | None = None,
-    context: FitContext | None = None,
-) -> dict[str, Any]:
-    """What run.json holds, but for the hashes of the other files."""
-    plan = config.to_dict()
-    head = None if context is None else context.head
-    calibration = None if context is None else context.calibration
-    return {
-        "schema": SCHEMA,
-        "command": command,
-        "auditkit": metadata.version("auditkit"),
-        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
-        "seed": config.seed,
-        "hashes": {
-            "model": None if model is None else model.fingerprint,
-            "data": data["sha256"],
-            "plan": hashlib.sha256(dump_json(plan)).hexdigest(),
-        },
-        "plan": plan,
-        "model": None if model is None else _describe_model(model),
-        "data": data,
-        "split": None if parts is None else {name: len(part) for name, part in parts.items()},
-        "tuning": None if head is None or context is None else describe_training(head, context.config),
-        "calibration": None if calibration is None else calibration.to_dict(),
-    }
-
-
-def _describe_model(model: FrozenModel) -> dict[str, Any]:
-    return {
-        "name": model.name, "task": model.task, "fingerprint": model.fingerprint, "n_features": model.n_features,
-        "weights_sha256": model.weights_sha256 or None, "trust": model.trust or None,
-    }  # fmt: skip
-
-
-def _describe_data(data: AuditData) -> dict[str, Any]:
-    groups = data.groups
-    counts = {
-        name: dict(
-            zip(
-                map(str, groups.categories(name)),
-                np.bincount(groups.codes(name), minlength=len(groups.categories(name))).tolist(),
-                strict=True,
-            )
-        )
-        for name in groups.names
-    }
-    label_mean = None if data.labels is None else float(data.labels.mean())
-    return {
-        "name": data.name, "source": Path(data.source).name, "sha256": data.sha256, "rows": data.n_rows,
-        "attributes": counts, "label_mean": label_mean,
-    }  # fmt: skip
 
 
 def _artefacts(head: FairHead | None, calibration: Calibration | None) -> list[Callable[[Path], None]]:

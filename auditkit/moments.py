@@ -316,15 +316,24 @@ def _bincount(cells: Cells, values: FloatArray | None) -> FloatArray:
     return np.bincount(cells.index, weights=values, minlength=cells.table.n_cells).astype(np.float64)
 
 
-def _gram(rows: Rows, cells: Cells, clusters: IntArray) -> FloatArray:
-    from scipy import sparse
+def check_clustered_cells(size: int) -> None:
+    """Raise where there are too many cells for a sum per pair of them.
 
-    size = cells.table.n_cells
+    Raises:
+        InputError: There are more than ``MAX_CLUSTERED_CELLS``.
+    """
     if size > MAX_CLUSTERED_CELLS:
         raise InputError(
             f"clusters can be told apart over at most {MAX_CLUSTERED_CELLS} combinations of values; got {size}; "
             "audit fewer attributes at once"
         )
+
+
+def _gram(rows: Rows, cells: Cells, clusters: IntArray) -> FloatArray:
+    from scipy import sparse
+
+    size = cells.table.n_cells
+    check_clustered_cells(size)
     pair, index = np.unique(clusters * size + cells.index, return_inverse=True)
     weight = np.ones_like(rows.z) if rows.w is None else rows.w
     zeros = np.zeros_like(rows.z)

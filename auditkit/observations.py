@@ -19,6 +19,7 @@ from auditkit._typing import FloatArray, IntArray, VectorLike
 from auditkit._validation import check_vector, check_weights, to_numpy
 from auditkit.constraints import require_labels
 from auditkit.criteria import Criterion, columns_of
+from auditkit.decision_rules import Rule
 from auditkit.decisions import decide
 from auditkit.errors import InputError
 from auditkit.groups import LABEL, MISSING, OUTPUT, Cells, CellTable, Groups, SoftCells, factorize
@@ -101,9 +102,7 @@ def take_moments(
         InputError: Wrong shapes, NaN or infinite values, labels missing.
     """
     observed = observe(scores, groups, criteria, labels=labels, weights=weights, clusters=clusters)
-    made = _given_decisions(observed, decisions)
-    if made is None and threshold is not None:
-        made = decide_all(observed, threshold)[0]
+    made, _, _ = take_decisions(observed, threshold, decisions)
     return sum_rows(with_decisions(observed, criteria, made))[0]
 
 
@@ -130,12 +129,15 @@ def observe(
     )  # fmt: skip
 
 
-def decide_all(observed: Observations, rule: float | str) -> tuple[FloatArray, float | None, str]:
-    """Decisions from the scores of every output.
+def take_decisions(
+    observed: Observations, rule: Rule | None, decisions: VectorLike | None = None
+) -> tuple[FloatArray | None, float | None, str | None]:
+    """Decisions as they are given, or from the scores of every output.
 
     Args:
         observed: The rows.
-        rule: As `auditkit.decisions.decide`, applied to every output by itself; or `HIGHEST`.
+        rule: As `auditkit.decisions.decide`, applied to every output by itself; or `HIGHEST`; None makes none.
+        decisions: The decisions themselves, in place of a rule.
 
     Returns:
         The decisions, shape (n, k), the cut where all outputs have the same one, and the rule in words.
@@ -143,13 +145,17 @@ def decide_all(observed: Observations, rule: float | str) -> tuple[FloatArray, f
     Raises:
         InputError: An unknown rule, or `HIGHEST` for one score per row.
     """
+    if decisions is not None:
+        return _check_decisions(observed, decisions), None, "what the decisions given are"
+    if rule is None:
+        return None, None, None
     if rule == HIGHEST:
         if observed.outputs is None:
             raise InputError(f"threshold {HIGHEST!r} needs scores of several outputs, shape (n, k); got shape (n,)")
         best = observed.scores == observed.scores.max(axis=1, keepdims=True)
         return best / best.sum(axis=1, keepdims=True), None, "the output of the highest score"
     made = [decide(column, rule) for column in observed.scores.T]
-    values = np.stack([decisions.values for decisions in made], axis=1)
+    values = np.stack([each.values for each in made], axis=1)
     if observed.outputs is None or not isinstance(rule, str):
         return values, made[0].threshold, made[0].rule
     return values, None, f"for every output: {rule}"
@@ -363,9 +369,7 @@ def _check_labels(
     return np.eye(k)[classes.astype(np.int64)], classes
 
 
-def _given_decisions(observed: Observations, decisions: Any) -> FloatArray | None:
-    if decisions is None:
-        return None
+def _check_decisions(observed: Observations, decisions: Any) -> FloatArray:
     array = to_numpy(decisions)
     if observed.outputs is None:
         return check_vector("decisions", decisions, n_rows=observed.groups.n_rows)[:, None]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from auditkit.criteria import Criterion, check_criteria
 from auditkit.errors import InputError, SchemaError
 
 SCHEMA = "auditkit.plan/1"
+COLUMN_ROLES = ("weight", "decision", "cluster")
 TESTS = {
     "fail": "one-sided test of |gap| ≤ tolerance per gap, Holm over all gaps of the audit, level 1 − confidence",
     "pass": "two one-sided tests of |gap| ≥ tolerance per gap, all gaps of a criterion at level 1 − confidence each",
@@ -54,6 +55,7 @@ class Plan:
         seed: Seed of the simulations.
         frozen_at: When it was frozen (UTC, ISO 8601).
         tests: What is tested how.
+        columns: Columns that change what is estimated or tested, by role: weight, decision, cluster.
     """
 
     criteria: tuple[Criterion, ...]
@@ -62,6 +64,7 @@ class Plan:
     seed: int
     frozen_at: str
     tests: tuple[tuple[str, str], ...] = tuple(TESTS.items())
+    columns: tuple[tuple[str, str], ...] = ()
 
     @property
     def hash(self) -> str:
@@ -78,6 +81,7 @@ class Plan:
             "threshold": self.threshold,
             "seed": self.seed,
             "tests": dict(self.tests),
+            **({"columns": dict(self.columns)} if self.columns else {}),
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -117,7 +121,7 @@ class Plan:
             criteria = tuple(Criterion.from_dict(entry) for entry in content["criteria"])
             plan = cls(
                 criteria, content["confidence"], content["threshold"], content["seed"], content["frozen_at"],
-                tuple(content["tests"].items()),
+                tuple(content["tests"].items()), tuple(content.get("columns", {}).items()),
             )  # fmt: skip
             stated = content["hash"]
         except (AttributeError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -127,7 +131,13 @@ class Plan:
         return plan
 
     def check(
-        self, criteria: Sequence[Criterion], *, confidence: float, threshold: float | str | None, seed: int
+        self,
+        criteria: Sequence[Criterion],
+        *,
+        confidence: float,
+        threshold: float | str | None,
+        seed: int,
+        columns: Mapping[str, str | None] | None = None,
     ) -> PlanCheck:
         """Whether an audit with these settings follows the plan.
 
@@ -136,6 +146,7 @@ class Plan:
             confidence: Its joint confidence.
             threshold: Its threshold or rule.
             seed: Its seed.
+            columns: Its columns of weights, decisions and clusters, by role; None for one that came without a name.
         """
         differences = []
         planned, audited = ([c.to_dict() for c in listed] for listed in (self.criteria, criteria))
@@ -149,7 +160,20 @@ class Plan:
         ):
             if was != now:
                 differences.append(f"{name} was planned as {was!r} and is {now!r}")
+        differences += _column_differences(dict(self.columns), columns or {})
         return PlanCheck(not differences, tuple(differences), self.frozen_at, self.hash)
+
+
+def _column_differences(planned: Mapping[str, str], given: Mapping[str, str | None]) -> list[str]:
+    return [
+        f"{role} was planned as {_in_words(planned, role)} and is {_in_words(given, role)}"
+        for role in COLUMN_ROLES
+        if (role in planned) != (role in given) or given.get(role) not in (None, planned.get(role))
+    ]
+
+
+def _in_words(columns: Mapping[str, str | None], role: str) -> str:
+    return repr(columns[role] or "given") if role in columns else "none"
 
 
 def freeze_plan(
@@ -158,6 +182,7 @@ def freeze_plan(
     confidence: float = 0.95,
     threshold: float | str | None = None,
     seed: int = 0,
+    columns: Mapping[str, str] | None = None,
 ) -> Plan:
     """Freeze what will be tested; do so before the data are looked at.
 
@@ -166,11 +191,18 @@ def freeze_plan(
         confidence: Joint confidence, in (0, 1).
         threshold: Threshold or rule of the decisions.
         seed: Seed of the simulations.
+        columns: Columns that change what is estimated or tested, by role: "weight", "decision", "cluster".
 
     Returns:
         The plan, dated now.
+
+    Raises:
+        InputError: A confidence outside (0, 1), an unknown role.
     """
     listed = check_criteria(criteria)
+    unknown = sorted(set(columns or {}) - set(COLUMN_ROLES))
+    if unknown:
+        raise InputError(f"columns has roles {', '.join(COLUMN_ROLES)}; got {', '.join(unknown)}")
     check_probability("confidence", confidence)
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return Plan(listed, confidence, threshold, seed, now)
+    return Plan(listed, confidence, threshold, seed, now, columns=tuple(sorted((columns or {}).items())))

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from auditkit._tables import hash_file
 from auditkit.auditing import AuditResult, evaluate_moments
 from auditkit.config import AuditFile
 from auditkit.datasets import parse_specs
@@ -32,17 +29,30 @@ def audit_predictions(config: AuditFile, *, progress: Progress, clock: Clock) ->
         InputError: The table or the request is wrong.
     """
     criteria = config.build_criteria()
-    with clock.stage("read"), progress.stage("reading the table", 2) as advance:
-        scanned = scan_table(config.data_path, criteria, roles_of(config))
+    with clock.stage("read"), progress.stage("reading the table", 1) as advance:
+        scanned = scan_table(config.data_path, criteria, roles_of(config), engine=config.engine)
         advance(1)
-        digest = _hash_files(scanned.files)
-        advance(1)
+    if scanned.sha256 is None:
+        raise InputError(
+            f"data.path: {config.data.path!r} is not on this machine, so that it cannot be hashed; copy it"
+        )
     _check_attributes(config, scanned)
+    rule = config.columns.get("decision")
     with clock.stage("audit"):
         outcome = evaluate_moments(
-            scanned.moments, criteria, threshold=config.threshold, confidence=config.confidence, seed=config.seed
+            scanned.moments,
+            criteria,
+            threshold=None if scanned.cut is None else scanned.cut.threshold,
+            decision_rule=describe_decisions(rule) if scanned.cut is None else scanned.cut.rule,
+            confidence=config.confidence,
+            seed=config.seed,
         )
-    return outcome, _describe(config, scanned, digest)
+    return outcome, _describe(config, scanned)
+
+
+def describe_decisions(column: str | None) -> str | None:
+    """What a decision is that was read from a column, in words; None without one."""
+    return None if column is None else f"what column {column!r} holds"
 
 
 def roles_of(config: AuditFile) -> Roles:
@@ -55,7 +65,10 @@ def roles_of(config: AuditFile) -> Roles:
         score=config.data.score,
         label=config.data.label,
         positive_label=config.data.positive_label,
+        weight=config.data.weight,
+        decision=config.data.decision,
         threshold=config.threshold,
+        cluster=config.data.cluster,
         keys={name: (source, bins) for name, source, bins in listed},
         mentioned={"features": config.data.features or (), "exclude": config.data.exclude},
     )
@@ -68,20 +81,15 @@ def _check_attributes(config: AuditFile, scanned: TableScan) -> None:
             raise InputError(f"attribute {name!r} has the single value {values[0]!r}; there are no groups to compare")
 
 
-def _describe(config: AuditFile, scanned: TableScan, digest: str) -> dict[str, Any]:
+def _describe(config: AuditFile, scanned: TableScan) -> dict[str, Any]:
     return {
         "name": config.name,
         "source": Path(config.data.path).name,
-        "sha256": digest,
+        "sha256": scanned.sha256,
+        "engine": config.engine,
         "rows": scanned.n_rows,
         "attributes": {
             name: {str(value): count for value, count in counts.items()} for name, counts in scanned.counts.items()
         },
         "label_mean": scanned.label_mean,
     }
-
-
-def _hash_files(files: Sequence[str]) -> str:
-    """SHA-256 of one file's bytes; of the list of hashes where there are several."""
-    hashes = [hash_file(file) for file in files]
-    return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()

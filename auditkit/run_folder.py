@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from auditkit._tables import hash_file
 from auditkit.errors import InputError
+from auditkit.finetuning import describe_training
 from auditkit.reporting import write_report
+
+if TYPE_CHECKING:
+    from auditkit.baselines import FitContext
+    from auditkit.config import AuditFile
+    from auditkit.datasets import AuditData
+    from auditkit.models import FrozenModel
+
+SCHEMA = "auditkit.run/1"
+PACKAGES = ("numpy", "scipy", "pandas", "pyarrow", "torch", "timm", "cvxpy", "osqp", "daqp", "fairlearn", "plotly")
 
 
 @dataclass(eq=False)
@@ -101,3 +116,73 @@ def check_out(out: str | Path) -> Path:
 def dump_json(content: Any) -> bytes:
     """JSON text with a final newline; NaN and infinity are refused."""
     return (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False, sort_keys=False) + "\n").encode()
+
+
+def make_record(
+    command: str,
+    config: AuditFile,
+    data: dict[str, Any],
+    model: FrozenModel | None = None,
+    *,
+    parts: Mapping[str, np.ndarray] | None = None,
+    context: FitContext | None = None,
+) -> dict[str, Any]:
+    """What run.json holds, but for the hashes of the other files.
+
+    Args:
+        command: The command that ran.
+        config: Its audit file.
+        data: What is said about the data, with their hash.
+        model: The frozen model; None for a table of predictions.
+        parts: Rows of every part, where they were split.
+        context: What was tuned and calibrated.
+    """
+    plan = config.to_dict()
+    head = None if context is None else context.head
+    calibration = None if context is None else context.calibration
+    return {
+        "schema": SCHEMA,
+        "command": command,
+        "auditkit": metadata.version("auditkit"),
+        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
+        "seed": config.seed,
+        "hashes": {
+            "model": None if model is None else model.fingerprint,
+            "data": data["sha256"],
+            "plan": hashlib.sha256(dump_json(plan)).hexdigest(),
+        },
+        "plan": plan,
+        "model": None if model is None else describe_model(model),
+        "data": data,
+        "split": None if parts is None else {name: len(part) for name, part in parts.items()},
+        "tuning": None if head is None or context is None else describe_training(head, context.config),
+        "calibration": None if calibration is None else calibration.to_dict(),
+    }
+
+
+def describe_model(model: FrozenModel) -> dict[str, Any]:
+    """What run.json holds about a model."""
+    return {
+        "name": model.name, "task": model.task, "fingerprint": model.fingerprint, "n_features": model.n_features,
+        "weights_sha256": model.weights_sha256 or None, "trust": model.trust or None,
+    }  # fmt: skip
+
+
+def describe_data(data: AuditData) -> dict[str, Any]:
+    """What run.json holds about data that were read whole."""
+    groups = data.groups
+    counts = {
+        name: dict(
+            zip(
+                map(str, groups.categories(name)),
+                np.bincount(groups.codes(name), minlength=len(groups.categories(name))).tolist(),
+                strict=True,
+            )
+        )
+        for name in groups.names
+    }
+    label_mean = None if data.labels is None else float(np.average(data.labels, weights=data.weights))
+    return {
+        "name": data.name, "source": Path(data.source).name, "sha256": data.sha256, "engine": "pandas",
+        "rows": data.n_rows, "attributes": counts, "label_mean": label_mean,
+    }  # fmt: skip

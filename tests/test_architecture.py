@@ -24,8 +24,8 @@ APP = ROOT / "app"
 ROWS = (
     {"errors", "_typing", "_extras", "_validation", "progress"},
     {"groups", "criteria", "affine_criteria", "cvxpy_constraints", "moments", "moment_maps", "row_sets"}
-    | {"intervals", "multiplicity", "squares", "plans", "margins"},
-    {"datasets", "_tables", "heads", "models", "feature_cache"}
+    | {"intervals", "multiplicity", "squares", "plans", "margins", "decision_rules"},
+    {"datasets", "splits", "_tables", "heads", "models", "feature_cache"}
     | {"constraints", "batches", "projection", "results", "jacobian"},
     {
         "solvers",
@@ -58,7 +58,7 @@ WITHIN_ROW = {
     "observations": {"decisions"},
     "auditing": {"subgroups"},
     "plans": {"criteria"},
-    "datasets": {"_tables"},
+    "datasets": {"_tables", "splits"},
     "feature_cache": {"_tables", "datasets", "models"},
     "models": {"_tables"},
     "layer": {"enforcement"},
@@ -73,7 +73,7 @@ WITHIN_ROW = {
     "jobs": {"config", "run_folder", "predictions"},
     "predictions": {"config", "run_folder"},
     "__main__": {"cli"},
-    "run_folder": {"reporting"},
+    "run_folder": {"reporting", "config"},
 }
 """What a module may import from its own row."""
 

@@ -157,6 +157,13 @@ MISTAKES = {
     "confidence": ("confidence: 0.95", "confidence: 95", "confidence: .*less than 1; got 95"),
     "tune key": ("epochs: 300", "epohcs: 300", "tune.epohcs: .*did you mean 'epochs'"),
     "hidden": ("hidden: null", "hidden: 0", "tune.hidden: "),
+    "rule": ("threshold: 0.5", "threshold: best", 'threshold: threshold must be a number, "median", .*got \'best\''),
+    "rule of none": ("threshold: 0.5", "threshold: top 0", "threshold: threshold must be .*got 'top 0'"),
+    "rule true": ("threshold: 0.5", "threshold: true", "threshold: must be a number; got true"),
+    "engine": ("# engine: duckdb", "engine: dask", "data.engine: .*'duckdb', 'spark' or 'pandas'; got 'dask'"),
+    "engine of a model": ("# engine: duckdb", "engine: spark", "data.engine: a model scores rows that are in memory"),
+    "weight of outcomes": ("# weight: people", "weight: income_over_50k", "data.weight: .*, which is the label column"),
+    "column kind": ("# cluster: person", "cluster: [person]", "data.cluster: .*valid string"),
     "bins": ("[sex, race]  ", "[sex, race, {a: {column: b}}]  ", r"data.attributes\[2\].*: the key 'bins' is missing"),
 }  # fmt: skip
 
@@ -230,7 +237,7 @@ def test_first_file_for_a_table_loads(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     table = tmp_path / "data" / "my table.csv"
     frame.to_csv(table, index=False)
-    config = load_config(written(tmp_path, config_for_table(table, frame, folder=tmp_path)))
+    config = load_config(written(tmp_path, config_for_table(table, folder=tmp_path)))
     assert config.data_path.resolve() == table.resolve()
     assert config.data.label == "label"
     assert config.data.positive_label == "yes"
@@ -239,5 +246,50 @@ def test_first_file_for_a_table_loads(tmp_path: Path) -> None:
 
 
 def test_first_file_for_a_table_without_attributes(tmp_path: Path) -> None:
+    predictions().drop(columns="sex").to_parquet(tmp_path / "t.parquet")
     with pytest.raises(InputError, match="no column that looks like a protected attribute"):
-        config_for_table(tmp_path / "t.csv", predictions().drop(columns="sex"), folder=tmp_path)
+        config_for_table(tmp_path / "t.parquet", folder=tmp_path)
+
+
+def test_the_first_file_is_made_without_loading_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from auditkit import _tables
+
+    monkeypatch.setattr(_tables, "_READERS", dict.fromkeys(_tables._READERS, None))
+    predictions(rows=50).to_parquet(tmp_path / "t.parquet")
+    (tmp_path / "t.csv").write_text("sex;score\nf;0.5\n")
+    text = config_for_table(tmp_path / "t.parquet", folder=tmp_path)
+    keys = ("weight", "decision", "cluster", "engine")
+    assert all(f"\n  # {key}: " in text and f"\n  # {key}: " in example_config() for key in keys)
+    with pytest.raises(SchemaError, match="'t.csv' is not separated by commas"):
+        config_for_table(tmp_path / "t.csv", folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("given", "rule"),
+    [
+        ("0.25", 0.25),
+        ("median", "median"),
+        ("top 100", "top 100"),
+        ("'top 5%'", "top 5%"),
+        ("null", None),
+    ],
+)
+def test_decisions_follow_a_threshold_or_a_rule(tmp_path: Path, given: str, rule: float | str | None) -> None:
+    text = example_config().replace("threshold: 0.5", f"threshold: {given}")
+    jsonschema.validate(yaml.safe_load(text), config_schema())
+    config = load_config(written(tmp_path, text))
+    assert config.threshold == rule
+    assert make_config(config.to_dict()).threshold == rule
+
+
+def test_a_column_of_decisions_takes_the_place_of_the_threshold(tmp_path: Path) -> None:
+    values = plan()
+    values["data"] |= {"decision": "hired"}
+    config = make_config(values)
+    assert config.threshold is None
+    assert make_config(config.to_dict()).to_dict() == config.to_dict()
+    text = yaml.safe_dump({"threshold": 0.5, **values}, sort_keys=False)
+    with pytest.raises(
+        SchemaError, match="line 1, threshold: threshold is 0.5, and data.decision names the column 'hi"
+    ):
+        load_config(written(tmp_path, text))

@@ -122,9 +122,17 @@ def test_equal_scores_share_the_places_that_are_left() -> None:
     assert decide(np.array([0.9, 0.5, 0.5, 0.1]), "top 2").values.tolist() == [1, 0.5, 0.5, 0]
 
 
-@pytest.mark.parametrize("rule", ["top", "top 0", "top 2.5", "top 9", "best 3", "top x%"])
-def test_unknown_rules_are_refused(rule: str) -> None:
-    with pytest.raises(InputError, match='threshold must be a number, "median", "top K" with 1 ≤ K ≤ 5 rows'):
+@pytest.mark.parametrize("rule", ["top", "top 0", "top 2.5", "best 3", "top x%", "top 101%", "top -1", "nan", np.inf])
+def test_unknown_rules_are_refused(rule: str | float) -> None:
+    with pytest.raises(
+        InputError, match='threshold must be a number, "median", "top K" such as "top 100", or "top P%"'
+    ):
+        decide(np.arange(5.0), rule)
+
+
+@pytest.mark.parametrize("rule", ["top 9", "top 1%"])
+def test_there_must_be_rows_for_the_places(rule: str) -> None:
+    with pytest.raises(InputError, match=f'"top K" with 1 ≤ K ≤ 5 rows, or "top P%"; got {rule!r}'):
         decide(np.arange(5.0), rule)
 
 

@@ -11,12 +11,15 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import feather
 
 import auditkit as ak
-from auditkit.engines import scan
+from auditkit._tables import hash_file
+from auditkit.decisions import decide
+from auditkit.engines import Roles, scan, scan_table
+from auditkit.engines.duckdb_engine import DuckDBEngine
 from auditkit.errors import InputError, SchemaError, UntrustedFileError
 from auditkit.moments import SUMS
 
@@ -27,6 +30,17 @@ CRITERIA = (
     ak.EER("sex", tolerance=0.05),
 )
 ROLES = {"score": "score", "label": "hired", "threshold": 0.5}
+KEYS = {name: (name, None) for name in ("sex", "race", "region")}
+CASES: dict[str, dict[str, Any]] = {
+    "plain": {"threshold": 0.5},
+    "weighted": {"threshold": 0.5, "weight": "people"},
+    "clustered": {"threshold": 0.5, "weight": "people", "clusters": "person"},
+    "decided": {"decision": "invited", "clusters": "name"},
+    "median": {"threshold": "median", "score": "rounded"},
+    "top share": {"threshold": "top 5%", "weight": "people"},
+    "tied places": {"threshold": "top 100", "score": "rounded", "clusters": "person"},
+}
+"""What a scan may be asked for."""
 
 
 @pytest.fixture(scope="module")
@@ -45,16 +59,34 @@ def table() -> pd.DataFrame:
             "hired": rng.integers(0, 2, n),
             "outcome": rng.normal(size=n) * 1e4 + 3e6,
             "people": rng.random(n) * 3,
+            "person": rng.integers(0, n // 3, n),
         }
+    ).assign(
+        rounded=lambda frame: frame.score.round(2),
+        invited=lambda frame: (frame.score > 0.4) & (frame.region > 1),
+        name=lambda frame: "person " + frame.person.astype(str),
     )
 
 
-def reference(table: pd.DataFrame, criteria: Any, *, weight: bool = False, label: str = "hired") -> ak.Moments:
+def reference(
+    table: pd.DataFrame, criteria: Any, *, score: str = "score", weight: str | None = None, clusters: str | None = None,
+    decision: str | None = None, threshold: float | str | None = None,
+) -> ak.Moments:  # fmt: skip
     """The moments from the arrays in memory."""
+    columns = {"decisions": decision, "weights": weight, "clusters": clusters}
+    given = {role: table[name].to_numpy() for role, name in columns.items() if name is not None}
     return ak.take_moments(
-        table.score.to_numpy(), ak.Groups(table[["sex", "race", "region"]]), criteria, labels=table[label].to_numpy(),
-        threshold=0.5, weights=table.people.to_numpy() if weight else None,
+        table[score].to_numpy(), ak.Groups(table[["sex", "race", "region"]]), criteria, labels=table.hired.to_numpy(),
+        threshold=threshold, **given,
     )  # fmt: skip
+
+
+def gram_by_cell(moments: ak.Moments) -> np.ndarray[Any, Any]:
+    """The sums over clusters with the cells in the order of their values."""
+    cells, size = by_cell(moments), moments.table.n_cells
+    order = sorted(range(size), key=lambda c: str(list(cells)[c]))
+    assert moments.gram is not None
+    return moments.gram.reshape(4, size, 4, size)[:, order][:, :, :, order]
 
 
 def by_cell(moments: ak.Moments) -> dict[tuple[object, ...], list[float]]:
@@ -69,12 +101,21 @@ def by_cell(moments: ak.Moments) -> dict[tuple[object, ...], list[float]]:
     }
 
 
-def assert_same_audit(found: ak.Moments, expected: ak.Moments, criteria: Any = CRITERIA) -> None:
-    """Equal sums, and equal gaps, standard errors and intervals whatever the shift, to 1e-9."""
+def assert_same_sums(found: ak.Moments, expected: ak.Moments) -> None:
+    """Equal sums, also over clusters, to 1e-9."""
     ours, theirs = by_cell(found), by_cell(expected)
     assert ours.keys() == theirs.keys()
     for key, values in theirs.items():
         np.testing.assert_allclose(ours[key], values, rtol=1e-9, atol=1e-9)
+    assert (found.gram is None) == (expected.gram is None)
+    if expected.gram is not None:
+        moved = expected.with_shift(found.shift)
+        np.testing.assert_allclose(gram_by_cell(found), gram_by_cell(moved), rtol=1e-9, atol=1e-9)
+
+
+def assert_same_audit(found: ak.Moments, expected: ak.Moments, criteria: Any = CRITERIA) -> None:
+    """Equal sums, and equal gaps, standard errors and intervals whatever the shift, to 1e-9."""
+    assert_same_sums(found, expected)
     first, second = (ak.evaluate_moments(m, list(criteria), threshold=0.5) for m in (found, expected))
     assert first.verdict == second.verdict
     for one, other in zip(first.findings, second.findings, strict=True):
@@ -145,26 +186,27 @@ def spark() -> Iterator[Any]:
     session.stop()
 
 
-@pytest.mark.parametrize("weight", [False, True], ids=["plain", "weighted"])
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_table_gives_the_same_audit(table: pd.DataFrame, tmp_path: Path, kind: str, weight: bool) -> None:
-    found = scan(KINDS[kind](table, tmp_path), CRITERIA, **ROLES, weight="people" if weight else None)
-    assert_same_audit(found, reference(table, CRITERIA, weight=weight))
+def test_every_kind_of_table_gives_the_same_audit(table: pd.DataFrame, tmp_path: Path, kind: str, case: str) -> None:
+    asked = {"score": "score", **CASES[case]}
+    found = scan(KINDS[kind](table, tmp_path), CRITERIA, label="hired", **asked)
+    (assert_same_audit if kind == "parquet" else assert_same_sums)(found, reference(table, CRITERIA, **asked))
 
 
 @pytest.mark.spark
-@pytest.mark.parametrize("weight", [False, True], ids=["plain", "weighted"])
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("kind", ["frame", "parquet", "csv"])
-def test_spark_gives_the_same_audit(spark: Any, table: pd.DataFrame, tmp_path: Path, kind: str, weight: bool) -> None:
+def test_spark_gives_the_same_audit(spark: Any, table: pd.DataFrame, tmp_path: Path, kind: str, case: str) -> None:
     rows = spark.read.parquet(as_parquet(table, tmp_path)) if kind == "frame" else None
     if kind == "csv":
         table.to_csv(tmp_path / "rows.csv", index=False)
         rows = str(tmp_path / "rows.csv")
     rows = str(as_parquet(table, tmp_path)) if rows is None else rows
-    weights = "people" if weight else None
-    found = scan(rows, CRITERIA, **ROLES, weight=weights, engine="spark")
-    assert_same_audit(found, reference(table, CRITERIA, weight=weight))
-    assert found.to_dict() == scan(table, CRITERIA, **ROLES, weight=weights).to_dict()  # to the last bit
+    asked = {"score": "score", **CASES[case]}
+    found = scan(rows, CRITERIA, label="hired", **asked, engine="spark")
+    assert_same_audit(found, reference(table, CRITERIA, **asked))
+    assert found.to_dict() == scan(table, CRITERIA, label="hired", **asked).to_dict()  # to the last bit
 
 
 @pytest.mark.spark
@@ -177,15 +219,12 @@ def test_spark_refuses_scores_that_are_no_numbers(spark: Any, table: pd.DataFram
 
 
 def test_the_same_scan_gives_the_same_bits_on_any_number_of_threads(table: pd.DataFrame, tmp_path: Path) -> None:
-    from auditkit.engines.duckdb_engine import DuckDBEngine
     from auditkit.engines.scanning import _Scan
-    from auditkit.engines.statements import Roles
 
     big = pd.concat([table] * 40, ignore_index=True)
     big["score"] = np.random.default_rng(1).normal(size=len(big)) * 10.0 ** np.arange(-8, 8)[np.arange(len(big)) % 16]
     path, texts = as_parquet(big, tmp_path), set()
-    keys = {name: (name, None) for name in ("sex", "race", "region")}
-    roles = Roles("score", "hired", weight="people", threshold=0.5, keys=keys)
+    roles = Roles("score", "hired", weight="people", threshold="top 5%", cluster="person", keys=KEYS)
     for threads in (1, 2, 2, 4):
         with DuckDBEngine(path, threads=threads) as engine:
             moments = _Scan(engine, CRITERIA, roles).moments()
@@ -237,6 +276,74 @@ def test_labels_of_several_values_are_strata() -> None:
     assert by_cell(found) == {key: pytest.approx(values) for key, values in by_cell(expected).items()}
 
 
+@given(
+    seed=st.integers(0, 10**6),
+    rule=st.sampled_from(["median", "top 1", "top 7", "top 30%", "top 100%"]),
+    kind=st.sampled_from(["tied", "plain", "wide", "constant"]),
+)
+@settings(max_examples=25)
+def test_rules_cut_where_they_do_in_memory(seed: int, rule: str, kind: str) -> None:
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(7, 200))
+    wide = rng.normal(size=n) * 10.0 ** rng.integers(-300, 300, n)
+    scores = {
+        "tied": rng.integers(-3, 4, n) / 2.0, "plain": rng.normal(size=n), "wide": wide, "constant": np.full(n, 0.3),
+    }[kind]  # fmt: skip
+    expected, cut = decide(scores, rule), cut_of(scores, rule, fetched=int(rng.integers(1, 40)))
+    assert (cut.threshold, cut.rule) == (expected.threshold, expected.rule)
+    made = (scores > cut.threshold) + (scores == cut.threshold) * cut.share
+    assert made.tolist() == expected.values.tolist()
+
+
+def cut_of(scores: np.ndarray[Any, Any], rule: str, *, fetched: int) -> Any:
+    """Where a scan cuts scores, with a few misleading first rows, when it may fetch few of them."""
+    from auditkit.engines import cuts
+    from auditkit.engines.statements import Roles, select_rows
+
+    with DuckDBEngine(pd.DataFrame({"z": scores})) as engine, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cuts, "FETCHED_ROWS", fetched)
+        rows = select_rows(Roles("z"), engine.bind(["z"]), ())
+        return cuts.find_cut(engine, rows, rule, np.sort(scores)[:3], refuse=lambda: pytest.fail("refused"))
+
+
+def test_a_scan_states_where_it_cut(table: pd.DataFrame, tmp_path: Path) -> None:
+    found = scan_table(as_parquet(table, tmp_path), CRITERIA, Roles("rounded", "hired", threshold="top 5%", keys=KEYS))
+    made = decide(table.rounded.to_numpy(), "top 5%")
+    assert found.cut is not None
+    assert (found.cut.threshold, found.cut.rule) == (made.threshold, made.rule)
+    assert found.sha256 == hash_file(tmp_path / "rows.parquet")
+    assert found.counts["region"] == table.region.value_counts().to_dict()
+
+
+def test_clusters_larger_than_the_first_rows_foretold_are_summed() -> None:
+    n = 30_000
+    score = np.where(np.arange(n) < 20_000, 1e-3, 1e12)
+    frame = pd.DataFrame({"g": np.arange(n) % 2, "z": score, "person": np.arange(n) // 3})
+    criterion = [ak.ECP("g", tolerance=1)]
+    found = scan(frame, criterion, score="z", clusters="person")
+    expected = ak.take_moments(frame.z, ak.Groups(frame[["g"]]), criterion, clusters=frame.person)
+    np.testing.assert_allclose(gram_by_cell(found), gram_by_cell(expected.with_shift(found.shift)), rtol=1e-9)
+
+
+def test_more_cells_than_clusters_can_have_are_refused() -> None:
+    frame = pd.DataFrame({"g": np.arange(600), "z": 0.5, "person": 1})
+    with pytest.raises(InputError, match="clusters can be told apart over at most 500 combinations of values; got 600"):
+        scan(frame, ak.ECP("g", tolerance=1), score="z", clusters="person")
+
+
+@pytest.mark.parametrize("stored", ["float64", "Int64"])
+@pytest.mark.parametrize("kind", ["csv", "parquet", "feather", "pandas", "arrow", "polars"])
+def test_whole_numbers_name_their_groups_alike(tmp_path: Path, kind: str, stored: str) -> None:
+    rows = pd.DataFrame({"region": [1, 2, None, 2, 1, None], "score": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]})
+    rows = rows.astype({"region": stored})  # written to csv as 1.0 or as 1
+    given = KINDS[kind](rows, tmp_path)
+    found = scan(given, ak.ECP("region", tolerance=1), score="score")
+    loaded = [found.table.categories[0], ak.Groups(rows[["region"]]).categories("region")]
+    if kind in ("csv", "parquet"):
+        loaded.append(ak.load_table(given, attributes="region", score="score").groups.categories("region"))
+    assert {str(values) for values in loaded} == {"(1, 2, '(missing)')"}
+
+
 def test_bins_are_those_of_the_data_sets(table: pd.DataFrame) -> None:
     frame = table.assign(age=table.age.where(table.age != 20))
     spec = {"band": {"column": "age", "bins": [18, 30, 90, 100]}}
@@ -260,17 +367,11 @@ def test_declared_groups_without_rows_are_kept(table: pd.DataFrame, tmp_path: Pa
 def test_a_text_label_counts_its_positive_value(table: pd.DataFrame) -> None:
     texts = table.assign(hired=np.where(table.hired == 1, "yes' OR 1=1 --", "no"))
     found = scan(texts, CRITERIA, score="score", label="hired", positive_label="yes' OR 1=1 --", threshold=0.5)
-    assert_same_audit(found, reference(table, CRITERIA))
+    assert_same_audit(found, reference(table, CRITERIA, threshold=0.5))
     with pytest.raises(
         InputError, match="positive_label 'maybe' never occurs in column 'hired'; values: \"yes' OR 1=1 --\", 'no'"
     ):
         scan(texts, CRITERIA, score="score", label="hired", positive_label="maybe")
-
-
-def test_decisions_can_be_a_column(table: pd.DataFrame) -> None:
-    decided = table.assign(decision=table.score >= 0.5)
-    found = scan(decided, CRITERIA, score="score", label="hired", decision="decision")
-    assert_same_audit(found, reference(table, CRITERIA))
 
 
 def test_column_names_never_reach_a_statement(table: pd.DataFrame, tmp_path: Path) -> None:
@@ -303,6 +404,20 @@ def test_column_names_never_reach_a_statement(table: pd.DataFrame, tmp_path: Pat
         ({}, {"score": "scor"}, r"score names column 'scor', which the table lacks \(did you mean 'score'\?\)"),
         ({}, {"weight": "x"}, "weight names column 'x', which the table lacks; it has: sex, score"),
         ({}, {"engine": "dask"}, 'engine must be "duckdb" or "spark"; got \'dask\''),
+        ({}, {"engine": "pandas"}, "got 'pandas'; a table that is read whole into memory is auditkit.load_table's"),
+        ({"d": [0, 1, 2, 1]}, {"decision": "d"}, "decision column 'd' must hold 0 and 1, or probabilities; it holds 2"),
+        ({"d": list("abab")}, {"decision": "d"}, "decision column 'd' .* holds VARCHAR; name a column of numbers"),
+        (
+            {"d": [0, 1, 0, 1]},
+            {"decision": "d", "threshold": 0.5},
+            "threshold is 0.5, and decision names the column 'd'",
+        ),
+        ({"p": [1, 2, None, None]}, {"clusters": "p"}, "cluster column 'p' .* holds 2 missing values; give every row"),
+        ({"p": ["a", None, "b", "c"]}, {"clusters": "p"}, "cluster column 'p' .* holds 1 missing values; give every"),
+        ({}, {"clusters": "who"}, "cluster names column 'who', which the table lacks"),
+        ({}, {"threshold": "top 5"}, 'threshold must be .* "top K" with 1 ≤ K ≤ 4 rows, or "top P%"; got \'top 5\''),
+        ({}, {"threshold": "best"}, 'threshold must be .* "top K" such as "top 100", or "top P%"; got \'best\''),
+        ({"score": [0.1, 0.2, np.nan, 0.4]}, {"threshold": "median"}, "score column 'score' .* holds 1 missing, NaN"),
     ],
 )
 def test_wrong_tables_are_refused(changes: dict[str, Any], options: dict[str, Any], message: str) -> None:

@@ -13,8 +13,10 @@ import yaml
 
 import auditkit as ak
 from auditkit.cli import main
+from auditkit.decisions import decide
 from auditkit.errors import InputError, UntrustedFileError
 from auditkit.models import load_model
+from auditkit.reporting import verify_run
 
 
 def files(folder: Path) -> dict[str, str]:
@@ -129,6 +131,11 @@ def plan(**changes: object) -> dict[str, object]:
     return {**base, **changes}
 
 
+def with_column(**columns: str) -> dict[str, object]:
+    base = plan()
+    return {**base, "data": {**base["data"], **columns}}  # type: ignore[dict-item]
+
+
 BAD = {
     "missing file": (
         "audit",
@@ -172,6 +179,15 @@ BAD = {
         "model.pkl' is a pickle",
     ),
     "tuning without features": ("tune", plan(), "features"),
+    "tuning by weight": ("tune", with_column(weight="people"), "data.weight is 'people'; tuning and comparing do not"),
+    "comparing decisions": (
+        "compare",
+        with_column(decision="label2"),
+        "data.decision is 'label2'; tuning and comparing",
+    ),
+    "comparing clusters": ("compare", with_column(cluster="person"), "data.cluster is 'person'; tuning and comparing"),
+    "tuning on a cluster": ("tune", with_column(engine="spark"), "data.engine is spark; tuning and comparing hold the"),
+    "places for more than all": ("audit", plan(threshold="top 300"), "1 ≤ K ≤ 200 rows, or \"top P%\"; got 'top 300'"),
 }
 
 
@@ -203,6 +219,117 @@ def check_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixt
     assert "Traceback" not in text
     assert len(text.splitlines()) == 1
     assert re.search(message, text), text
+
+
+@pytest.fixture
+def visits() -> pd.DataFrame:
+    """Several visits of each person, with decisions, weights and tied scores."""
+    rng = np.random.default_rng(3)
+    person = np.repeat(np.arange(300), 4)
+    return pd.DataFrame(
+        {
+            "sex": np.where(rng.random(300) < 0.5, "f", "m")[person],
+            "person": person,
+            "people": rng.random(1200) + 0.5,
+            "score": np.round(np.clip(0.5 + rng.normal(size=300)[person] / 6 + rng.normal(size=1200) / 9, 0, 1), 2),
+            "label": rng.integers(0, 2, 1200),
+            "invited": rng.integers(0, 2, 1200),
+        }
+    )
+
+
+ENGINES = ["duckdb", "pandas", pytest.param("spark", marks=pytest.mark.spark)]
+ASKED = {
+    "weights": {"weight": "people"},
+    "clusters": {"cluster": "person", "weight": "people"},
+    "decisions": {"decision": "invited", "cluster": "person"},
+    "top share": {"threshold": "top 5%"},
+    "median": {"threshold": "median"},
+}
+
+
+@pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED.keys())
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_audit_heeds_the_file_on_every_engine(
+    engine: str, asked: dict, visits: pd.DataFrame, tmp_path: Path
+) -> None:
+    visits.to_csv(tmp_path / "table.csv", index=False)
+    columns = {role: name for role, name in asked.items() if role != "threshold"}
+    rule = {"threshold": asked["threshold"]} if "threshold" in asked else {}
+    config = ak.make_config({**with_column(**columns, engine=engine), **rule}, folder=tmp_path)
+    outcome = ak.run_audit(config, out=tmp_path / "run").outcome
+    assert_audited(outcome, visits.score.to_numpy(), visits, asked)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["data"]["engine"] == engine
+    assert record["data"]["sha256"] == hashlib.sha256((tmp_path / "table.csv").read_bytes()).hexdigest()
+    assert record["plan"]["data"].items() >= {**columns, "engine": engine}.items()
+    assert record["plan"]["threshold"] == asked.get("threshold", None if "decision" in asked else 0.5)
+    label_mean = np.average(visits.label, weights=visits.people if "weight" in asked else None)
+    assert record["data"]["label_mean"] == pytest.approx(label_mean, rel=1e-12)
+    assert all(check.passed for check in verify_run(tmp_path / "run"))
+
+
+def assert_audited(outcome: ak.AuditResult, scores: np.ndarray, table: pd.DataFrame, asked: dict) -> None:
+    """The outcome is that of the same request by arrays."""
+    named = {"weights": asked.get("weight"), "clusters": asked.get("cluster"), "decisions": asked.get("decision")}
+    arrays = {name: table[column] for name, column in named.items() if column}
+    rule = None if "decision" in asked else asked.get("threshold", 0.5)
+    made = None if rule is None else decide(scores, rule)
+    arrays |= {} if made is None else {"decisions": made.values}
+    criteria = [finding.criterion for finding in outcome.findings]
+    groups, labels = ak.Groups(table[["sex"]]), table.label.to_numpy()
+    expected = ak.evaluate_moments(ak.take_moments(scores, groups, criteria, labels=labels, **arrays), criteria)
+    for one, other in zip(outcome.findings, expected.findings, strict=True):
+        assert one.gap == pytest.approx(other.gap, rel=1e-9)
+        assert one.interval == pytest.approx(other.interval, rel=1e-9)
+    for one, other in zip(outcome.decisions[0].groups, expected.decisions[0].groups, strict=True):
+        assert one.selection_rate == pytest.approx(other.selection_rate, rel=1e-9)
+        assert one.interval == pytest.approx(other.interval, rel=1e-9)
+    assert outcome.threshold == (None if made is None else made.threshold)
+    assert outcome.decision_rule == ("what column 'invited' holds" if made is None else made.rule)
+
+
+@pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED.keys())
+def test_an_audit_of_a_model_heeds_the_file(asked: dict, tmp_path: Path) -> None:
+    sample, rng = ak.sample_config(), np.random.default_rng(0)
+    table = pd.read_parquet(sample.data_path).head(1500)
+    table = table.assign(
+        people=rng.random(1500) + 0.5, person=rng.integers(0, 500, 1500), invited=rng.integers(0, 2, 1500),
+        label=table.income_over_50k,
+    )  # fmt: skip
+    table.to_parquet(tmp_path / "table.parquet")
+    columns = {role: name for role, name in asked.items() if role != "threshold"}
+    data = {"path": "table.parquet", "attributes": ["sex"], "label": "label", **columns}
+    rule = {"threshold": asked["threshold"]} if "threshold" in asked else {}
+    config = ak.make_config({**plan(data=data, model="sample:adult_mlp"), **rule}, folder=tmp_path)
+    outcome = ak.run_audit(config, out=tmp_path / "run").outcome
+    assert_audited(outcome, load_model("sample:adult_mlp").scores(table).double().numpy(), table, asked)
+
+
+def test_a_comparison_decides_by_rule_from_the_scores_of_each_method(tmp_path: Path) -> None:
+    from tests.run_folders import plan as predictions_plan
+    from tests.run_folders import predictions
+
+    predictions().to_csv(tmp_path / "predictions.csv", index=False)
+    config = ak.make_config(predictions_plan(threshold="top 20%"), folder=tmp_path)
+    methods = {method["name"]: method for method in ak.run_compare(config, out=tmp_path / "run").comparison["methods"]}
+    for name in ("unconstrained", "calibrated", "head"):
+        groups = methods[name]["decisions"][0]["groups"]
+        rows = sum(group["count"] for group in groups)
+        selected = sum(group["count"] * group["selection_rate"] for group in groups)
+        assert selected == pytest.approx(round(0.2 * rows), abs=1e-6)
+    assert methods["threshold_optimizer"]["level"] == "decisions"
+
+
+def test_an_audit_is_hashed_as_it_is_read(table: pd.DataFrame, tmp_path: Path) -> None:
+    for part in range(2):
+        table[part::2].to_csv(tmp_path / f"part-{part}.csv", index=False)
+    base = plan()
+    config = ak.make_config({**base, "data": {**base["data"], "path": "part-*.csv"}}, folder=tmp_path)
+    ak.run_audit(config, out=tmp_path / "run")
+    hashes = [hashlib.sha256((tmp_path / f"part-{part}.csv").read_bytes()).hexdigest() for part in range(2)]
+    expected = hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["data"]["sha256"] == expected
 
 
 def test_a_scikit_learn_model_without_features_is_audited_and_compared(tmp_path: Path) -> None:

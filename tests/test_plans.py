@@ -81,6 +81,27 @@ def test_an_audit_states_where_it_departed(options: dict, difference: str) -> No
     assert check.differences == (difference,)
 
 
+def test_columns_that_change_what_is_estimated_are_frozen(tmp_path: Path) -> None:
+    plan = freeze_plan(CRITERIA, columns={"weight": "people", "cluster": "person"})
+    assert Plan.load(plan.save(tmp_path / "plan.json")) == plan
+    assert plan.hash != freeze_plan(CRITERIA).hash
+    settings = {"confidence": 0.95, "threshold": None, "seed": 0}
+    assert plan.check(CRITERIA, **settings, columns={"weight": "people", "cluster": "person"}).followed
+    assert plan.check(CRITERIA, **settings, columns={"weight": None, "cluster": None}).followed  # arrays have no name
+    assert plan.check(CRITERIA, **settings, columns={"weight": "rows", "decision": "hired"}).differences == (
+        "weight was planned as 'people' and is 'rows'",
+        "decision was planned as none and is 'hired'",
+        "cluster was planned as 'person' and is none",
+    )
+    with pytest.raises(InputError, match="columns has roles weight, decision, cluster; got label"):
+        freeze_plan(CRITERIA, columns={"label": "y"})
+
+
+def test_an_audit_with_other_weights_or_clusters_departs_from_its_plan() -> None:
+    check = outcome(freeze_plan(CRITERIA, threshold=0.5), weights=np.ones(100)).plan
+    assert check.differences == ("weight was planned as none and is 'given'",)
+
+
 def test_the_command_freezes_a_plan_without_reading_the_data(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,8 @@ from pydantic import BeforeValidator, Field, PrivateAttr, WithJsonSchema, model_
 
 from auditkit.config.model_section import ModelSection, model_path
 from auditkit.criteria import ECP, EER, Criterion, demographic_parity, equal_opportunity, equalized_odds
+from auditkit.decision_rules import check_rule
+from auditkit.errors import InputError
 from auditkit.groups import LABEL
 
 SAMPLE = "sample:"
@@ -29,6 +31,7 @@ _NAMED = {
     "equal_opportunity": equal_opportunity,
     "equalized_odds": equalized_odds,
 }
+_RULE = {"anyOf": [{"type": "number"}, {"type": "string", "pattern": r"^(median|top \d+(\.\d+)?%?)$"}]}
 _STRING_LIST = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
 
 Location = tuple[str | int, ...]
@@ -49,6 +52,16 @@ def _number(value: Any) -> Any:
     return value
 
 
+def _rule(value: Any) -> Any:
+    """A decision rule; text such as 1e-2, which YAML 1.1 reads as a string, is a number."""
+    if not isinstance(_number(value), int | float | str):
+        raise ValueError(f'must be a number, "median", "top 100", "top 5%" or null; got {value!r}')
+    try:
+        return check_rule(value)
+    except InputError as error:
+        raise ValueError(str(error)) from error
+
+
 def _names(value: Any) -> Any:
     listed = [value] if isinstance(value, str) else value
     if not isinstance(listed, list | tuple) or not all(isinstance(name, str) and name for name in listed):
@@ -62,6 +75,7 @@ def _specs(value: Any) -> Any:
 
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Whole = Annotated[int, BeforeValidator(_number)]
+DecisionRule = Annotated[float | str, BeforeValidator(_rule), WithJsonSchema(_RULE)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_names), WithJsonSchema(_STRING_LIST)]
 
 
@@ -91,6 +105,18 @@ class DataSpec(_Section):
         default=None, description="Value of the label that counts as 1."
     )
     score: str | None = Field(default=None, description="Column of scores, when the table holds predictions.")
+    weight: str | None = Field(default=None, description="Column of row weights: how many people a row stands for.")
+    decision: str | None = Field(
+        default=None, description="Column of the decisions themselves, 0 or 1, in place of a threshold."
+    )
+    cluster: str | None = Field(
+        default=None, description="Column that says whom a row is of, where several rows are of one person."
+    )
+    engine: Literal["duckdb", "spark", "pandas"] | None = Field(
+        default=None,
+        description="What reads the table: duckdb (by default) or spark where it is, or pandas, whole into memory; "
+        "pandas (by default) where a model scores it.",
+    )
     features: Names | None = Field(default=None, description="Columns the model reads; by default all others.")
     exclude: Names = Field(default=(), description="Columns to leave out.")
 
@@ -181,8 +207,10 @@ class AuditFile(_Section):
     enforce: tuple[CriterionSpec, ...] | None = Field(
         default=None, description="What the head is tuned for; by default the criteria that need no label."
     )
-    threshold: Number | None = Field(
-        default=0.5, description="Scores at or above it are positive decisions; null: none."
+    threshold: DecisionRule | None = Field(
+        default=0.5,
+        description='Scores at or above it are positive decisions; or "median", "top 100", "top 5%"; null: none. '
+        "Left out with data.decision.",
     )
     confidence: Number = Field(default=0.95, gt=0, lt=1, description="Joint confidence of all intervals.")
     seed: Whole = Field(default=0, ge=0)
@@ -191,6 +219,14 @@ class AuditFile(_Section):
     tune: TuneSpec = TuneSpec()
     methods: tuple[str, ...] = Field(default=METHODS, min_length=1, description="What compare puts side by side.")
     _folder: Path = PrivateAttr(default_factory=Path)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _decide(cls, values: Any) -> Any:
+        """A column of decisions leaves no room for the threshold that is there by default."""
+        data = values.get("data") if isinstance(values, dict) else None
+        decided = isinstance(data, dict) and data.get("decision") is not None
+        return {"threshold": None, **values} if decided else values
 
     @model_validator(mode="after")
     def _check(self) -> AuditFile:
@@ -232,9 +268,19 @@ class AuditFile(_Section):
 
     def table_options(self) -> dict[str, Any]:
         """The keyword arguments of `auditkit.datasets.load_table`."""
-        return {
-            name: value for name, value in self.data.model_dump(mode="python").items() if name not in ("path", "images")
-        }
+        options = self.data.model_dump(mode="python").items()
+        return {name: value for name, value in options if name not in ("path", "engine", "images")}
+
+    @property
+    def engine(self) -> str:
+        """What reads the table: as the file says, else pandas where a model scores it and DuckDB where none does."""
+        return self.data.engine or ("duckdb" if self.model is None else "pandas")
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The columns beside score and label that change what is estimated or tested: role → name."""
+        named = {"weight": self.data.weight, "decision": self.data.decision, "cluster": self.data.cluster}
+        return {role: name for role, name in named.items() if name is not None}
 
     def build_criteria(self) -> tuple[Criterion, ...]:
         """The criteria that are audited."""
@@ -272,6 +318,23 @@ def _inconsistencies(file: AuditFile) -> Iterator[tuple[Location, str]]:
         yield ("data",), "there is neither a model: nor data.score, the column of a table of predictions; give one"
     if data.positive_label is not None and data.label is None:
         yield ("data", "positive_label"), "positive_label needs label, the column that it is a value of"
+    if data.decision is not None and file.threshold is not None:
+        yield (
+            ("threshold",),
+            (
+                f"threshold is {file.threshold!r}, and data.decision names the column {data.decision!r}; both say what "
+                "a decision is, so keep one of them"
+            ),
+        )
+    if file.model is not None and data.engine in ("duckdb", "spark"):
+        yield (
+            ("data", "engine"),
+            (
+                f"a model scores rows that are in memory; leave engine out, or audit a table of its scores with "
+                f"{data.engine} (data.score without model:)"
+            ),
+        )
+    yield from _repeated_columns(file)
     attributes, strata = _column_names(data.attributes), _column_names(data.strata)
     audited = {_question(spec, data.label) for spec in file.criteria}
     if not attributes:
@@ -284,6 +347,16 @@ def _inconsistencies(file: AuditFile) -> Iterator[tuple[Location, str]]:
                 yield (key, position), f"{spec.build().name} is enforced but not audited; add it to criteria"
             if data.label is None and spec.build().needs_labels:
                 yield (key, position), f"{spec.family} needs the outcomes; name their column in data.label"
+
+
+def _repeated_columns(file: AuditFile) -> Iterator[tuple[Location, str]]:
+    """Columns that one row cannot have two of, named by one column."""
+    taken = {name: role for role, name in (("label", file.data.label), ("score", file.data.score)) if name is not None}
+    for role, name in file.columns.items():
+        known = taken.get(name)
+        if known is not None and (role, known) != ("decision", "score"):  # a decision may be what is audited as a score
+            yield ("data", role), f"{role} names {name!r}, which is the {known} column already"
+        taken.setdefault(name, role)
 
 
 def _question(spec: CriterionSpec, label: str | None) -> tuple[object, ...]:

@@ -7,41 +7,41 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from auditkit._tables import TABLE_SUFFIXES, column
+from auditkit._tables import TABLE_SUFFIXES
 from auditkit.config.audit_file import AuditFile
 from auditkit.config.reading import load_config, make_config
+from auditkit.engines import ColumnSummary, summarize_table
 from auditkit.errors import InputError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _ATTRIBUTES = r"sex|gender|race|ethnicity|ethnic|religion|disability|nationality|age|age_?(band|group)|marital.?status"
 _LABELS = r"label|target|outcome|y|y_?true|class|income.*|hired|approved|default(ed)?|income_over_50k"
 _SCORES = r"score|scores|prob|probability|y_?score|prediction|y_?pred|p"
+_DATA_OPTIONS = ("score", "label", "positive_label", "weight", "decision", "cluster", "engine")
 _MOST_VALUES = 20
 _AGE_BINS = [25, 40, 55]
+_THRESHOLD = "threshold: 0.5   # scores from it are positive decisions; or median, top 100, top 5%; null states none"
 
 
-def config_for_table(table: Path, frame: pd.DataFrame, *, folder: Path) -> str:
+def config_for_table(table: Path, *, folder: Path) -> str:
     """A commented audit file for a table, to be checked by whoever knows the columns.
 
     Args:
-        table: Where the table lies.
-        frame: Its rows.
+        table: Where the table lies; its columns are summarised there, it is not loaded.
         folder: Where the audit file will lie; the table's path is written relative to it.
 
     Returns:
         YAML that `auditkit.config.load_config` accepts once the guesses are right.
 
     Raises:
-        InputError: No column looks like a protected attribute.
+        InputError: The table cannot be read, or no column looks like a protected attribute.
     """
-    columns = [str(name) for name in frame.columns]
-    label = next((name for name in columns if _is(name, _LABELS) and column(frame, name).nunique() == 2), None)
-    score = next((name for name in columns if _is(name, _SCORES) and column(frame, name).dtype.kind == "f"), None)
-    candidates = {name: _attribute(frame, name) for name in columns if name not in (label, score)}
+    roles = (_ATTRIBUTES, _LABELS, _SCORES)
+    columns, found = summarize_table(table, lambda name: any(_is(name, pattern) for pattern in roles))
+    label = next((name for name in found if _is(name, _LABELS) and found[name].distinct == 2), None)
+    score = next((name for name in found if _is(name, _SCORES) and found[name].kind == "number"), None)
+    candidates = {name: _attribute(name, summary) for name, summary in found.items() if name not in (label, score)}
     attributes = {name: spec for name, spec in candidates.items() if spec}
     if not attributes:
         raise InputError(
@@ -49,8 +49,9 @@ def config_for_table(table: Path, frame: pd.DataFrame, *, folder: Path) -> str:
             "start from `auditkit init` and name it in data.attributes"
         )
     path = Path(os.path.relpath(table.resolve(), folder.resolve())).as_posix()
+    outcome = None if label is None else found[label]
     return "\n".join(
-        [*_head(table, path, columns, attributes), *_roles(frame, label, score), *_tail(attributes, label)]
+        [*_head(table, path, columns, attributes), *_roles(label, outcome, score), *_tail(attributes, label)]
     )
 
 
@@ -60,8 +61,8 @@ def load_request(path: str | Path, options: Mapping[str, Any]) -> AuditFile:
     Args:
         path: An audit file, or a table (or a pattern of tables) that is audited without one.
         options: For a table: ``score``, ``attributes``, and where wanted ``strata``, ``label``, ``positive_label``,
-            ``criteria`` (families), ``tolerance`` and ``threshold``. None stands for "not given". In ``attributes``,
-            ``sex*race`` crosses two columns.
+            ``criteria`` (families), ``tolerance``, ``threshold``, ``weight``, ``decision``, ``cluster`` and ``engine``.
+            None stands for "not given". In ``attributes``, ``sex*race`` crosses two columns.
 
     Returns:
         The checked audit file.
@@ -97,9 +98,10 @@ def _table_request(table: Path, given: Mapping[str, Any]) -> dict[str, Any]:
         "path": str(table),
         "attributes": list(dict.fromkeys(name for names in crossed for name in names)),
         "strata": strata,
-        **{name: given[name] for name in ("score", "label", "positive_label") if name in given},
+        **{name: given[name] for name in _DATA_OPTIONS if name in given},
     }
-    return {"name": table.stem, "data": data, "criteria": criteria, "threshold": given.get("threshold", 0.5)}
+    threshold = {"threshold": given["threshold"]} if "threshold" in given else {}
+    return {"name": table.stem, "data": data, "criteria": criteria, **threshold}
 
 
 def _given(family: str, strata: list[str]) -> dict[str, Any]:
@@ -110,14 +112,13 @@ def _is(name: str, pattern: str) -> bool:
     return re.fullmatch(pattern, name, flags=re.IGNORECASE) is not None
 
 
-def _attribute(frame: pd.DataFrame, name: str) -> str:
+def _attribute(name: str, summary: ColumnSummary) -> str:
     """How the audit file names an attribute: the column, or bands of it; empty when it does not look like one."""
     if not _is(name, _ATTRIBUTES):
         return ""
-    values = column(frame, name)
-    if values.dtype.kind in "iuf" and values.nunique() > _MOST_VALUES:
+    if summary.kind in ("integer", "number") and summary.distinct > _MOST_VALUES:
         return f"{{{_quote(name + '_band')}: {{column: {_quote(name)}, bins: {_AGE_BINS}}}}}"
-    return _quote(name) if values.nunique() > 1 else ""
+    return _quote(name) if summary.distinct > 1 else ""
 
 
 def _head(table: Path, path: str, columns: list[str], attributes: dict[str, str]) -> list[str]:
@@ -131,17 +132,23 @@ def _head(table: Path, path: str, columns: list[str], attributes: dict[str, str]
     ]
 
 
-def _roles(frame: pd.DataFrame, label: str | None, score: str | None) -> list[str]:
+def _roles(label: str | None, outcome: ColumnSummary | None, score: str | None) -> list[str]:
     lines = ["  # label: outcome               # needed by equalized_odds, equal_opportunity and EER"]
-    if label is not None:
+    if label is not None and outcome is not None:
         lines = [f"  label: {_quote(label)}"]
-        outcomes = column(frame, label)
-        if outcomes.dtype.kind not in "iufb":
-            values = sorted(map(str, outcomes.dropna().unique()))
+        if outcome.kind in ("text", "other"):
+            values = str(outcome.lowest), str(outcome.highest)
             lines.append(f"  positive_label: {_quote(values[-1])}   # of {_comment(', '.join(values))}")
     if score is None:
         return [*lines, "model: model                    # a folder with model.json; or data.score, a column of scores"]
-    return [*lines, f"  score: {_quote(score)}   # a column of scores; no model is needed"]
+    return [
+        *lines,
+        f"  score: {_quote(score)}   # a column of scores; no model is needed",
+        "  # weight: people               # a column of row weights: how many people a row stands for",
+        "  # decision: invited            # a column of the decisions themselves, 0 or 1; then leave threshold out",
+        "  # cluster: person              # a column that says whom a row is of, where several rows are of one person",
+        "  # engine: duckdb               # or spark; or pandas, which reads the table whole into memory",
+    ]
 
 
 def _tail(attributes: dict[str, str], label: str | None) -> list[str]:
@@ -149,7 +156,7 @@ def _tail(attributes: dict[str, str], label: str | None) -> list[str]:
     lines = [f"  - {{family: ECP, attributes: {name}, tolerance: 0.05}}" for name in names]
     if label is not None:
         lines += [f"  - {{family: equalized_odds, attributes: {name}, tolerance: 0.05}}" for name in names]
-    return ["criteria:   # tolerance: the largest gap accepted, in score units", *lines, "threshold: 0.5", ""]
+    return ["criteria:   # tolerance: the largest gap accepted, in score units", *lines, _THRESHOLD, ""]
 
 
 def _quote(text: str) -> str:

@@ -15,15 +15,18 @@ if TYPE_CHECKING:
     from auditkit.engines.base import Engine
     from auditkit.engines.scanning import TableScan, scan, scan_table
     from auditkit.engines.statements import Roles
+    from auditkit.engines.summaries import ColumnSummary, summarize_table
 
-__all__ = ["Engine", "Roles", "TableScan", "scan", "scan_table"]
+__all__ = ["ColumnSummary", "Engine", "Roles", "TableScan", "scan", "scan_table", "summarize_table"]
 
 _HOMES = {
+    "ColumnSummary": "summaries",
     "Engine": "base",
     "Roles": "statements",
     "TableScan": "scanning",
     "scan": "scanning",
     "scan_table": "scanning",
+    "summarize_table": "summaries",
 }
 
 

@@ -78,6 +78,22 @@ class Engine(ABC):
         """
 
     @abstractmethod
+    def keep(self, statement: str, parameters: Sequence[Any] = ()) -> str:
+        """Keep a statement's answer where the rows are, for further statements; one at a time.
+
+        Args:
+            statement: As `query`.
+            parameters: As `query`.
+
+        Returns:
+            What to select from.
+
+        Raises:
+            OutOfRangeError: As `query`.
+            InputError: As `query`.
+        """
+
+    @abstractmethod
     def integer(self, expression: str) -> str:
         """SQL that rounds an expression to the nearest 64-bit integer, ties to even, or raises."""
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import glob
+import tempfile
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from auditkit._tables import MISSING_TEXTS, refuse_file
+from auditkit._tables import MISSING_TEXTS, check_csv_schema, refuse_file
 from auditkit.engines.base import SOURCE, Column, Engine, Kind, OutOfRangeError
 from auditkit.errors import InputError, SchemaError
 
@@ -21,6 +22,7 @@ _INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT"
 _NUMBERS = {"FLOAT", "DOUBLE", "HUGEINT", "UHUGEINT", "UBIGINT"}
 _FORMATS = {".csv": "csv", ".parquet": "parquet", ".arrow": "ipc", ".feather": "ipc"}
 _RAW = "auditkit_raw"
+_KEPT = "auditkit_kept"
 
 
 class DuckDBEngine(Engine):
@@ -40,6 +42,9 @@ class DuckDBEngine(Engine):
     def __init__(self, table: Any, *, threads: int | None = None) -> None:
         # nothing may be fetched or loaded on the way: the table is local, and DuckDB's own formats suffice
         config: dict[str, Any] = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
+        # what does not fit in memory goes where temporary files go, not into the folder that happens to be current
+        self._spill = tempfile.TemporaryDirectory(prefix="auditkit-", ignore_cleanup_errors=True)
+        config["temp_directory"] = self._spill.name
         self._connection = duckdb.connect(config=config if threads is None else {**config, "threads": threads})
         self._frame: Any = None
         self._dataset: pa_dataset.Dataset | None = None
@@ -65,8 +70,16 @@ class DuckDBEngine(Engine):
 
     def query(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """As `Engine.query`."""
+        return self._execute(statement, parameters).fetchall()
+
+    def keep(self, statement: str, parameters: Sequence[Any] = ()) -> str:
+        """As `Engine.keep`, in a temporary table."""
+        self._execute(f"CREATE OR REPLACE TEMP TABLE {_KEPT} AS {statement}", parameters)
+        return _KEPT
+
+    def _execute(self, statement: str, parameters: Sequence[Any]) -> duckdb.DuckDBPyConnection:
         try:
-            return self._connection.execute(statement, list(parameters)).fetchall()
+            return self._connection.execute(statement, list(parameters))
         except duckdb.ConversionException as error:
             raise OutOfRangeError(str(error)) from error
         except duckdb.Error as error:
@@ -83,6 +96,7 @@ class DuckDBEngine(Engine):
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
+        self._spill.cleanup()
 
     def _relation(self, wanted: tuple[str, ...]) -> tuple[duckdb.DuckDBPyRelation, tuple[str, ...]]:
         """The table as DuckDB sees it, and the names of its columns, which DuckDB may have changed."""
@@ -168,6 +182,8 @@ def _open_files(files: Sequence[str]) -> pa_dataset.Dataset:
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"path: {_describe_files(files)} cannot be read as {kind}: {reason}") from error
+    if kind == "csv":
+        check_csv_schema(dataset.schema, Path(files[0]))
     return dataset
 
 

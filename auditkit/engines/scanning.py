@@ -9,15 +9,20 @@ from typing import Any
 
 import numpy as np
 
+from auditkit._tables import hashing
 from auditkit._typing import FloatArray
 from auditkit.criteria import Criterion, check_criteria
-from auditkit.datasets import AttributeSpec, bin_titles, describe_missing, parse_specs
-from auditkit.engines import statements
-from auditkit.engines.base import SOURCE, Column, Engine, OutOfRangeError
+from auditkit.datasets import AttributeSpec, parse_specs
+from auditkit.decision_rules import Cut, Rule
+from auditkit.engines import clusters, labels, statements
+from auditkit.engines.base import Engine, OutOfRangeError
+from auditkit.engines.cuts import find_cut
+from auditkit.engines.keys import key_values
+from auditkit.engines.opening import check_columns, check_kinds, open_engine
 from auditkit.engines.statements import Roles, Term
-from auditkit.errors import InputError, SchemaError
-from auditkit.groups import LABEL, Groups
-from auditkit.moments import MAX_LABEL_STRATA, Moments, Rows, cell_columns, products
+from auditkit.errors import InputError
+from auditkit.groups import LABEL, Cells, Groups
+from auditkit.moments import MAX_LABEL_STRATA, Moments, Rows, cell_columns, check_clustered_cells, products
 
 SAMPLE_ROWS = 10_000
 MAX_PASSES = 5
@@ -33,16 +38,20 @@ class TableScan:
     Attributes:
         moments: The sums per cell.
         counts: Rows by value of every attribute and stratum.
-        label_mean: Mean label over the rows; None without labels.
+        label_mean: Mean label, by weight; None without labels.
         files: The files read; empty for a table in memory.
+        sha256: Hash of the file's bytes, or of the list of the files' hashes; None for a table in memory.
         n_rows: Number of rows.
+        cut: Where the decision rule cut the scores; None without a rule.
     """
 
     moments: Moments
     counts: dict[str, dict[Hashable, int]]
     label_mean: float | None
     files: tuple[str, ...]
+    sha256: str | None
     n_rows: int
+    cut: Cut | None
 
 
 def scan(
@@ -54,7 +63,8 @@ def scan(
     positive_label: Hashable | None = None,
     weight: str | None = None,
     decision: str | None = None,
-    threshold: float | None = None,
+    threshold: Rule | None = None,
+    clusters: str | None = None,
     attributes: Sequence[AttributeSpec] | AttributeSpec = (),
     engine: str = "duckdb",
 ) -> Moments:
@@ -69,7 +79,9 @@ def scan(
         positive_label: Value of the label that counts as 1 (every other as 0); needed for text.
         weight: Column of row weights.
         decision: Column of decisions, or of their probabilities, in place of a threshold.
-        threshold: Scores at or above it are positive decisions.
+        threshold: Scores at or above it are positive decisions; or "median", "top 100" or "top 5%", as
+            `auditkit.decisions.decide` takes them.
+        clusters: Column that says whom each row is of, where several rows are of one person.
         attributes: Attributes and strata that are not plain columns, such as
             ``{"age_band": {"column": "age", "bins": [18, 30, 45, 60]}}``.
         engine: "duckdb", or "spark" for a table on a cluster.
@@ -79,14 +91,15 @@ def scan(
 
     Raises:
         SchemaError: The table lacks a column that is named, or the column has the wrong kind.
-        InputError: The table cannot be read or is empty; a score, label or weight is missing, NaN or infinite.
+        InputError: The table cannot be read or is empty; a score, label or weight is missing, NaN or infinite; a
+            decision rule is unknown, or given beside a column of decisions.
         MissingExtraError: The engine is not installed.
     """
     listed = check_criteria(criteria)
     specs = {name: (source, bins) for name, source, bins in parse_specs("attributes", attributes)}
     plain = {name: (name, None) for c in listed for name in c.columns if name != LABEL and name not in specs}
     used = {name: rule for name, rule in {**specs, **plain}.items() if any(name in c.columns for c in listed)}
-    roles = Roles(score, label, positive_label, weight, decision, threshold, keys=used)
+    roles = Roles(score, label, positive_label, weight, decision, threshold, clusters, keys=used)
     with open_engine(table, engine) as opened:
         return _Scan(opened, listed, roles).moments()
 
@@ -106,54 +119,13 @@ def scan_table(table: Any, criteria: Sequence[Criterion], roles: Roles, *, engin
     Raises:
         InputError: As `scan`.
     """
-    with open_engine(table, engine) as opened:
+    with open_engine(table, engine) as opened, hashing(opened.files) as digest:
         task = _Scan(opened, criteria, roles)
         moments = task.moments()
-        counts = {name: task.counts(name) for name in roles.keys}
+        counts = {name: task.counts(name, moments) for name in roles.keys}
         mean = None if roles.label is None else float(moments.label.sum() / moments.weight.sum())
-        return TableScan(moments, counts, mean, opened.files, int(moments.count.sum()))
-
-
-def open_engine(table: Any, engine: str) -> Engine:
-    """The table in the named engine; a Spark frame is always Spark's.
-
-    Raises:
-        InputError: There is no such engine, or the table cannot be opened.
-    """
-    if engine == "spark" or type(table).__module__.startswith("pyspark."):
-        from auditkit.engines.spark_engine import SparkEngine
-
-        return SparkEngine(table)
-    if engine != "duckdb":
-        raise InputError(f'engine must be "duckdb" or "spark"; got {engine!r}')
-    from auditkit.engines.duckdb_engine import DuckDBEngine
-
-    return DuckDBEngine(table)
-
-
-def _check_columns(engine: Engine, roles: Roles) -> None:
-    for role, names in {**roles.named(), **roles.mentioned}.items():
-        for name in names:
-            if name not in engine.names:
-                raise SchemaError(describe_missing(role, name, engine.names))
-
-
-def _check_kinds(engine: Engine, columns: Mapping[str, Column], roles: Roles) -> None:
-    """Numbers where numbers are needed; a label in words only with the value that counts as 1."""
-    for role, names in roles.named().items():
-        name = names[0] if names else ""
-        if role == "attributes" or (role == "label" and roles.positive_label is not None):
-            continue
-        if columns[name].kind in ("text", "other"):
-            numbers = f"name a column of numbers; the table has: {', '.join(engine.names)}"
-            hint = "pass positive_label, the value that counts as 1" if role == "label" else numbers
-            raise SchemaError(f"{role} column {name!r} of {engine.source} holds {columns[name].type_name}; {hint}")
-    for name, (source, bins) in roles.keys.items():
-        if bins is not None and columns[source].kind not in ("integer", "number"):
-            raise SchemaError(
-                f"attribute {name!r}: only numeric columns can be cut into bins; "
-                f"{source!r} is {columns[source].type_name}"
-            )
+        sha256 = digest() if opened.files else None
+        return TableScan(moments, counts, mean, opened.files, sha256, int(moments.count.sum()), task.roles.cut)
 
 
 class _Scan:
@@ -163,28 +135,45 @@ class _Scan:
         needing = [criterion.name for criterion in criteria if criterion.needs_labels]
         if needing and roles.label is None:
             raise InputError(f"label is needed by {', '.join(needing)}; name the column of labels")
-        _check_columns(engine, roles)
+        if roles.decision is not None and roles.threshold is not None:
+            raise InputError(
+                f"threshold is {roles.threshold!r}, and decision names the column {roles.decision!r}; both say what a "
+                "decision is, so give one of them"
+            )
+        check_columns(engine, roles)
         self.engine, self.criteria = engine, criteria
         self.columns = engine.bind([name for names in roles.named().values() for name in names])
-        _check_kinds(engine, self.columns, roles)
-        self.roles = replace(roles, positive_label=self._positive_label(roles))
+        check_kinds(engine, self.columns, roles)
+        positive = None if roles.label is None else labels.read_positive(engine, self.columns, roles)
+        self.roles = replace(roles, positive_label=positive)
         self.given = self.roles.given
+        self.checked = statements.Checked(statements.checks(self.given), self._extremes())
         self.keys = [name for name in roles.keys if any(name in c.columns for c in criteria)]
+
+    def _extremes(self) -> tuple[str, ...]:
+        """What tells a weight or a decision that is out of range."""
+        weights = ("min(w)",) if self.roles.weight is not None else ()
+        return (*weights, "min(d)", "max(d)") if self.roles.decision is not None else weights
 
     def moments(self) -> Moments:
         """The sums per cell: a look at the first rows, then one aggregation of all."""
-        sample = self._sample()
+        sample = self._decide(self._sample())
         label_key = self._expects_label_key(sample)
         answer, terms = self._aggregate(sample, label_key)
         if label_key and not self._keeps_label_key(answer):
             label_key = False
             answer, terms = self._aggregate(sample, label_key)
-        return self._collect(answer, terms, label_key, sample.shift)
+        moments, cells = self._collect(answer, terms, label_key, sample.shift)
+        if not moments.label.any():
+            labels.check_occurs(self.engine, self.columns, self.roles)
+        if self.roles.cluster is None:
+            return moments
+        return replace(moments, gram=self._gram(answer, cells, label_key, sample))
 
     def _sample(self) -> Rows:
         """The first rows: they fix the shift, the size of the terms, and what kind of labels to expect."""
         rows = statements.select_rows(self.roles, self.columns, ())
-        names = statements.checks(self.given)
+        names = self._known()
         text = f"SELECT {', '.join(names)} FROM ({rows.text}) taken LIMIT {SAMPLE_ROWS}"
         found = self.engine.query(text, rows.parameters)
         if not found:
@@ -195,6 +184,20 @@ class _Scan:
             self._refuse_unusable()
         by_name = dict(zip(names, values.T, strict=True))
         return Rows(by_name["z"], by_name.get("y"), by_name.get("d"), by_name.get("w"), float(by_name["z"].mean()))
+
+    def _known(self) -> list[str]:
+        """Which of z, y, d and w the rows have by now: decisions only once it is known where the scores are cut."""
+        decided = self.roles.decision is not None or self.roles.cut is not None
+        return [name for name in statements.checks(self.given) if name != "d" or decided]
+
+    def _decide(self, sample: Rows) -> Rows:
+        """The sample with its decisions, once it is known where the rule cuts the scores of all rows."""
+        if self.roles.threshold is None:
+            return sample
+        rows = statements.select_rows(Roles(self.roles.score), self.columns, ())
+        cut = find_cut(self.engine, rows, self.roles.threshold, sample.z, refuse=self._refuse_unusable)
+        self.roles = replace(self.roles, cut=cut)
+        return replace(sample, d=(sample.z > cut.threshold) + (sample.z == cut.threshold) * cut.share)
 
     def _expects_label_key(self, sample: Rows) -> bool:
         """Whether the rows must be told apart by label, as far as the first of them say."""
@@ -208,13 +211,13 @@ class _Scan:
 
     def _keeps_label_key(self, answer: list[tuple[Any, ...]]) -> bool:
         """Whether the labels of all rows are what the first rows promised."""
-        labels = {row[len(self.keys)] for row in answer}
-        if labels <= {0.0, 1.0}:
+        values = {row[len(self.keys)] for row in answer}
+        if values <= {0.0, 1.0}:
             return True
         self._refuse({"y": sum(row[len(self.keys) + 1] for row in answer if not _is_finite(row[len(self.keys)]))})
         kept = LABEL in cell_columns(self.criteria, binary_labels=False, has_decisions="d" in self.given)
         if kept:
-            self._check_label_strata(len(labels))
+            self._check_label_strata(len(values))
         return kept
 
     def _check_label_strata(self, n_values: int) -> None:
@@ -226,11 +229,11 @@ class _Scan:
 
     def _aggregate(self, sample: Rows, label_key: bool) -> tuple[list[tuple[Any, ...]], tuple[Term, ...]]:
         rows = statements.select_rows(self.roles, self.columns, self.keys, label_key=label_key)
-        keys = [f"k{i}" for i in range(len(self.keys))] + (["ky"] if label_key else [])
-        whole = {"d"} if self.roles.decision is None else set()
+        keys = self._key_columns(label_key)
+        whole = {"d"} if self.roles.cut is not None and self.roles.cut.share in (0.0, 1.0) else set()
         terms = statements.plan_terms(self.given, sample, whole=whole, label_is_key=label_key)
         for _ in range(MAX_PASSES):
-            asked = statements.aggregate(self.engine, rows, keys, terms, self.given, shift=sample.shift)
+            asked = statements.aggregate(self.engine, rows, keys, terms, self.checked, shift=sample.shift)
             try:
                 answer = self.engine.query(asked.text, asked.parameters)
             except OutOfRangeError:
@@ -255,7 +258,7 @@ class _Scan:
 
     def _term_positions(self, terms: tuple[Term, ...], start: int) -> list[int]:
         """Where the columns of each term begin in the answer."""
-        first = start + 1 + len(self.given) + ("w" in self.given)
+        first = start + 1 + self.checked.width
         return [first + sum(term.width for term in terms[:i]) for i in range(len(terms))]
 
     def _check_size(self, answer: list[tuple[Any, ...]]) -> None:
@@ -276,9 +279,9 @@ class _Scan:
     def _refuse_unusable(self, terms: tuple[Term, ...] = (), shift: float = 0.0) -> list[float]:
         """Raise, naming the column, where a value is missing, NaN or infinite; else the largest size of each term."""
         rows = statements.select_rows(self.roles, self.columns, ())
-        asked = statements.count_unusable(rows, self.given, terms, shift=shift)
+        names = self._known()
+        asked = statements.count_unusable(rows, names, terms, shift=shift)
         found = self.engine.query(asked.text, asked.parameters)[0]
-        names = statements.checks(self.given)
         self._refuse({name: int(count) for name, count in zip(names, found, strict=False)})
         return [float(size) for size in found[len(names) :]]
 
@@ -299,12 +302,12 @@ class _Scan:
 
     def _collect(
         self, answer: list[tuple[Any, ...]], terms: tuple[Term, ...], label_key: bool, shift: float
-    ) -> Moments:
-        """The sums per cell, from one answer per combination of the keys; combinations of one cell are added."""
+    ) -> tuple[Moments, Cells]:
+        """The sums per cell, from one answer per combination of the keys, and the cell of every combination."""
         labels = np.array([row[len(self.keys)] for row in answer], dtype=np.float64) if label_key else None
         start = len(self.keys) + label_key
         self._check_answer(answer, start)
-        keys = {name: self._key_values(name, [row[i] for row in answer]) for i, name in enumerate(self.keys)}
+        keys = {name: self._values(name, [row[i] for row in answer]) for i, name in enumerate(self.keys)}
         columns = tuple(name for c in self.criteria for name in c.columns if name != LABEL)
         cells = Groups(keys).cells((*dict.fromkeys(columns), *([LABEL] if label_key else [])), labels=labels)
         sums = self._term_totals(answer, terms, start, shift)
@@ -319,7 +322,26 @@ class _Scan:
             raise InputError(
                 f"weight column {self.roles.weight!r} is zero in every row; name the people a row stands for"
             )
-        return moments
+        return moments, cells
+
+    def _gram(self, answer: list[tuple[Any, ...]], cells: Cells, label_key: bool, sample: Rows) -> FloatArray:
+        """`Moments.gram`, from another aggregation of the rows, by cluster."""
+        assert self.roles.cluster is not None
+        check_clustered_cells(cells.table.n_cells)
+        rows = statements.select_rows(self.roles, self.columns, self.keys, label_key=label_key)
+        keys = self._key_columns(label_key)
+        terms = clusters.plan_parts(self.given, sample)
+        try:
+            kept, missing = clusters.keep_clusters(self.engine, rows, keys, terms, shift=sample.shift)
+        except OutOfRangeError:
+            terms = self._rescale(terms, sample.shift)
+            kept, missing = clusters.keep_clusters(self.engine, rows, keys, terms, shift=sample.shift)
+        clusters.refuse_missing(self.roles.cluster, self.engine.source, missing)
+        found = clusters.Combinations([row[: len(keys)] for row in answer], cells.index, cells.table.n_cells)
+        return clusters.sum_over_clusters(self.engine, kept, self.given, keys, found)
+
+    def _key_columns(self, label_key: bool) -> list[str]:
+        return [f"k{i}" for i in range(len(self.keys))] + ["ky"] * label_key
 
     def _term_totals(
         self, answer: list[tuple[Any, ...]], terms: tuple[Term, ...], start: int, shift: float
@@ -335,59 +357,38 @@ class _Scan:
         return {factors: np.array([float(value) for value in values]) for factors, values in exact.items()}
 
     def _check_answer(self, answer: list[tuple[Any, ...]], start: int) -> None:
-        names = statements.checks(self.given)
+        names = self.checked.names
         missing = {name: sum(int(row[start + 1 + i]) for row in answer) for i, name in enumerate(names)}
         self._refuse(missing)
-        if "w" in self.given:
-            smallest = min(float(row[start + 1 + len(names)]) for row in answer)
-            if smallest < 0:
-                raise InputError(f"weight column {self.roles.weight!r} must be non-negative; it holds {smallest:g}")
+        first = start + 1 + len(names)
+        extremes = {name: [float(row[first + i]) for row in answer] for i, name in enumerate(self.checked.extremes)}
+        if min(extremes.get("min(w)", [0.0])) < 0:
+            smallest = min(extremes["min(w)"])
+            raise InputError(f"weight column {self.roles.weight!r} must be non-negative; it holds {smallest:g}")
+        for value in (min(extremes.get("min(d)", [0.0])), max(extremes.get("max(d)", [1.0]))):
+            if not 0 <= value <= 1:
+                raise InputError(
+                    f"decision column {self.roles.decision!r} must hold 0 and 1, or probabilities; it holds {value:g}"
+                )
 
-    def _key_values(self, name: str, values: list[Any]) -> Any:
-        """One value per combination, as `Groups` takes them."""
-        import pandas as pd
-
+    def _values(self, name: str, values: list[Any]) -> Any:
         source, bins = self.roles.keys[name]
-        if bins is not None:
-            titles = bin_titles(bins)
-            codes = [-1 if value is None else int(value) for value in values]
-            kept = [t for i, t in enumerate(titles) if i in codes or 0 < i < len(titles) - 1]
-            return pd.Categorical([None if code < 0 else titles[code] for code in codes], categories=kept)
-        declared = self.columns[source].categories
-        plain = [_plain(value) for value in values]
-        if declared is None:
-            return np.fromiter(plain, dtype=object, count=len(plain))
-        extra = dict.fromkeys(value for value in plain if value is not None and value not in declared)
-        return pd.Categorical(plain, categories=[*declared, *extra])
+        return key_values(self.columns[source], bins, values)
 
-    def counts(self, name: str) -> dict[Hashable, int]:
-        """Rows by value of one attribute or stratum."""
-        rows = statements.select_rows(self.roles, self.columns, [name])
-        found = self.engine.query(f"SELECT k0, count(*) FROM ({rows.text}) taken GROUP BY k0", rows.parameters)
-        groups = Groups({name: self._key_values(name, [value for value, _ in found])})
-        sizes = np.bincount(groups.codes(name), weights=[count for _, count in found])
-        return {value: int(size) for value, size in zip(groups.categories(name), sizes, strict=False)}
-
-    def _positive_label(self, roles: Roles) -> Any:
-        """The positive label in the column's own type; raises where it never occurs."""
-        if roles.positive_label is None or roles.label is None:
-            return None
-        column = self.columns[roles.label]
-        found = self.engine.query(f"SELECT DISTINCT {column.alias} FROM {SOURCE} LIMIT 1000")
-        values = [value for (value,) in found if value is not None]
-        for value in values:
-            if value == roles.positive_label or str(value) == str(roles.positive_label):
-                return value
-        shown = ", ".join(sorted(map(repr, values))[:10])
-        raise InputError(
-            f"positive_label {roles.positive_label!r} never occurs in column {roles.label!r}; values: {shown}"
-        )
+    def counts(self, name: str, moments: Moments) -> dict[Hashable, int]:
+        """Rows by value of one attribute or stratum; asked of the engine only where no criterion reads it."""
+        if name in self.keys:
+            column = moments.table.names.index(name)
+            values = moments.table.categories[column]
+            sizes = np.bincount(moments.table.codes[:, column], weights=moments.count, minlength=len(values))
+        else:
+            rows = statements.select_rows(Roles(self.roles.score, keys=self.roles.keys), self.columns, [name])
+            found = self.engine.query(f"SELECT k0, count(*) FROM ({rows.text}) taken GROUP BY k0", rows.parameters)
+            groups = Groups({name: self._values(name, [value for value, _ in found])})
+            values = groups.categories(name)
+            sizes = np.bincount(groups.codes(name), weights=[count for _, count in found], minlength=len(values))
+        return {value: int(size) for value, size in zip(values, sizes, strict=True)}
 
 
 def _is_finite(value: Any) -> bool:
     return value is not None and bool(np.isfinite(value))
-
-
-def _plain(value: Any) -> Hashable:
-    """A key as a value that JSON can hold; dates and the like become their text."""
-    return value if value is None or isinstance(value, str | int | float) else str(value)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from auditkit._extras import import_extra
 from auditkit._tables import MISSING_TEXTS
@@ -38,7 +40,9 @@ class SparkEngine(Engine):
             raise InputError(f'with engine "spark", table must be a path or a Spark frame; got {type(table).__name__}')
         self._session = self._frame.sparkSession
         self._view = f"auditkit_{uuid.uuid4().hex}"
+        self._kept: Any = None
         self.names = tuple(self._frame.columns)
+        self.files = self._local_files() if isinstance(table, str | Path | list | tuple) else ()
         self.source = f"{table!r}" if isinstance(table, str | Path) else "the Spark frame"
         repeated = sorted({name for name in self.names if self.names.count(name) > 1})
         if repeated:
@@ -53,14 +57,36 @@ class SparkEngine(Engine):
 
     def query(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """As `Engine.query`."""
+        with self._errors_named():
+            return [tuple(row) for row in self._ask(statement, parameters).collect()]
+
+    def keep(self, statement: str, parameters: Sequence[Any] = ()) -> str:
+        """As `Engine.keep`, in memory and on the disks of the cluster."""
+        self._release()
+        with self._errors_named():
+            self._kept = self._ask(statement, parameters).persist()
+            self._kept.count()  # fills what is kept, so that a number out of range is found here
+        self._kept.createOrReplaceTempView(f"{self._view}_kept")
+        return f"{self._view}_kept"
+
+    def _ask(self, statement: str, parameters: Sequence[Any]) -> Any:
         text = statement.replace(f"FROM {SOURCE}", f"FROM {self._view}")
+        return self._session.sql(text, args=list(parameters) or None)
+
+    @contextmanager
+    def _errors_named(self) -> Iterator[None]:
         try:
-            found = self._session.sql(text, args=list(parameters) or None).collect()
+            yield
         except self._errors.PySparkException as error:
             if any(name in str(error) for name in _RANGE_ERRORS):
                 raise OutOfRangeError(str(error)) from error
             raise InputError(f"{self.source} cannot be read: {' '.join(str(error).split())[:300]}") from error
-        return [tuple(row) for row in found]
+
+    def _release(self) -> None:
+        if self._kept is not None:
+            self._session.catalog.dropTempView(f"{self._view}_kept")
+            self._kept.unpersist()
+            self._kept = None
 
     def integer(self, expression: str) -> str:
         """As `Engine.integer`; Spark's cast alone would cut off."""
@@ -71,8 +97,15 @@ class SparkEngine(Engine):
         return f"sum(CAST({self.integer(expression)} AS DECIMAL(20, 0)))"
 
     def close(self) -> None:
-        """Drop the view; the session is the caller's."""
+        """Drop the views; the session is the caller's."""
+        self._release()
         self._session.catalog.dropTempView(self._view)
+
+    def _local_files(self) -> tuple[str, ...]:
+        """The files that were named, sorted; none where one of them is not on this machine."""
+        urls = [urlsplit(url) for url in self._frame.inputFiles()]
+        here = all(url.scheme in ("", "file") for url in urls)
+        return tuple(sorted(unquote(url.path) for url in urls)) if here else ()
 
     def _read(self, table: Any) -> Any:
         sql = import_extra("pyspark.sql")

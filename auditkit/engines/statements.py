@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from auditkit._typing import FloatArray
+from auditkit.decision_rules import Cut, Rule
 from auditkit.engines.base import SOURCE, Column, Engine
 from auditkit.moments import FACTORS, Rows, products
 
@@ -47,9 +48,11 @@ class Roles:
         positive_label: Value of the label that counts as 1, every other as 0; None takes the numbers.
         weight: Column of row weights w.
         decision: Column of decisions d.
-        threshold: Scores at or above it are positive decisions, where there is no column of them.
+        threshold: The rule that decisions are made by, where there is no column of them.
+        cluster: Column that says whom each row is of.
         keys: Attributes and strata: name → source column and bin edges.
         mentioned: Further roles with the columns they name, which must be there but are not read.
+        cut: Where the rule cuts the scores; None as long as that is not known.
     """
 
     score: str
@@ -57,13 +60,18 @@ class Roles:
     positive_label: Any = None
     weight: str | None = None
     decision: str | None = None
-    threshold: float | None = None
+    threshold: Rule | None = None
+    cluster: str | None = None
     keys: Mapping[str, tuple[str, tuple[float, ...] | None]] = field(default_factory=dict)
     mentioned: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    cut: Cut | None = None
 
     def named(self) -> dict[str, tuple[str, ...]]:
         """Role → the columns that it names."""
-        single = {"score": self.score, "label": self.label, "weight": self.weight, "decision": self.decision}
+        single = {
+            "score": self.score, "label": self.label, "weight": self.weight, "decision": self.decision,
+            "cluster": self.cluster,
+        }  # fmt: skip
         named = {role: (name,) for role, name in single.items() if name is not None}
         return {**named, "attributes": tuple(source for source, _ in self.keys.values())}
 
@@ -131,7 +139,7 @@ def number(value: float) -> str:
 def select_rows(
     roles: Roles, columns: Mapping[str, Column], keys: Sequence[str], *, label_key: bool = False
 ) -> Statement:
-    """The rows as z, y, d, w and the keys k0, k1 and so on.
+    """The rows as z, y, d, w, the cluster g, and the keys k0, k1 and so on.
 
     Args:
         roles: Which columns are what.
@@ -154,10 +162,12 @@ def select_rows(
             parameters.append(roles.positive_label)
     if roles.decision is not None:
         parts.append(f"{_as_float(columns[roles.decision])} AS d")
-    elif roles.threshold is not None:
-        parts.append(f"CASE WHEN {z} IS NULL THEN NULL WHEN {z} >= {number(roles.threshold)} THEN 1 ELSE 0 END AS d")
+    elif roles.cut is not None:
+        parts.append(f"{_decision(z, roles.cut)} AS d")
     if roles.weight is not None:
         parts.append(f"{_as_float(columns[roles.weight])} AS w")
+    if roles.cluster is not None:
+        parts.append(f"{present(columns[roles.cluster])} AS g")
     parts += [f"{_key(columns[roles.keys[name][0]], roles.keys[name][1])} AS k{i}" for i, name in enumerate(keys)]
     text = f"SELECT {', '.join(parts)} FROM {SOURCE}"
     if label_key and roles.positive_label is not None:
@@ -167,6 +177,23 @@ def select_rows(
 
 def _as_float(column: Column) -> str:
     return f"CAST({column.alias} AS DOUBLE)"
+
+
+def _decision(z: str, cut: Cut) -> str:
+    """The decision on a score; a whole number where no score shares a place, which sums need no scale for."""
+    threshold = number(cut.threshold)
+    if cut.share in (0.0, 1.0):
+        positive = f"{z} {'>=' if cut.share else '>'} {threshold}"
+        return f"CASE WHEN {z} IS NULL THEN NULL WHEN {positive} THEN 1 ELSE 0 END"
+    shared = f"WHEN {z} = {threshold} THEN {number(cut.share)}"
+    return f"CASE WHEN {z} IS NULL THEN NULL WHEN {z} > {threshold} THEN 1e0 {shared} ELSE 0e0 END"
+
+
+def present(column: Column) -> str:
+    """SQL for the values of a column, in which NaN is missing."""
+    if column.kind != "number":
+        return column.alias
+    return f"CASE WHEN isnan({_as_float(column)}) THEN NULL ELSE {column.alias} END"
 
 
 def _key(column: Column, bins: tuple[float, ...] | None) -> str:
@@ -193,7 +220,7 @@ def plan_terms(given: set[str], sample: Rows, *, whole: set[str], label_is_key: 
     wanted = dict.fromkeys(inner_factors(product, label_is_key=label_is_key) for product in products(given))
     wanted |= dict.fromkeys(CENTRED[factors] for factors in wanted if factors in CENTRED)
     terms = [factors for factors in wanted if factors and factors not in CENTRED]
-    return tuple(_plan_term(factors, sample, whole) for factors in terms)
+    return tuple(plan_term(factors, sample, whole) for factors in terms)
 
 
 def inner_factors(product: Sequence[str], *, label_is_key: bool) -> tuple[str, ...]:
@@ -208,7 +235,8 @@ def label_factor(product: Sequence[str], labels: FloatArray, shift: float) -> Fl
     return reduce(np.multiply, outer, np.ones_like(labels))
 
 
-def _plan_term(factors: tuple[str, ...], sample: Rows, whole: set[str]) -> Term:
+def plan_term(factors: tuple[str, ...], sample: Rows, whole: set[str]) -> Term:
+    """How a product is summed, as far as some of the rows tell; ``whole`` as in `plan_terms`."""
     if all(name in whole for name in factors):
         return Term(factors, 0, "whole")
     values = reduce(np.multiply, [FACTORS[name].values(sample) for name in factors])
@@ -222,8 +250,26 @@ def exponent_for(largest: float) -> int:
     return int(np.clip(SAMPLE_BITS - int(np.frexp(largest)[1]), -1000, 900))
 
 
+@dataclass(frozen=True)
+class Checked:
+    """What an aggregation states beside its sums, so that unusable values are found.
+
+    Attributes:
+        names: Columns whose missing values are counted.
+        extremes: Expressions such as ``min(w)``.
+    """
+
+    names: Sequence[str]
+    extremes: Sequence[str]
+
+    @property
+    def width(self) -> int:
+        """Columns that it takes in the answer."""
+        return len(self.names) + len(self.extremes)
+
+
 def aggregate(
-    engine: Engine, rows: Statement, keys: Sequence[str], terms: Sequence[Term], given: set[str], *, shift: float
+    engine: Engine, rows: Statement, keys: Sequence[str], terms: Sequence[Term], checked: Checked, *, shift: float
 ) -> Statement:
     """Sum the terms within every combination of the keys.
 
@@ -232,27 +278,26 @@ def aggregate(
         rows: The rows, from `select_rows`.
         keys: The key columns of ``rows``.
         terms: What to sum.
-        given: Which of z, y, d and w the rows have.
+        checked: What is looked at beside the sums.
         shift: Constant taken off before squaring.
 
     Returns:
-        A statement that yields, per combination: the keys, the number of rows, the number of missing values of each of
-        z, y, d, w that is given, the smallest weight if there are weights, and what the form of every term asks for.
+        A statement that yields, per combination: the keys, the number of rows, the number of missing values of every
+        checked column, the extremes, and what the form of every term asks for.
     """
-    checked = checks(given)
-    columns = [*keys, *checked]
-    scaled = [f"{_product(term, shift)} AS x{i}" for i, term in enumerate(terms)]
+    columns = [*keys, *checked.names]
+    scaled = [f"{scaled_product(term, shift)} AS x{i}" for i, term in enumerate(terms)]
     high = [f"{engine.integer(f'x{i}')} AS h{i}" for i, term in enumerate(terms) if term.form == "both"]
-    totals = [total for i, term in enumerate(terms) for total in _totals(engine, term, i)]
-    missing = [f"count(*) - count({name})" for name in checked]
-    smallest = ["min(w)"] if "w" in given else []
+    sums = [total for i, term in enumerate(terms) for total in totals(engine, term, i)]
+    missing = [f"count(*) - count({name})" for name in checked.names]
     inner = f"SELECT {', '.join([*columns, *scaled])} FROM ({rows.text}) taken"
     split = f"SELECT {', '.join(['*', *high])} FROM ({inner}) scaled"
-    text = f"SELECT {', '.join([*keys, 'count(*)', *missing, *smallest, *totals])} FROM ({split}) split"
+    text = f"SELECT {', '.join([*keys, 'count(*)', *missing, *checked.extremes, *sums])} FROM ({split}) split"
     return Statement(f"{text} GROUP BY {', '.join(keys)} LIMIT {MAX_COMBINATIONS + 1}", rows.parameters)
 
 
-def _totals(engine: Engine, term: Term, i: int) -> list[str]:
+def totals(engine: Engine, term: Term, i: int) -> list[str]:
+    """SQL for what the form of a term asks for, over its scaled values x_i and the whole numbers h_i next to them."""
     if term.form == "none":
         return [f"max(abs(x{i}))"]
     if term.form != "both":
@@ -265,15 +310,16 @@ def checks(given: set[str]) -> list[str]:
     return [name for name in ("z", "y", "d", "w") if name in given]
 
 
-def _product(term: Term, shift: float) -> str:
-    product = " * ".join(FACTORS[name].sql.replace("shift", number(shift)) for name in term.factors)
+def scaled_product(term: Term, shift: float) -> str:
+    """SQL for a term times its power of two."""
+    product = " * ".join(FACTORS[name].sql.replace("shift", number(shift)) for name in term.factors) or "1e0"
     return product if term.form == "whole" else f"{product} * {number(2.0**term.exponent)}"
 
 
-def count_unusable(rows: Statement, given: set[str], terms: Sequence[Term], *, shift: float) -> Statement:
-    """Count the values of each of z, y, d and w that are missing or not finite; then find each term's largest size."""
-    counts = [f"count(*) - sum(CASE WHEN {_usable(name)} THEN 1 ELSE 0 END)" for name in checks(given)]
-    sizes = [f"max(abs({_product(replace(term, exponent=0), shift)}))" for term in terms]
+def count_unusable(rows: Statement, names: Sequence[str], terms: Sequence[Term], *, shift: float) -> Statement:
+    """Count the values of each named column that are missing or not finite; then find each term's largest size."""
+    counts = [f"count(*) - sum(CASE WHEN {_usable(name)} THEN 1 ELSE 0 END)" for name in names]
+    sizes = [f"max(abs({scaled_product(replace(term, exponent=0), shift)}))" for term in terms]
     return Statement(f"SELECT {', '.join([*counts, *sizes])} FROM ({rows.text}) taken", rows.parameters)
 
 

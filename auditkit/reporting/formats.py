@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import warnings
@@ -25,8 +26,8 @@ def render_run(folder: str | Path, form: str) -> str:
 
     Args:
         folder: The folder of the run.
-        form: "json" is audit.json (audit_after.json where a head was tuned); "html" the report; "md" a summary for a
-            pull request; "junit" one test case per criterion.
+        form: "json" is audit.json (audit_after.json where a head was tuned, comparison.json of a comparison); "html"
+            the report; "md" a summary for a pull request; "junit" one test case per criterion.
 
     Returns:
         The text, ending with a line break.
@@ -67,6 +68,8 @@ def render_markdown(document: ReportDocument) -> str:
     lines += ["", *(f"- **{_escape(name)}** — {_escape(_reason(outcome))}" for name, outcome in reasons)]
     for pair in document.decisions:
         lines += ["", *_decisions(pair.after or pair.before)]
+    if document.comparison is not None:
+        lines += ["", *_methods(document.comparison)]
     rows = document.audit["n_rows"]
     lines += [
         "",
@@ -162,6 +165,21 @@ def _decisions(table: Json) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in rows]
 
 
+def _methods(comparison: Json) -> list[str]:
+    """One row per method: utilities, gaps of the enforced criteria, and selection-rate gaps on the test rows."""
+    names = [criterion["name"] for criterion in comparison["criteria"]]
+    titles = ["method", *wording.METRICS.values(), *(f"gap {_escape(name)}" for name in names), "selection-rate gap"]
+    rows = [titles, ["---", *["---:"] * (len(titles) - 1)]]
+    for method in comparison["methods"]:
+        utility, gaps = method.get("utility") or {}, {gap["criterion"]: gap["gap"] for gap in method["gaps"]}
+        found = [wording.number((utility.get(key) or {}).get("value")) for key in wording.METRICS]
+        found += [wording.number(gaps.get(name)) for name in names]
+        rates = [f"{wording.percent(t['rate_gap'])} {_escape('×'.join(t['attributes']))}" for t in method["decisions"]]
+        rows.append([_escape(method.get("title") or method["name"]), *found, ", ".join(rates) or wording.DASH])
+    errors = [f"- **{_escape(m['title'])}** — {_escape(m['error'])}" for m in comparison["methods"] if m.get("error")]
+    return [*(f"| {' | '.join(cells)} |" for cells in rows), *(["", *errors] if errors else [])]
+
+
 def _escape(text: str) -> str:
     """Text from the data that Markdown shows as it is, on one line."""
     return _MARKDOWN.sub(r"\\\1", _LINE_BREAKS.sub(" ", _text(text)))
@@ -173,8 +191,11 @@ def _text(text: str) -> str:
 
 
 def _read_json(folder: Path) -> str:
-    after = folder / "audit_after.json"
-    return (after if after.is_file() else folder / "audit.json").read_text(encoding="utf-8")
+    """What the command was for: the comparison of `compare`, else the audit of what would be deployed."""
+    command = json.loads((folder / "run.json").read_text(encoding="utf-8"))["command"]
+    names = ["comparison.json"] if command == "compare" else ["audit_after.json", "audit.json"]
+    found = next(folder / name for name in names if (folder / name).is_file())
+    return found.read_text(encoding="utf-8")
 
 
 FORMATS: dict[str, Callable[[Path], str]] = {
