@@ -15,6 +15,7 @@ OUTCOME = "@outcome"
 """Name of the column that tells apart, for every output, the rows whose label is that output."""
 
 SCORE_BINS = 10
+BIN_EDGES = tuple(place / SCORE_BINS for place in range(1, SCORE_BINS))
 SCORE_BIN = "@score bin"
 """Name of the column of the bins, of equal width in [0, 1], that reliability curves are made of."""
 

@@ -23,7 +23,7 @@ from auditkit.decision_rules import Rule
 from auditkit.decisions import decide
 from auditkit.errors import InputError
 from auditkit.groups import LABEL, MISSING, OUTPUT, Cells, CellTable, Groups, SoftCells, factorize
-from auditkit.margins import OUTCOME, SCORE_BIN, SCORE_BINS, cross, drop_empty, marginal
+from auditkit.margins import BIN_EDGES, OUTCOME, SCORE_BIN, SCORE_BINS, cross, drop_empty, marginal
 from auditkit.moments import MAX_CLUSTERED_CELLS, MAX_LABEL_STRATA, Moments, cell_columns
 
 HIGHEST = "highest"
@@ -224,7 +224,7 @@ class _Entries:
 
     def binned(self) -> _Entries:
         """The same entries in the cells crossed with the score bins."""
-        place = np.minimum((self.z * SCORE_BINS).astype(np.int64), SCORE_BINS - 1)
+        place = np.searchsorted(BIN_EDGES, self.z, side="right")
         return replace(self, cell=self.cell * SCORE_BINS + place)
 
     def sum(self, table: CellTable, shift: float, *, tied: bool) -> Moments:

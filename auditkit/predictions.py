@@ -46,6 +46,7 @@ def audit_predictions(config: AuditFile, *, progress: Progress, clock: Clock) ->
             decision_rule=describe_decisions(rule) if scanned.cut is None else scanned.cut.rule,
             confidence=config.confidence,
             seed=config.seed,
+            bins=scanned.bins,
         )
     return outcome, _describe(config, scanned)
 

@@ -453,3 +453,36 @@ def test_wrong_requests_are_refused(table: pd.DataFrame, tmp_path: Path) -> None
         scan(tmp_path / "empty.parquet", ak.ECP("sex", tolerance=0.1), score="score")
     with pytest.raises(InputError, match="several kinds"):
         scan([tmp_path / "rows.csv", tmp_path / "rows.parquet"], ak.ECP("sex", tolerance=0.1), score="score")
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_table_audited_where_it_is_has_the_reliability_curves_of_its_rows(tmp_path: Path, weighted: bool) -> None:
+    rng = np.random.default_rng(3)
+    frame = pd.DataFrame({"g": rng.choice(["a", "b"], 500), "z": rng.random(500).round(2), "w": rng.random(500)})
+    frame["y"] = (rng.random(500) < frame.z).astype(int)
+    path = tmp_path / "table.parquet"
+    frame.to_parquet(path)
+    weight = "w" if weighted else None
+    roles = Roles("z", "y", weight=weight, threshold=0.5, keys={"g": ("g", None)})
+    criteria = [ak.ECP("g", tolerance=0.1)]
+    scanned = scan_table(path, criteria, roles)
+    found = ak.evaluate_moments(scanned.moments, criteria, threshold=0.5, bins=scanned.bins)
+    direct = ak.audit(
+        frame.z, ak.Groups(frame[["g"]]), criteria, labels=frame.y, threshold=0.5, weights=frame.w if weighted else None
+    )
+    assert len(found.reliability[0].groups[0].bins) == 10
+    for one, other in zip(found.reliability[0].groups, direct.reliability[0].groups, strict=True):
+        assert one.calibration_error == pytest.approx(other.calibration_error, abs=1e-12)
+        assert [each.count for each in one.bins] == [each.count for each in other.bins]
+        assert [each.interval for each in one.bins] == [pytest.approx(each.interval, abs=1e-9) for each in other.bins]
+    assert found.moments.table.names == direct.moments.table.names
+
+
+def test_scores_that_are_no_probabilities_have_no_reliability_curve(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"g": ["a", "b"] * 50, "z": np.linspace(0, 1, 100), "y": [0, 1] * 50})
+    frame.loc[99, "z"] = 1.5
+    path = tmp_path / "table.csv"
+    frame.to_csv(path, index=False)
+    scanned = scan_table(path, [ak.ECP("g", tolerance=0.1)], Roles("z", "y", keys={"g": ("g", None)}))
+    assert scanned.bins is None
+    assert scanned.moments.count.sum() == 100

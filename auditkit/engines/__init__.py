@@ -12,8 +12,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from auditkit.engines.base import Engine
-    from auditkit.engines.scanning import TableScan, scan, scan_table
+    from auditkit.engines.base import Engine, TableScan
+    from auditkit.engines.scanning import scan, scan_table
     from auditkit.engines.statements import Roles
     from auditkit.engines.summaries import ColumnSummary, summarize_table
 
@@ -23,7 +23,7 @@ _HOMES = {
     "ColumnSummary": "summaries",
     "Engine": "base",
     "Roles": "statements",
-    "TableScan": "scanning",
+    "TableScan": "base",
     "scan": "scanning",
     "scan_table": "scanning",
     "summarize_table": "summaries",

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal
 
+from auditkit.decision_rules import Cut
+from auditkit.moments import Moments
+
 Kind = Literal["integer", "number", "boolean", "text", "other"]
 
 SOURCE = "auditkit_rows"
@@ -112,3 +115,28 @@ class Engine(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+@dataclass(frozen=True, eq=False)
+class TableScan:
+    """What was read from a table.
+
+    Attributes:
+        moments: The sums per cell.
+        counts: Rows by value of every attribute and stratum.
+        label_mean: Mean label, by weight; None without labels.
+        files: The files read; empty for a table in memory.
+        sha256: Hash of the file's bytes, or of the list of the files' hashes; None for a table in memory.
+        n_rows: Number of rows.
+        cut: Where the decision rule cut the scores; None without a rule.
+        bins: The moments by bin of the score; None where scores or labels are no probabilities, or rows are clustered.
+    """
+
+    moments: Moments
+    counts: dict[str, dict[Hashable, int]]
+    label_mean: float | None
+    files: tuple[str, ...]
+    sha256: str | None
+    n_rows: int
+    cut: Cut | None
+    bins: Moments | None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -13,15 +13,17 @@ from auditkit._tables import hashing
 from auditkit._typing import FloatArray
 from auditkit.criteria import Criterion, check_criteria
 from auditkit.datasets import AttributeSpec, parse_specs
-from auditkit.decision_rules import Cut, Rule
+from auditkit.decision_rules import Rule
 from auditkit.engines import clusters, labels, statements
-from auditkit.engines.base import Engine, OutOfRangeError
+from auditkit.engines.base import Engine, OutOfRangeError, TableScan
+from auditkit.engines.bins import has_probabilities, split_bins, with_score_bins
 from auditkit.engines.cuts import find_cut
 from auditkit.engines.keys import key_values
 from auditkit.engines.opening import check_columns, check_kinds, open_engine
 from auditkit.engines.statements import Roles, Term
 from auditkit.errors import InputError
 from auditkit.groups import LABEL, Cells, Groups
+from auditkit.margins import SCORE_BIN
 from auditkit.moments import MAX_LABEL_STRATA, Moments, Rows, cell_columns, check_clustered_cells, products
 
 SAMPLE_ROWS = 10_000
@@ -29,29 +31,6 @@ MAX_PASSES = 5
 """One pass over the rows is the rule; others follow where the first rows misled about size or digits."""
 
 _ROLE_NAMES = {"z": "score", "y": "label", "d": "decision", "w": "weight"}
-
-
-@dataclass(frozen=True, eq=False)
-class TableScan:
-    """What was read from a table.
-
-    Attributes:
-        moments: The sums per cell.
-        counts: Rows by value of every attribute and stratum.
-        label_mean: Mean label, by weight; None without labels.
-        files: The files read; empty for a table in memory.
-        sha256: Hash of the file's bytes, or of the list of the files' hashes; None for a table in memory.
-        n_rows: Number of rows.
-        cut: Where the decision rule cut the scores; None without a rule.
-    """
-
-    moments: Moments
-    counts: dict[str, dict[Hashable, int]]
-    label_mean: float | None
-    files: tuple[str, ...]
-    sha256: str | None
-    n_rows: int
-    cut: Cut | None
 
 
 def scan(
@@ -120,12 +99,12 @@ def scan_table(table: Any, criteria: Sequence[Criterion], roles: Roles, *, engin
         InputError: As `scan`.
     """
     with open_engine(table, engine) as opened, hashing(opened.files) as digest:
-        task = _Scan(opened, criteria, roles)
-        moments = task.moments()
+        task = _Scan(opened, criteria, with_score_bins(roles))
+        moments, bins = split_bins(task.moments())
         counts = {name: task.counts(name, moments) for name in roles.keys}
         mean = None if roles.label is None else float(moments.label.sum() / moments.weight.sum())
         sha256 = digest() if opened.files else None
-        return TableScan(moments, counts, mean, opened.files, sha256, int(moments.count.sum()), task.roles.cut)
+        return TableScan(moments, counts, mean, opened.files, sha256, int(moments.count.sum()), task.roles.cut, bins)
 
 
 class _Scan:
@@ -148,7 +127,7 @@ class _Scan:
         self.roles = replace(roles, positive_label=positive)
         self.given = self.roles.given
         self.checked = statements.Checked(statements.checks(self.given), self._extremes())
-        self.keys = [name for name in roles.keys if any(name in c.columns for c in criteria)]
+        self.keys = [name for name in roles.keys if name == SCORE_BIN or any(name in c.columns for c in criteria)]
 
     def _extremes(self) -> tuple[str, ...]:
         """What tells a weight or a decision that is out of range."""
@@ -159,6 +138,8 @@ class _Scan:
         """The sums per cell: a look at the first rows, then one aggregation of all."""
         sample = self._decide(self._sample())
         label_key = self._expects_label_key(sample)
+        if SCORE_BIN in self.keys and not has_probabilities(sample):
+            self.keys.remove(SCORE_BIN)
         answer, terms = self._aggregate(sample, label_key)
         if label_key and not self._keeps_label_key(answer):
             label_key = False
@@ -239,6 +220,9 @@ class _Scan:
             except OutOfRangeError:
                 terms = self._rescale(terms, sample.shift)
                 continue
+            if len(answer) > statements.MAX_COMBINATIONS and SCORE_BIN in self.keys:
+                self.keys.remove(SCORE_BIN)
+                return self._aggregate(sample, label_key)
             self._check_size(answer)
             more = self._more_digits(answer, terms, len(keys))
             if more == terms:
@@ -308,8 +292,9 @@ class _Scan:
         start = len(self.keys) + label_key
         self._check_answer(answer, start)
         keys = {name: self._values(name, [row[i] for row in answer]) for i, name in enumerate(self.keys)}
-        columns = tuple(name for c in self.criteria for name in c.columns if name != LABEL)
-        cells = Groups(keys).cells((*dict.fromkeys(columns), *([LABEL] if label_key else [])), labels=labels)
+        columns = dict.fromkeys(name for c in self.criteria for name in c.columns if name != LABEL)
+        extra = [LABEL] * label_key + [SCORE_BIN] * (SCORE_BIN in self.keys)
+        cells = Groups(keys).cells((*columns, *extra), labels=labels)
         sums = self._term_totals(answer, terms, start, shift)
         totals = {}
         for product in products(self.given):
@@ -372,6 +357,8 @@ class _Scan:
                 )
 
     def _values(self, name: str, values: list[Any]) -> Any:
+        if name == SCORE_BIN:
+            return np.array(values, dtype=np.int64)
         source, bins = self.roles.keys[name]
         return key_values(self.columns[source], bins, values)
 

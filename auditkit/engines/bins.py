@@ -1,0 +1,30 @@
+"""Score bins as another key of a scan: what reliability curves are made of, without another pass over the rows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from auditkit.engines.statements import Roles
+from auditkit.margins import BIN_EDGES, SCORE_BIN, marginal
+from auditkit.moments import Moments, Rows
+
+
+def with_score_bins(roles: Roles) -> Roles:
+    """The roles with the bin of the score among the keys, where there are labels and rows are independent."""
+    if roles.label is None or roles.cluster is not None:
+        return roles
+    return replace(roles, keys={**roles.keys, SCORE_BIN: (roles.score, BIN_EDGES)})
+
+
+def has_probabilities(sample: Rows) -> bool:
+    """Whether the scores and labels of some rows lie in [0, 1]."""
+    return all(values is not None and values.min() >= 0 and values.max() <= 1 for values in (sample.z, sample.y))
+
+
+def split_bins(moments: Moments) -> tuple[Moments, Moments | None]:
+    """The moments without the score bins, and with them where all scores and labels lie in [0, 1]."""
+    if SCORE_BIN not in moments.table.names:
+        return moments, None
+    inside = not moments.outside.any() and not moments.label_outside.any()
+    names = [name for name in moments.table.names if name != SCORE_BIN]
+    return marginal(moments, names), moments if inside else None
