@@ -19,6 +19,10 @@ from auditkit.streaming.pooled import Release, step_pooled
 from auditkit.streaming.state import Key, LabelSums, StreamConfig, StreamState
 
 
+MAX_CELLS = 200
+"""Combinations of group values that a stream keeps."""
+
+
 @dataclass(frozen=True, eq=False)
 class PendingRows:
     """Rows that were released and wait for their labels.
@@ -69,6 +73,12 @@ def step(
     Raises:
         InputError: The scalar rule needs labels that are not there, or the pooled rule was given some.
     """
+    newcomers = sum([key not in state.cells for key in batch.keys])
+    if newcomers and len(state.cells) + newcomers > MAX_CELLS:
+        raise InputError(
+            f"groups would bring this stream to {len(state.cells) + newcomers} combinations of {config.columns}, over "
+            f"the {MAX_CELLS} that it keeps; merge rare values, or leave out an attribute that is nearly an id"
+        )
     if config.rule == "pooled":
         if labels is not None:
             raise InputError('labels are not read at release by rule="pooled"; pass them to observe, with the batch id')
