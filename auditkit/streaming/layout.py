@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import numpy as np
 
@@ -70,19 +70,33 @@ class Layout:
         ]
 
 
+_KEPT = 256
+"""Layouts that are kept; cells only ever join a stream, so older ones are not needed again."""
+
+
 def released_layout(config: StreamConfig, keys: tuple[Key, ...]) -> Layout:
     """The criteria that need no labels, over the cells of all released rows."""
-    return _compile(config.criteria, config.columns, keys, False)
+    return _find(config, keys, labels=False)
 
 
 def labelled_layout(config: StreamConfig, keys: tuple[Key, ...]) -> Layout:
     """The criteria that need labels, over the cells of the rows whose label has arrived."""
-    columns = (*config.columns, LABEL) if config.by_label else config.columns
-    return _compile(config.criteria, columns, keys, True)
+    return _find(config, keys, labels=True)
 
 
-@lru_cache(maxsize=256)
-def _compile(criteria: tuple[Criterion, ...], columns: tuple[str, ...], keys: tuple[Key, ...], labels: bool) -> Layout:
+def _find(config: StreamConfig, keys: tuple[Key, ...], *, labels: bool) -> Layout:
+    layout = config.layouts.get((labels, keys))
+    if layout is None:
+        if len(config.layouts) >= _KEPT:
+            config.layouts.clear()
+        columns = (*config.columns, LABEL) if labels and config.by_label else config.columns
+        layout = config.layouts[labels, keys] = _compile(config.criteria, columns, keys, labels=labels)
+    return layout
+
+
+def _compile(
+    criteria: tuple[Criterion, ...], columns: tuple[str, ...], keys: tuple[Key, ...], *, labels: bool
+) -> Layout:
     chosen = [k for k, criterion in enumerate(criteria) if criterion.needs_labels == labels]
     categories = tuple(tuple(dict.fromkeys(key[k] for key in keys)) for k in range(len(columns)))
     codes = np.array([[categories[k].index(value) for k, value in enumerate(key)] for key in keys], dtype=np.int64)

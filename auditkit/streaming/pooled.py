@@ -92,8 +92,7 @@ def step_pooled(state: StreamState, batch: StreamBatch, config: StreamConfig) ->
         "corrections": [[list(key), *move] for key, move in zip(batch.keys, moves, strict=True)],
         "relaxation": plan.relaxation,
     }
-    following = replace(advance(state, past, batch, given, config), relaxation=plan.relaxation)
-    return following, Release(scores, corrections, entry)
+    return advance(state, past, batch, given, config, plan.relaxation), Release(scores, corrections, entry)
 
 
 def _apply(
@@ -183,7 +182,12 @@ def sum_cell(z: FloatArray, a: float | FloatArray, y: FloatArray) -> CellSums:
 
 
 def advance(
-    state: StreamState, past: StreamState, batch: StreamBatch, given: Mapping[Key, CellSums], config: StreamConfig
+    state: StreamState,
+    past: StreamState,
+    batch: StreamBatch,
+    given: Mapping[Key, CellSums],
+    config: StreamConfig,
+    relaxation: float = 0.0,
 ) -> StreamState:
     """The state after a release: sums, counters, and the violation of this batch by itself.
 
@@ -193,6 +197,7 @@ def advance(
         batch: The rows.
         given: Their sums by cell.
         config: What is enforced.
+        relaxation: Of the plan that was followed.
     """
     cells = {**past.cells, **{key: _joined(past.cells.get(key), sums) for key, sums in given.items()}}
     total = cells
@@ -205,7 +210,7 @@ def advance(
         violation += batch.n_rows * worst_violation(layout, pooled_gaps(layout, given))
     return replace(
         state, batches=state.batches + 1, rows=state.rows + batch.n_rows, cells=cells, total=total,
-        labelled=past.labelled, violation=violation, weight=weight,
+        labelled=past.labelled, violation=violation, weight=weight, relaxation=relaxation,
         labelled_total=past.labelled if config.window is None else state.labelled_total,
     )  # fmt: skip
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 from auditkit.criteria import Criterion, check_criteria, columns_of
@@ -114,20 +115,25 @@ class StreamConfig:
         object.__setattr__(self, "criteria", check_criteria(self.criteria))
         _check_config(self)
 
-    @property
+    @cached_property
     def columns(self) -> tuple[str, ...]:
         """The columns that a row's cell is made of, in order; never the label, which nobody knows at release."""
         return tuple(name for name in columns_of(self.criteria) if name != LABEL)
 
-    @property
+    @cached_property
     def by_label(self) -> bool:
         """Whether rows with different labels are told apart."""
         return any(LABEL in criterion.given for criterion in self.criteria)
 
-    @property
+    @cached_property
     def needs_labels(self) -> bool:
         """Whether labels are waited for."""
         return any(criterion.needs_labels for criterion in self.criteria)
+
+    @cached_property
+    def layouts(self) -> dict[Any, Any]:
+        """What was compiled for cells that were seen, kept for the next batch."""
+        return {}
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as JSON-ready values."""
