@@ -264,7 +264,9 @@ class OnlineEnforcer:
             payload = hashlib.sha256(payload.encode() + request.labels.tobytes()).hexdigest()
         if earlier := transaction.find("step", batch_id):
             if earlier.payload != payload:
-                raise InputError(f"batch_id {batch_id!r} was used before for another batch; give every batch its own id")
+                raise InputError(
+                    f"batch_id {batch_id!r} was used before for another batch; give every batch its own id"
+                )
             return StepResult(np.array(json.loads(earlier.answer), dtype=np.float64), batch_id, replayed=True)
         state, release = step(transaction.state, batch, self.config, labels=request.labels)
         if self._keeps:
@@ -319,5 +321,3 @@ def _check_id(batch_id: Any) -> str:
     if "\x00" in batch_id or not batch_id.isprintable():
         raise InputError("batch_id must be printable text")
     return batch_id
-
-

@@ -26,7 +26,8 @@ Store = Annotated[
 def stream(
     file: StreamPath,
     inputs: Annotated[
-        list[Path] | None, typer.Argument(metavar="[JSONL]...", help="Batches, one JSON object a line; by default stdin.")
+        list[Path] | None,
+        typer.Argument(metavar="[JSONL]...", help="Batches, one JSON object a line; by default stdin."),
     ] = None,
     store: Store = None,
     report: Annotated[
@@ -62,7 +63,8 @@ def serve(
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port to listen on.")] = 8000,
     token_file: Annotated[
-        Path | None, typer.Option("--token-file", metavar="FILE", help="Holds the bearer token that clients must bring.")
+        Path | None,
+        typer.Option("--token-file", metavar="FILE", help="Holds the bearer token that clients must bring."),
     ] = None,
     max_bytes: Annotated[int, typer.Option("--max-bytes", min=1, help="Size of a request body.")] = 1_000_000,
     max_batch: Annotated[int, typer.Option("--max-batch", min=1, help="Rows of a request.")] = 10_000,

@@ -1,7 +1,7 @@
 """`run_stream`: batches as JSON lines in, released scores as JSON lines out, in any number of runs over one store.
 
-    {"batch_id": "7", "scores": [0.2, 0.9], "groups": {"sex": ["f", "m"]}}    →   {"batch_id": "7", "scores": [0.25, 0.85]}
-    {"batch_id": "7", "labels": [0, 1]}                                       →   {"batch_id": "7", "labels": 2}
+    {"batch_id": "7", "scores": [0.2, 0.9], "groups": {"sex": ["f", "m"]}}  →  {"batch_id": "7", "scores": [0.5, 0.6]}
+    {"batch_id": "7", "labels": [0, 1]}                                     →  {"batch_id": "7", "labels": 2}
 
 A line is written after it is committed; a run that is cut short is simply repeated, for a batch id is applied once.
 """

@@ -30,8 +30,7 @@ ROWS = (
     {"solvers", "engines", "joint", "estimates", "decisions", "accuracy", "findings", "metrics", "onnx_export"},
     {"auditing", "monitoring", "subgroups", "enforcement", "layer", "deployment", "streaming", "state_store"},
     {"finetuning", "baselines", "comparison", "online_enforcer"},
-    {"reporting", "config", "run_folder", "predictions", "jobs"}
-    | {"service", "stream_job"},
+    {"reporting", "config", "run_folder", "predictions", "jobs"} | {"service", "stream_job"},
     {"cli", "stream_cli", "__main__"},
 )
 """A module imports only from the rows above its own; a folder's name stands for every file in it."""

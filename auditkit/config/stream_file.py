@@ -60,7 +60,9 @@ def load_stream_file(path: str | Path) -> StreamFile:
     """
     file = Path(path)
     if not file.is_file():
-        raise InputError(f"there is no stream file {str(file)!r}; it holds criteria, bounds, store, … (docs/streaming.md)")
+        raise InputError(
+            f"there is no stream file {str(file)!r}; it holds criteria, bounds, store, … (docs/streaming.md)"
+        )
     if file.stat().st_size > MAX_BYTES:
         raise InputError(f"{file.name} is larger than {MAX_BYTES} bytes; this is no stream file")
     try:

@@ -21,7 +21,6 @@ from auditkit.service.messages import (
     HealthAnswer,
     ObserveAnswer,
     ObserveBody,
-    Problem,
     StepAnswer,
     make_step_body,
 )
@@ -244,5 +243,3 @@ class _Service:
 def log(event: str, **fields: Any) -> None:
     """One line of JSON about the service; never about a row, a group or an id."""
     logger.info(json.dumps({"event": event, **fields}, ensure_ascii=False))
-
-

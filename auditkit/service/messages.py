@@ -14,7 +14,7 @@ LARGEST = 1e12
 """Numbers beyond it are taken for mistakes."""
 
 Score = Annotated[float, Strict(), Field(ge=-LARGEST, le=LARGEST, description="What the model said.")]
-Whole = Annotated[int, Strict(), Field(ge=-(2**53), le=2**53)]
+Whole = Annotated[int, Strict(), Field(ge=-int(LARGEST), le=int(LARGEST))]
 Real = Annotated[float, Strict(), Field(ge=-LARGEST, le=LARGEST)]
 Text = Annotated[str, Strict(), Field(max_length=200)]
 Value = Text | Annotated[bool, Strict()] | Whole | Real | None
@@ -76,9 +76,7 @@ def make_step_body(columns: Sequence[str], max_batch: int) -> type[pydantic.Base
     Returns:
         A model with ``batch_id`` and ``rows``, each with ``score`` and ``groups``.
     """
-    fields: dict[str, Any] = {
-        f"value_{position}": (Value, Field(alias=name)) for position, name in enumerate(columns)
-    }
+    fields: dict[str, Any] = {f"value_{position}": (Value, Field(alias=name)) for position, name in enumerate(columns)}
     groups = pydantic.create_model("Groups", __base__=Message, __doc__="One value per attribute.", **fields)
     row = pydantic.create_model("Row", __base__=Message, __doc__="One score.", score=(Score, ...), groups=(groups, ...))
     rows: Any = Annotated[list[row], Field(min_length=1, max_length=max_batch)]  # type: ignore[valid-type]

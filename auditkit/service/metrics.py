@@ -1,4 +1,4 @@
-"""What the service counts, in the text format of Prometheus; figures about requests and groups' gaps, never about people."""
+"""What the service counts, for Prometheus: requests and gaps of groups, never people."""
 
 from __future__ import annotations
 
@@ -19,8 +19,12 @@ class ServiceMetrics:
         self.content_type = str(client.CONTENT_TYPE_LATEST)
         self.registry = client.CollectorRegistry()
         options = {"registry": self.registry}
-        self.requests = client.Counter("auditkit_requests", "Requests by path and status.", ["path", "status"], **options)
-        self.rejects = client.Counter("auditkit_rejects", "Requests that were refused, by reason.", ["reason"], **options)
+        self.requests = client.Counter(
+            "auditkit_requests", "Requests by path and status.", ["path", "status"], **options
+        )
+        self.rejects = client.Counter(
+            "auditkit_rejects", "Requests that were refused, by reason.", ["reason"], **options
+        )
         self.rows = client.Counter("auditkit_rows", "Rows released.", **options)
         self.replays = client.Counter("auditkit_replays", "Requests answered from the ledger.", **options)
         self.seconds = client.Histogram(

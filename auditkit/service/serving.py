@@ -14,6 +14,9 @@ from auditkit.service.application import ServiceConfig, make_app
 DRAIN_SECONDS = 10
 """How long requests that are under way may take after the signal to stop."""
 
+SWITCH_SECONDS = 0.0005
+"""How long the thread that commits may keep the interpreter from the one that talks to clients."""
+
 
 def run_server(stream: OnlineEnforcer, config: ServiceConfig, *, host: str, port: int) -> None:
     """Serve until SIGTERM or SIGINT; requests that were accepted are finished first.
@@ -37,6 +40,7 @@ def run_server(stream: OnlineEnforcer, config: ServiceConfig, *, host: str, port
         server_header=False,
     )  # fmt: skip
     server = uvicorn.Server(settings)
+    sys.setswitchinterval(SWITCH_SECONDS)
     try:
         server.run()
     except SystemExit as stop:

@@ -1,4 +1,4 @@
-"""What a store does: one transaction at a time reads the state, applies batches once each, and commits everything or nothing."""
+"""What a store does: a transaction reads the state, applies batches once each, and commits all or nothing."""
 
 from __future__ import annotations
 
@@ -88,9 +88,7 @@ class Transaction(ABC):
         """The earlier request under this id."""
 
     @abstractmethod
-    def append(
-        self, kind: Kind, batch_id: str, *, payload: str, answer: str, entry: Any, state: StreamState
-    ) -> None:
+    def append(self, kind: Kind, batch_id: str, *, payload: str, answer: str, entry: Any, state: StreamState) -> None:
         """Add an entry to the ledger, and the state that it leads to."""
 
     @abstractmethod

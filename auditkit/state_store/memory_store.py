@@ -38,9 +38,7 @@ class MemoryStore(StateStore, Transaction):
         """The earlier request under this id, unless it is long ago."""
         return self._answers.get((kind, batch_id))
 
-    def append(
-        self, kind: Kind, batch_id: str, *, payload: str, answer: str, entry: Any, state: StreamState
-    ) -> None:
+    def append(self, kind: Kind, batch_id: str, *, payload: str, answer: str, entry: Any, state: StreamState) -> None:
         """Remember the answer and the state."""
         del entry
         self._answers[kind, batch_id] = Answered(payload, answer)

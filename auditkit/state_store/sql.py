@@ -57,9 +57,7 @@ class SqlTransaction(Transaction):
         rows = self.execute(FIND, {"kind": kind, "batch_id": batch_id})
         return Answered(*rows[0]) if rows else None
 
-    def append(
-        self, kind: Kind, batch_id: str, *, payload: str, answer: str, entry: Any, state: StreamState
-    ) -> None:
+    def append(self, kind: Kind, batch_id: str, *, payload: str, answer: str, entry: Any, state: StreamState) -> None:
         """Add an entry to the ledger, and the state that it leads to."""
         line = following_entry(self.head, kind, batch_id, payload, answer, entry)
         self.execute(APPEND, vars(line))

@@ -54,7 +54,9 @@ class SqlStore(StateStore):
                          "state": json.dumps(StreamState().to_dict()), **vars(Head())}  # fmt: skip
                 execute(sql.BEGIN_STREAM, begin)
             elif found[0][0] != sql.STORE_SCHEMA:
-                raise StoreError(f"store {self.place} is of schema {found[0][0]!r}; this version needs {sql.STORE_SCHEMA!r}")
+                raise StoreError(
+                    f"store {self.place} is of schema {found[0][0]!r}; this version needs {sql.STORE_SCHEMA!r}"
+                )
             else:
                 check_same_config(found[0][1], config, self.place)
 

@@ -65,7 +65,9 @@ class SqliteStore(StateStore):
                          "state": json.dumps(StreamState().to_dict()), **vars(Head())}  # fmt: skip
                 self.execute(sql.BEGIN_STREAM, begin)
             elif found[0][0] != sql.STORE_SCHEMA:
-                raise StoreError(f"store {self.path} is of schema {found[0][0]!r}; this version needs {sql.STORE_SCHEMA!r}")
+                raise StoreError(
+                    f"store {self.path} is of schema {found[0][0]!r}; this version needs {sql.STORE_SCHEMA!r}"
+                )
             else:
                 check_same_config(found[0][1], config, str(self.path))
 

@@ -95,11 +95,15 @@ class _Ledger:
             self.rows, self.batches = self.rows + content["rows"], self.batches + 1
             for key, rows, released in content["cells"]:
                 sums = CellSums(rows=float(rows), released=released)
-                self.released[tuple(key)] = self.released[tuple(key)].plus(sums) if tuple(key) in self.released else sums
+                self.released[tuple(key)] = (
+                    self.released[tuple(key)].plus(sums) if tuple(key) in self.released else sums
+                )
         else:
             for key, rows, released, label in content["cells"]:
                 late = LabelSums(rows=float(rows), released=released, label=label)
-                self.labelled[tuple(key)] = self.labelled[tuple(key)].plus(late) if tuple(key) in self.labelled else late
+                self.labelled[tuple(key)] = (
+                    self.labelled[tuple(key)].plus(late) if tuple(key) in self.labelled else late
+                )
 
     def _complaint(self, entry: LedgerEntry) -> str:
         if entry.sequence != self.sequence + 1:

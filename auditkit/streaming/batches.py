@@ -20,6 +20,9 @@ from auditkit.streaming.state import Key
 _FEW_ROWS = 32
 """Up to this many rows a dictionary finds the cells faster than sorting."""
 
+LARGEST_SCORE = 1e100
+"""Beyond it the squares of scores would not be finite."""
+
 GroupsLike = Groups | Mapping[str, Any]
 
 
@@ -74,22 +77,31 @@ def make_batch(scores: VectorLike, groups: GroupsLike, columns: Sequence[str]) -
         SchemaError: A column is missing.
     """
     if isinstance(groups, Groups):
-        return _from_groups(check_vector("scores", scores, n_rows=groups.n_rows), groups, columns)
+        return _from_groups(_check_scores(scores, n_rows=groups.n_rows), groups, columns)
     lists = [_column(groups, name) for name in columns]
     values = scores if isinstance(scores, np.ndarray) else np.asarray(scores, dtype=object if scores is None else None)
-    if values.ndim != 1 or values.dtype != np.float64 or not np.isfinite(values).all():
-        values = check_vector("scores", scores)
+    if values.ndim != 1 or values.dtype != np.float64 or not len(values) or not np.abs(values).max() <= LARGEST_SCORE:
+        values = _check_scores(scores)
     for name, column in zip(columns, lists, strict=True):
         if len(column) != len(values):
             raise InputError(f"groups[{name!r}] must have {len(values)} values, one per score; got {len(column)}")
     if not len(values):
         raise InputError("scores is empty; a batch needs at least one row")
     if len(values) == 1:
-        return StreamBatch(values, (tuple(_plain(name, column[0]) for name, column in zip(columns, lists, strict=True)),), None)
+        return StreamBatch(
+            values, (tuple(_plain(name, column[0]) for name, column in zip(columns, lists, strict=True)),), None
+        )
     if len(values) <= _FEW_ROWS:
         return _from_few(values, lists, columns)
     plain = {name: object_array(column) for name, column in zip(columns, lists, strict=True)}  # 1 and "1" stay apart
     return _from_groups(values, Groups(plain), columns)
+
+
+def _check_scores(scores: VectorLike, *, n_rows: int | None = None) -> FloatArray:
+    values = check_vector("scores", scores, n_rows=n_rows)
+    if len(values) and np.abs(values).max() > LARGEST_SCORE:
+        raise InputError(f"scores must lie within ±{LARGEST_SCORE:g}; got {values[np.abs(values).argmax()]:g}")
+    return values
 
 
 def _column(groups: Mapping[str, Any], name: str) -> Any:
@@ -118,9 +130,7 @@ def _from_groups(values: FloatArray, groups: Groups, columns: Sequence[str]) -> 
     index, table = cells.index, cells.table
     order = np.argsort(index, kind="stable")
     rows = np.split(order, np.cumsum(np.bincount(index, minlength=table.n_cells))[:-1])
-    keys = [
-        tuple(_plain(name, table.value(cell, name)) for name in columns) for cell in range(table.n_cells)
-    ]
+    keys = [tuple(_plain(name, table.value(cell, name)) for name in columns) for cell in range(table.n_cells)]
     first = sorted(range(len(keys)), key=lambda cell: int(rows[cell][0]))
     return StreamBatch(values, tuple(keys[cell] for cell in first), tuple(rows[cell] for cell in first))
 

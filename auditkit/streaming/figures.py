@@ -2,8 +2,8 @@
 
 Three kinds of figures, none in place of another:
 
-- the *pooled gap* over all rows released so far (over all labelled rows where a criterion needs labels), which an auditor
-  would measure; with its a-posteriori bound |gap| ≤ ε + |T(α − A/N)|, an identity proved in `pooled`;
+- the *pooled gap* over all rows released so far (over all labelled rows where a criterion needs labels), which an
+  auditor would measure; with its a-posteriori bound |gap| ≤ ε + |T(α − A/N)|, an identity proved in `pooled`;
 - the *weighted-average violation* Σ b_t (gap_t − ε) / Σ b_t of the batches by themselves, which the paper's theorem is
   about; for the scalar rule with its bound λ_{T+1}/(η_T Σ b_t);
 - an *interval for the gap in the population*: a confidence sequence for the average over the rows so far of what each
@@ -151,7 +151,7 @@ def _gaps(layout: Layout, total: Table, recent: Table, plan: Plan | None, config
         return []
     now, late = pooled_gaps(layout, total), pooled_gaps(layout, recent)
     rows = np.array([total[key].rows for key in layout.keys])
-    events = layout.contrasts.cell_event @ rows
+    events = layout.contrasts.cell_event.astype(np.float64) @ rows
     smallest = layout.contrasts.contrast_min(events)
     count = layout.contrasts.contrast_sum(events)
     variance = _variance(layout, total)
@@ -216,7 +216,7 @@ def _bounds(layout: Layout, recent: Table, plan: Plan, config: StreamConfig) -> 
             planned += plan.slope.get(cell, 0.0) * (sums.raw / sums.rows - plan.centre.get(cell, 0.0))
         rows.append(sums.rows)
         differences.append(planned * sums.rows - sums.correction)
-    events = layout.contrasts.cell_event @ np.array(rows)
+    events = layout.contrasts.cell_event.astype(np.float64) @ np.array(rows)
     least = config.min_labels if any(c.needs_labels for c in layout.contrasts.criteria) else 0
     enforced = layout.contrasts.contrast_min(events) >= least
     off = layout.contrast(layout.event_means(rows, differences))
@@ -239,6 +239,7 @@ def _alarms(state: StreamState, config: StreamConfig, gaps: list[StreamGap]) -> 
             found.append(Alarm("pooled", gap.criterion, f"the pooled gap of {gap.name} is {gap.gap:.4g} after "
                                f"{gap.rows} rows, outside ±{allowed:.4g}"))  # fmt: skip
         if gap.interval is not None and max(gap.interval[0], -gap.interval[1]) > gap.tolerance:
+            low, high = gap.interval
             found.append(Alarm("population", gap.criterion, f"the gap of {gap.name} in the population lies in "
-                               f"[{gap.interval[0]:.4g}, {gap.interval[1]:.4g}], outside ±{gap.tolerance:.4g}"))  # fmt: skip
+                               f"[{low:.4g}, {high:.4g}], outside ±{gap.tolerance:.4g}"))  # fmt: skip
     return found

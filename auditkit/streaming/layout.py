@@ -65,8 +65,7 @@ class Layout:
     def contrast(self, event_values: Sequence[float]) -> list[float]:
         """value[plus] − value[minus] of every contrast."""
         return [
-            event_values[a] - (event_values[b] if b >= 0 else 0.0)
-            for a, b in zip(self.plus, self.minus, strict=True)
+            event_values[a] - (event_values[b] if b >= 0 else 0.0) for a, b in zip(self.plus, self.minus, strict=True)
         ]
 
 

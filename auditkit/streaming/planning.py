@@ -4,8 +4,8 @@
 
 N_c counts the rows of cell c, m̄_c is the mean of their responses y − a (of z itself where nothing is clipped), z̄_c and
 S_c the mean and the sum of squares of z about it. T takes contrasts of the means of events, M carries a correction into
-the mean of an event, τ holds the contrasts of the labels for EER. The slopes β exist only where a criterion is given the
-label: no shift alone can bring two labels of a group together, and the label is unknown when a score is released.
+the mean of an event, τ holds the contrasts of the labels for EER. The slopes β exist only where a criterion is given
+the label: no shift alone can bring two labels of a group together, and the label is unknown when a score is released.
 
 This is the projection of `auditkit.project`, collapsed to the cells (docs/projection.md), on all rows at once. For one
 criterion over single cells it is solved by a sort, otherwise by the active-set solver on as many variables as cells.
@@ -101,7 +101,7 @@ def clamp_range(values: list[float], weights: list[float], tolerance: float) -> 
 
         argmin Σ W δ²   subject to   max(u + δ) − min(u + δ) ≤ ε
 
-    The values are clamped to [t, t + ε], where t balances what rises against what falls: Σ W (t − u)₊ = Σ W (u − ε − t)₊.
+    The values are clamped to [t, t + ε], where t balances what rises and what falls: Σ W (t − u)₊ = Σ W (u − ε − t)₊.
 
     Args:
         values: u, shape (g,).
@@ -134,7 +134,9 @@ def clamp_range(values: list[float], weights: list[float], tolerance: float) -> 
         elif f > lower:
             mass, level = mass + w, level + w * f
     bottom = level / mass
-    return [bottom - u if u < bottom else (bottom - f if f > bottom else 0.0) for u, f in zip(values, falls, strict=True)]
+    return [
+        bottom - u if u < bottom else (bottom - f if f > bottom else 0.0) for u, f in zip(values, falls, strict=True)
+    ]
 
 
 def _solve_plan(
@@ -226,7 +228,7 @@ def _label_block(
     if config.by_label:
         means = np.array([value.raw for value in sums]) / rows
         carry[np.arange(len(sums)), len(keys) + cell] = means - raw[cell]
-    events = layout.contrasts.cell_event @ rows
+    events = layout.contrasts.cell_event.astype(np.float64) @ rows
     enough = layout.contrasts.contrast_min(events) >= config.min_labels
     matrix = layout.matrix(rows)[enough]
     target = np.where(layout.residual[enough], matrix @ label, 0.0)

@@ -4,11 +4,11 @@
 
 α and β are the plan (`planning`): what the projection of all rows so far would do, had it known them. N_c⁻ and A_c are
 the rows of the cell before this batch and the sum of the corrections they were given, b_c its rows in the batch. The
-bracket is the debt: what those rows would have to be given for the plan to hold on them. Repaying it over the next N_c/κ
-rows keeps corrections nearly constant, which is cheapest, while the pooled gap keeps to the plan.
+bracket is the debt: what those rows would have to be given for the plan to hold on them. Repaying it over the next
+N_c/κ rows keeps corrections nearly constant, which is cheapest, while the pooled gap keeps to the plan.
 
-What is guaranteed, for any rows in any order. Let u_c = α_c be today's plan and A_c the corrections given, both over the
-rows so far (over the labelled rows for a criterion that needs labels). The pooled released mean of a cell is
+What is guaranteed, for any rows in any order. Let u_c = α_c be today's plan and A_c the corrections given, both over
+the rows so far (over the labelled rows for a criterion that needs labels). The pooled released mean of a cell is
 (response_c + A_c)/N_c by definition of the response, the planned one (response_c)/N_c + α_c lies within ε, so
 
     | pooled gap_k |  ≤  ε_k + relaxation + | T_k (α − A/N) |
@@ -31,7 +31,6 @@ from auditkit.streaming.batches import StreamBatch
 from auditkit.streaming.layout import pooled_gaps, released_layout, worst_violation
 from auditkit.streaming.planning import Plan, make_plan, pull_back
 from auditkit.streaming.state import Bounds, CellSums, Key, LabelSums, StreamConfig, StreamState
-
 
 AIM = 0.85
 """Share of the band that a pooled gap is pulled back to, since other cells move before this one comes again."""
@@ -95,9 +94,7 @@ def step_pooled(state: StreamState, batch: StreamBatch, config: StreamConfig) ->
     return advance(state, past, batch, given, config, plan.relaxation), Release(scores, corrections, entry)
 
 
-def _apply(
-    batch: StreamBatch, moves: list[Move], bounds: Bounds
-) -> tuple[FloatArray, FloatArray, dict[Key, CellSums]]:
+def _apply(batch: StreamBatch, moves: list[Move], bounds: Bounds) -> tuple[FloatArray, FloatArray, dict[Key, CellSums]]:
     """Released scores, corrections, and their sums by cell."""
     scores, corrections = np.empty(batch.n_rows), np.empty(batch.n_rows)
     given: dict[Key, CellSums] = {}
@@ -173,10 +170,10 @@ def clip(values: FloatArray, bounds: Bounds) -> FloatArray:
 def sum_cell(z: FloatArray, a: float | FloatArray, y: FloatArray) -> CellSums:
     """The sums of released rows of one cell."""
     if len(z) == 1:
-        score, given, released = float(z[0]), float(a if isinstance(a, float) else a[0]), float(y[0])
+        score, given, released = float(z[0]), float(a[0] if isinstance(a, np.ndarray) else a), float(y[0])
         return CellSums(1.0, score, score * score, released - given, given, released, released * released)
     count = float(len(z))
-    given = count * a if isinstance(a, float) else float(a.sum())
+    given = float(a.sum()) if isinstance(a, np.ndarray) else count * a
     released = float(y.sum())
     return CellSums(count, float(z.sum()), float(z @ z), released - given, given, released, float(y @ y))
 

@@ -4,11 +4,11 @@
     λ_{t+1} = max(0, λ_t + η_t b_t (gap_t − ε)),   η_t = η₀/√t
 
 A batch of b_τ rows or more is projected by the hard layer instead and leaves λ alone. The penalty is solved through the
-projection: with P(g) the squared distance to the scores whose gaps are at most g, the minimiser is the projection at the
-g where −P′(g) = λ b, and P′(g) is minus twice the sum of the absolute multipliers of that projection. That sum falls
+projection: with P(g) the squared distance to the scores whose gaps are at most g, the minimiser is the projection at
+the g where −P′(g) = λ b, and P′(g) is minus twice the sum of its absolute multipliers. That sum falls
 with g, piecewise linearly, so the root is bracketed and found to the last digits; no solver is set up.
 
-What is guaranteed: λ_{t+1} − λ_t ≥ η_t b_t (gap_t − ε) for every t. Divided by η_t and summed, since η_t falls and λ ≥ 0,
+What is guaranteed: λ_{t+1} − λ_t ≥ η_t b_t (gap_t − ε) for every t. Divided by η_t and summed, since η_t falls, λ ≥ 0:
 
     Σ b_t (gap_t − ε) / Σ b_t  ≤  λ_{T+1} / (η_T Σ b_t)
 
@@ -54,10 +54,7 @@ def step_scalar(
     """
     hard = config.hard_rows is not None and batch.n_rows >= config.hard_rows
     problem = _BatchProblem(batch, config, labels)
-    if hard:
-        scores = problem.hard_scores()
-    else:
-        scores = problem.penalised_scores(state.dual * batch.n_rows)
+    scores = problem.hard_scores() if hard else problem.penalised_scores(state.dual * batch.n_rows)
     given: dict[Key, CellSums] = {}
     for position, key in enumerate(batch.keys):
         rows: Any = slice(None) if batch.members is None else batch.members[position]
@@ -132,7 +129,7 @@ class _BatchProblem:
         return solve(ensure_feasible(self.problem)).scores.numpy()
 
     def penalised_scores(self, penalty: float) -> FloatArray:
-        """argmin ‖y − z‖² + penalty · max_k |gap_k| within the bounds."""
+        """Argmin ‖y − z‖² + penalty · max_k |gap_k| within the bounds."""
         unmoved = clip(self.batch.scores, self.config.bounds)
         if self.problem is None or penalty <= 0:
             return unmoved
@@ -143,7 +140,7 @@ class _BatchProblem:
 
     def _at(self, gap: float) -> tuple[FloatArray, float] | None:
         """The projection onto gaps of at most ``gap``, and the sum of its absolute multipliers; None if infeasible."""
-        from auditkit.errors import InfeasibleError
+        from auditkit.errors import InfeasibleError, SolverError
         from auditkit.solvers import solve
         from auditkit.solvers.feasibility import ensure_feasible
 
@@ -153,7 +150,10 @@ class _BatchProblem:
             problem = ensure_feasible(replace(self.problem, system=replace(system, contrasts=flat, layouts={})))
         except InfeasibleError:
             return None
-        solution = solve(problem)
+        try:
+            solution = solve(problem)
+        except SolverError:  # next to a gap of zero the bounds leave multipliers that Newton's method cannot tell apart
+            solution = solve(problem, solver="cvxpy")
         return solution.scores.numpy(), float(np.abs(solution.duals).sum())
 
     def _descend(self, push: float, largest: float) -> FloatArray:

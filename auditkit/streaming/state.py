@@ -237,9 +237,7 @@ class StreamState:
         tables: dict[str, Any] = {}
         for name, kind in _TABLES.items():
             rows = content[name]
-            tables[name] = (
-                tables[_STEERING[name]] if rows is None else {tuple(key): kind(*sums) for key, sums in rows}
-            )
+            tables[name] = tables[_STEERING[name]] if rows is None else {tuple(key): kind(*sums) for key, sums in rows}
         return cls(**{name: content[name] for name in _NUMBERS}, **tables)
 
 

@@ -18,7 +18,6 @@ from auditkit.streaming.layout import labelled_layout, pooled_gaps, worst_violat
 from auditkit.streaming.pooled import Release, step_pooled
 from auditkit.streaming.state import Key, LabelSums, StreamConfig, StreamState
 
-
 MAX_CELLS = 200
 """Combinations of group values that a stream keeps."""
 
@@ -52,8 +51,8 @@ class PendingRows:
     def from_json(cls, text: str) -> PendingRows:
         """The rows that `to_json` wrote."""
         keys, index, scores, corrections, released, position = json.loads(text)
-        numbers = (np.array(column, dtype=np.float64) for column in (scores, corrections, released))
-        return cls(tuple(map(tuple, keys)), np.array(index, dtype=np.int64), *numbers, position)
+        z, a, y = (np.array(column, dtype=np.float64) for column in (scores, corrections, released))
+        return cls(tuple(map(tuple, keys)), np.array(index, dtype=np.int64), z, a, y, position)
 
 
 def step(
