@@ -234,20 +234,32 @@ class OnlineEnforcer:
         late = None if labels is None else check_labels(labels, batch.n_rows)
         return StepRequest(batch, _new_id() if batch_id is None else _check_id(batch_id), late)
 
-    def apply(self, requests: Sequence[Request]) -> list[StepResult | ObserveResult | AuditkitError]:
+    def apply(
+        self, requests: Sequence[Request], *, stop: bool = False
+    ) -> list[StepResult | ObserveResult | AuditkitError]:
         """Apply many requests in one transaction, in order: one commit pays for all of them.
 
         Args:
             requests: What `make_step` made, and labels.
+            stop: Whether to leave out what comes after a request that is refused.
 
         Returns:
             One result per request; an error in place of the result of a request that was refused, which changed
-            nothing.
+            nothing. With ``stop`` such an error is the last.
 
         Raises:
             StoreError: The store cannot be written; nothing was applied.
         """
-        return self.store.transact(lambda transaction: [self._try(transaction, request) for request in requests])
+
+        def work(transaction: Transaction) -> list[StepResult | ObserveResult | AuditkitError]:
+            results: list[StepResult | ObserveResult | AuditkitError] = []
+            for request in requests:
+                results.append(self._try(transaction, request))
+                if stop and isinstance(results[-1], AuditkitError):
+                    break
+            return results
+
+        return self.store.transact(work)
 
     def _try(self, transaction: Transaction, request: Request) -> StepResult | ObserveResult | AuditkitError:
         try:

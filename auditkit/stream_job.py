@@ -41,7 +41,7 @@ def run_stream(stream: OnlineEnforcer, lines: Iterable[str], output: IO[str], *,
     """
     answered = 0
     for numbers, requests, complaint in _grouped(stream, lines, name, group):
-        for number, result in zip(numbers, stream.apply(requests) if requests else [], strict=True):
+        for number, result in zip(numbers, stream.apply(requests, stop=True) if requests else [], strict=False):
             if isinstance(result, AuditkitError):
                 output.flush()
                 raise InputError(f"{name}, line {number}: {result}") from result

@@ -61,9 +61,11 @@ def assert_verified(place: str | Path) -> None:
     assert [check for check in verify_ledger(place) if not check.passed] == []
 
 
-def work_until_killed(place: Path, first: int) -> None:
+def work_until_killed(place: Path, first: int, ready: int | None = None) -> None:
     """A process of its own: one batch after the other, from the first that is not known to be done."""
     stream = open_stream(place)
+    if ready is not None:
+        os.write(ready, b".")
     for number in range(first, BATCHES):
         apply_batch(stream, number)
     stream.close()
@@ -78,16 +80,24 @@ def last_step(place: Path) -> int:
 
 
 def kill_at_random(place: Path, first: int, rng: np.random.Generator) -> bool:
-    """Run the work in a child and kill it at a random moment; whether it was killed before it was done."""
+    """Run the work in a child and kill it at a random moment; whether it was killed before it was done.
+
+    Mostly while it applies batches, sometimes while it opens the store.
+    """
+    reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            work_until_killed(place, first)
+            work_until_killed(place, first, writing)
         finally:
             os._exit(0)
-    time.sleep(float(rng.uniform(0.001, 0.03)))
+    os.close(writing)
+    if rng.random() < 0.9:
+        os.read(reading, 1)
+    time.sleep(float(rng.uniform(0.0, 0.03)))
     os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
+    os.close(reading)
     return os.WIFSIGNALED(status)
 
 
