@@ -12,7 +12,7 @@ JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 INPUTS := pyproject.toml constraints.txt
-TEST_EXTRAS := dev,vision,onnx,skops,excel,boosting
+TEST_EXTRAS := dev,vision,onnx,skops,excel,serve,postgres,boosting
 ALL_EXTRAS := $(TEST_EXTRAS),spark
 BENCH_EXTRAS := $(TEST_EXTRAS),bench
 

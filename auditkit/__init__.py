@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from auditkit.affine_criteria import AffineCriterion
     from auditkit.auditing import AuditResult, audit, evaluate_moments
-    from auditkit.baselines import Sample
     from auditkit.comparison import CompareConfig, Comparison, compare
     from auditkit.config import AuditFile, load_config, make_config, sample_config
     from auditkit.criteria import (
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from auditkit.models import load_model
     from auditkit.moments import Moments
     from auditkit.observations import take_moments
+    from auditkit.online_enforcer import OnlineEnforcer
 
 _HOMES = {
     "AffineCriterion": "affine_criteria",
@@ -51,7 +51,7 @@ _HOMES = {
     "FairnessLayer": "layer",
     "Groups": "groups",
     "Moments": "moments",
-    "Sample": "baselines",
+    "OnlineEnforcer": "online_enforcer",
     "TuneConfig": "finetuning",
     "audit": "auditing",
     "calibrate": "deployment",
@@ -94,7 +94,7 @@ __all__ = [
     "FairnessLayer",
     "Groups",
     "Moments",
-    "Sample",
+    "OnlineEnforcer",
     "TuneConfig",
     "audit",
     "calibrate",

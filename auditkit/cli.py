@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from auditkit import stream_cli
 from auditkit.errors import AuditkitError, InputError
 
 if TYPE_CHECKING:
@@ -259,9 +260,18 @@ def report(folder: RunPath) -> int:
     return PASSED
 
 
+app.command()(stream_cli.stream)
+app.command()(stream_cli.serve)
+
+
 @app.command()
-def verify(folder: RunPath) -> int:
-    """Recompute a run's findings from its stored sums and compare every file with its hash; exit 1 on a difference."""
+def verify(
+    place: Annotated[str, typer.Argument(metavar="DIR|STORE", help="The folder of a run, or the store of a stream.")],
+) -> int:
+    """Recompute a run's findings, or a stream's pooled gaps, and check every hash; exit 1 on a difference."""
+    folder = Path(place)
+    if "://" in place or folder.is_file():
+        return stream_cli.verify_store(place)
     from auditkit.reporting import verify_run
     from auditkit.reporting.console import print_checks
 

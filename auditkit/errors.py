@@ -8,6 +8,7 @@ AuditkitError
 ├── InsufficientDataError  the data cannot support the guarantee that was asked for
 ├── ModelChangedError      a frozen model is not what it was when it was loaded
 ├── SolverError            a solver stopped without reaching its accuracy
+├── StoreError             the durable store of a stream cannot be read or written; nothing was released
 └── MissingExtraError      an optional package is not installed (also an ImportError)
 """
 
@@ -22,6 +23,7 @@ __all__ = [
     "ModelChangedError",
     "SchemaError",
     "SolverError",
+    "StoreError",
     "UntrustedFileError",
 ]
 
@@ -76,6 +78,10 @@ class SolverError(AuditkitError):
 
 class ModelChangedError(AuditkitError):
     """A parameter or buffer of a frozen model has changed since it was loaded."""
+
+
+class StoreError(AuditkitError):
+    """The store of a stream cannot be read or written; nothing of the request was applied, and it may be repeated."""
 
 
 class MissingExtraError(AuditkitError, ImportError):

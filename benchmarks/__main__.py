@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks import audit, projection
+from benchmarks import audit, projection, streaming
 
 if __name__ == "__main__":
     projection.main()
     audit.main()
+    streaming.main()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import auditkit as ak
-from auditkit.baselines import METHODS
+from auditkit.baselines import METHODS, Sample
 from auditkit.comparison import SCHEMA
 from auditkit.config.audit_file import METHODS as CONFIG_METHODS
 from auditkit.errors import InputError
@@ -16,7 +16,7 @@ CONFIG = ak.CompareConfig(tune=ak.TuneConfig(epochs=40, learning_rate=0.05))
 
 
 @pytest.fixture(scope="module")
-def dataset() -> ak.Sample:
+def dataset() -> Sample:
     rng = np.random.default_rng(1)
     sex = rng.choice(["f", "m"], 3000)
     labels = (rng.random(3000) < 0.35 + 0.2 * (sex == "m")).astype(float)
@@ -24,11 +24,11 @@ def dataset() -> ak.Sample:
     features[:, 0] += 1.2 * labels
     features[:, 1] += 1.2 * (sex == "m")
     scores = 1 / (1 + np.exp(0.6 - 1.2 * features[:, 0] - 0.6 * features[:, 1]))
-    return ak.Sample(scores, labels, ak.Groups({"sex": sex}), features)
+    return Sample(scores, labels, ak.Groups({"sex": sex}), features)
 
 
 @pytest.fixture(scope="module")
-def comparison(dataset: ak.Sample) -> ak.Comparison:
+def comparison(dataset: Sample) -> ak.Comparison:
     audited = [*ENFORCED, ak.equalized_odds("sex", tolerance=0.05)]
     return ak.compare(dataset, ENFORCED, methods=list(METHODS), audited=audited, config=CONFIG)
 
@@ -55,7 +55,7 @@ def test_the_reference_differs_from_itself_by_nothing(comparison: ak.Comparison)
         assert (estimate["value"], estimate["low"], estimate["high"]) == (0, 0, 0)
 
 
-def test_threshold_optimizer_equals_fairlearn_called_directly(dataset: ak.Sample, comparison: ak.Comparison) -> None:
+def test_threshold_optimizer_equals_fairlearn_called_directly(dataset: Sample, comparison: ak.Comparison) -> None:
     from fairlearn.postprocessing import ThresholdOptimizer
     from sklearn.linear_model import LogisticRegression
 
@@ -77,11 +77,11 @@ def test_threshold_optimizer_equals_fairlearn_called_directly(dataset: ak.Sample
     assert method(comparison, "threshold_optimizer")["utility"]["auc"] is None
 
 
-def test_groups_that_fairlearn_cannot_fit_share_their_thresholds(dataset: ak.Sample) -> None:
+def test_groups_that_fairlearn_cannot_fit_share_their_thresholds(dataset: Sample) -> None:
     sex = dataset.groups.values("sex").copy()
     sex[:40] = "x"
     labels = np.where(np.arange(dataset.n_rows) < 40, 1.0, dataset.labels)
-    odd = ak.Sample(dataset.scores, labels, ak.Groups({"sex": sex}), dataset.features)
+    odd = Sample(dataset.scores, labels, ak.Groups({"sex": sex}), dataset.features)
     runs = ak.compare(odd, ENFORCED, methods=["threshold_optimizer"], config=CONFIG).runs
     assert [run.error for run in runs] == ["", ""]
 
@@ -93,7 +93,7 @@ def test_needs_are_stated(comparison: ak.Comparison) -> None:
     assert needs["calibrated"] == (True, False)
 
 
-def test_the_result_is_json_and_the_same_twice(dataset: ak.Sample) -> None:
+def test_the_result_is_json_and_the_same_twice(dataset: Sample) -> None:
     quick = ak.CompareConfig(tune=ak.TuneConfig(epochs=5))
     texts = [
         json.dumps(ak.compare(dataset, ENFORCED, methods=["layer", "penalty"], config=quick).to_dict(), allow_nan=False)
@@ -103,7 +103,7 @@ def test_the_result_is_json_and_the_same_twice(dataset: ak.Sample) -> None:
     assert json.loads(texts[0])["schema"] == SCHEMA
 
 
-def test_seeds_are_pooled(dataset: ak.Sample) -> None:
+def test_seeds_are_pooled(dataset: Sample) -> None:
     pooled = ak.compare(dataset, ENFORCED, methods=["projection"], seeds=[0, 1, 2], config=CONFIG)
     single = [ak.compare(dataset, ENFORCED, methods=["projection"], seeds=[s], config=CONFIG) for s in (0, 1, 2)]
     values = [method(one, "projection")["utility"]["auc"]["value"] for one in single]
@@ -112,20 +112,20 @@ def test_seeds_are_pooled(dataset: ak.Sample) -> None:
     assert pooled.to_dict()["seeds"] == [0, 1, 2]
 
 
-def test_methods_that_need_features_say_so_and_the_others_run(dataset: ak.Sample) -> None:
-    bare = ak.Sample(dataset.scores, dataset.labels, dataset.groups)
+def test_methods_that_need_features_say_so_and_the_others_run(dataset: Sample) -> None:
+    bare = Sample(dataset.scores, dataset.labels, dataset.groups)
     runs = {run.method: run for run in ak.compare(bare, ENFORCED, methods=["layer", "projection"], config=CONFIG).runs}
     assert "a head needs frozen features" in runs["layer"].error
     assert runs["projection"].error == ""
 
 
-def test_wrong_requests_are_refused(dataset: ak.Sample) -> None:
+def test_wrong_requests_are_refused(dataset: Sample) -> None:
     with pytest.raises(InputError, match="methods must be among 'unconstrained', .*; got 'magic'"):
         ak.compare(dataset, ENFORCED, methods=["magic"])
     with pytest.raises(InputError, match="score_space must be 'probability' in a comparison.*got 'logit'"):
         ak.CompareConfig(tune=ak.TuneConfig(score_space="logit"))
     with pytest.raises(InputError, match="labels must be binary"):
-        ak.compare(ak.Sample(dataset.scores, dataset.labels + 1, dataset.groups), ENFORCED)
+        ak.compare(Sample(dataset.scores, dataset.labels + 1, dataset.groups), ENFORCED)
 
 
 def test_the_audit_file_knows_every_method() -> None:

@@ -1,0 +1,96 @@
+"""Group commit: the requests that arrive while one transaction is written share the next one.
+
+One thread owns the store. The slower the disk, the more requests each commit pays for, so durable single-row requests
+cost a share of a sync each instead of a sync.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from auditkit.errors import AuditkitError, StoreError
+from auditkit.online_enforcer import ObserveResult, OnlineEnforcer, Request, StepResult
+
+T = TypeVar("T")
+
+MAX_GROUP = 512
+"""Requests that share a commit at most, so that none waits long."""
+
+Result = StepResult | ObserveResult | AuditkitError
+
+
+class Overloaded(StoreError):  # noqa: N818 - a state of the service, not a mistake of the caller
+    """More requests wait than the service takes."""
+
+
+class GroupCommitter:
+    """Applies requests in the order of their arrival, many to a commit.
+
+    Args:
+        stream: What enforces.
+        max_waiting: Requests that may wait; those beyond are turned away.
+    """
+
+    def __init__(self, stream: OnlineEnforcer, *, max_waiting: int) -> None:
+        self.stream, self.max_waiting = stream, max_waiting
+        self._waiting: deque[tuple[Request, asyncio.Future[Result]]] = deque()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="auditkit-commit")
+        self._task: asyncio.Task[None] | None = None
+        self._closed = False
+        self.commits = 0
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait."""
+        return len(self._waiting)
+
+    async def submit(self, request: Request) -> Result:
+        """Apply a request; returns when it is on the disk.
+
+        Raises:
+            StoreError: It could not be written, and was not applied; or too many requests wait.
+        """
+        if self._closed or len(self._waiting) >= self.max_waiting:
+            raise Overloaded("the service is shutting down" if self._closed else "too many requests wait; try again")
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._waiting.append((request, future))
+        if self._task is None:
+            self._task = asyncio.create_task(self._drain())
+        return await future
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Run something else on the thread that owns the store."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    async def _drain(self) -> None:
+        try:
+            while self._waiting:
+                group = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_GROUP))]
+                await self._commit(group)
+        finally:
+            self._task = None
+
+    async def _commit(self, group: list[tuple[Request, asyncio.Future[Result]]]) -> None:
+        requests = [request for request, _ in group]
+        try:
+            results = await self.run(lambda: self.stream.apply(requests))
+        except Exception as error:
+            for _, future in group:
+                if not future.done():
+                    future.set_exception(error)
+            return
+        self.commits += 1
+        for (_, future), result in zip(group, results, strict=True):
+            if not future.done():  # the client may have gone; what was applied stays in the ledger under its id
+                future.set_result(result)
+
+    async def close(self) -> None:
+        """Take no more, finish what waits, and stop the thread."""
+        self._closed = True
+        if self._task is not None:
+            await self._task
+        self._thread.shutdown(wait=True)
