@@ -6,8 +6,8 @@
 *gaps.* The 32 synthetic sets of the paper's layout (two levels each of group split, signal of the attribute, noise,
 bounds and linearity; 40,000 rows × 150 features, made here from that description, not the paper's own files), and Adult
 and SBA where AUDITKIT_DATA names their folder. A ridge or logistic model is fitted to a
-part of the rows, and the rest is streamed. "equal gap" streams the rows once more with our tolerance set to the gap that
-the paper's rule ended with.
+part of the rows, and the rest is streamed. "equal gap" streams the rows once more with our tolerance set to the gap
+that the paper's rule ended with.
 *steps.* Median time of a step in one process, each method on the same batches.
 *serve.* ``auditkit serve`` in its own process with a SQLite file synced at every commit, loaded over keep-alive
 connections, each sending its next single-row request when the last is answered.
