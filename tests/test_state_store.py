@@ -104,6 +104,7 @@ def kill_at_random(place: Path, first: int, rng: np.random.Generator) -> bool:
 def crash_through(place: Path, least: int) -> int:
     """Kill the work again and again until it is done; how often it was killed."""
     rng = np.random.default_rng(0)
+    apply_batch(open_stream(None), 0)  # imports what a step needs, which no child could do before it is killed
     open_stream(place).close()
     kills = 0
     while True:
