@@ -131,6 +131,8 @@ def _from_groups(values: FloatArray, groups: Groups, columns: Sequence[str]) -> 
     order = np.argsort(index, kind="stable")
     rows = np.split(order, np.cumsum(np.bincount(index, minlength=table.n_cells))[:-1])
     keys = [tuple(_plain(name, table.value(cell, name)) for name in columns) for cell in range(table.n_cells)]
+    if len(values) == 1:
+        return StreamBatch(values, tuple(keys), None)
     first = sorted(range(len(keys)), key=lambda cell: int(rows[cell][0]))
     return StreamBatch(values, tuple(keys[cell] for cell in first), tuple(rows[cell] for cell in first))
 
