@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -48,7 +47,7 @@ class StreamBatch:
     def fingerprint(self) -> str:
         """SHA-256 of the scores and the cells, by which a repeated request is recognised."""
         digest = hashlib.sha256(np.ascontiguousarray(self.scores).tobytes())
-        digest.update(json.dumps(self.keys, separators=(",", ":")).encode())
+        digest.update(repr(self.keys).encode())
         for rows in self.members or ():
             digest.update(np.ascontiguousarray(rows, dtype="<i8").tobytes() + b"|")
         return digest.hexdigest()

@@ -96,16 +96,25 @@ def step_pooled(state: StreamState, batch: StreamBatch, config: StreamConfig) ->
 
 def _apply(batch: StreamBatch, moves: list[Move], bounds: Bounds) -> tuple[FloatArray, FloatArray, dict[Key, CellSums]]:
     """Released scores, corrections, and their sums by cell."""
+    if batch.members is None:
+        return _apply_one(float(batch.scores[0]), batch.keys[0], moves[0], bounds)
     scores, corrections = np.empty(batch.n_rows), np.empty(batch.n_rows)
     given: dict[Key, CellSums] = {}
     for position, (key, move) in enumerate(zip(batch.keys, moves, strict=True)):
-        rows = slice(None) if batch.members is None else batch.members[position]
+        rows = batch.members[position]
         z = batch.scores[rows]
         a = move.shift if not move.slope else move.shift + move.slope * (z - move.centre)
         y = clip(z + a, bounds)
         scores[rows], corrections[rows] = y, a
         given[key] = sum_cell(z, a, y)
     return scores, corrections, given
+
+
+def _apply_one(z: float, key: Key, move: Move, bounds: Bounds) -> tuple[FloatArray, FloatArray, dict[Key, CellSums]]:
+    """The same for a single row, without the price of arrays."""
+    a = move.shift + move.slope * (z - move.centre)
+    y = clip_one(z + a, bounds)
+    return np.array([y]), np.array([a]), {key: CellSums(1.0, z, z * z, y - a, a, y, y * y)}
 
 
 def _overdue(
@@ -138,11 +147,12 @@ def _arrivals(cells: Mapping[Key, CellSums], batch: StreamBatch, bounds: Bounds)
         z = batch.scores if batch.members is None else batch.scores[batch.members[position]]
         before = cells.get(key)
         usual = before.correction / before.rows if bounded and before is not None else 0.0
-        response = clip(z + usual, bounds) - usual if bounded else z
         if len(z) == 1:
             value = float(z[0])
-            arrived[key] = CellSums(1.0, value, value * value, float(response[0]), 0.0, 0.0, 0.0)
+            response = clip_one(value + usual, bounds) - usual
+            arrived[key] = CellSums(1.0, value, value * value, response, 0.0, 0.0, 0.0)
         else:
+            response = clip(z + usual, bounds) - usual if bounded else z
             arrived[key] = CellSums(float(len(z)), float(z.sum()), float(z @ z), float(response.sum()), 0.0, 0.0, 0.0)
     return arrived
 
@@ -165,6 +175,14 @@ def clip(values: FloatArray, bounds: Bounds) -> FloatArray:
     if low is not None:
         values = np.maximum(values, low)
     return values if high is None else np.minimum(values, high)
+
+
+def clip_one(value: float, bounds: Bounds) -> float:
+    """One value moved into the bounds."""
+    low, high = bounds
+    if low is not None and value < low:
+        return float(low)
+    return float(high) if high is not None and value > high else value
 
 
 def sum_cell(z: FloatArray, a: float | FloatArray, y: FloatArray) -> CellSums:
