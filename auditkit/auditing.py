@@ -194,7 +194,8 @@ def audit(
     )
     if plan is None:
         return outcome
-    named = {role: None for role, rows in (("weight", weights), ("cluster", clusters)) if rows is not None}
+    given = {"weight": weights, "decision": decisions, "cluster": clusters}
+    named = {role: None for role, rows in given.items() if rows is not None}
     check = plan.check(listed, confidence=confidence, threshold=threshold, seed=seed, columns=named)
     return replace(outcome, plan=check)
 

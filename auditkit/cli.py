@@ -89,11 +89,11 @@ Threshold = Annotated[
 Weight = Annotated[str | None, typer.Option("--weight", metavar="COLUMN", help="Row weights.", rich_help_panel=_TABLE)]
 Decision = Annotated[
     str | None,
-    typer.Option("--decision", metavar="COLUMN", help="The decisions, for --threshold.", rich_help_panel=_TABLE),
+    typer.Option("--decision", metavar="COLUMN", help="Decisions, in place of --threshold.", rich_help_panel=_TABLE),
 ]
 Cluster = Annotated[
     str | None,
-    typer.Option("--cluster", metavar="COLUMN", help="Whom a row is of, for several each.", rich_help_panel=_TABLE),
+    typer.Option("--cluster", metavar="COLUMN", help="Whom a row is of, where several are.", rich_help_panel=_TABLE),
 ]
 EngineName = Annotated[
     str | None,

@@ -143,8 +143,10 @@ def take_decisions(
         The decisions, shape (n, k), the cut where all outputs have the same one, and the rule in words.
 
     Raises:
-        InputError: An unknown rule, or `HIGHEST` for one score per row.
+        InputError: An unknown rule, `HIGHEST` for one score per row, or a rule beside decisions.
     """
+    if decisions is not None and rule is not None:
+        raise InputError(f"threshold is {rule!r}, and decisions are given as well; keep one of them")
     if decisions is not None:
         return _check_decisions(observed, decisions), None, "what the decisions given are"
     if rule is None:

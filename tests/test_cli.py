@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -186,6 +187,25 @@ def test_init_for_a_table_makes_a_file_that_runs(run: Run, tmp_path: Path) -> No
     target = tmp_path / "audit.yaml"
     assert run("init", tmp_path / "staff.csv", "--out", target)[0] == 0
     assert run("audit", target, "--out", tmp_path / "run")[0] == 1
+
+
+def test_a_table_alone_takes_weights_decisions_clusters_and_rules(run: Run, tmp_path: Path) -> None:
+    frame = predictions(rows=600).assign(person=np.arange(600) // 3, people=2.0, hired=[0, 1] * 300)
+    frame.to_parquet(tmp_path / "t.parquet")
+    common = ["audit", tmp_path / "t.parquet", "--score", "score", "--attributes", "sex", "--format", "json", "--out"]
+    columns = ["--weight", "people", "--cluster", "person", "--engine", "pandas"]
+    code, out, err = run(*common, tmp_path / "a", *columns, "--threshold", "top 10%")
+    assert (code, err) == (1, "")
+    assert json.loads(out)["decision_rule"] == "one of the 60 highest scores (top 10%)"
+    assert json.loads(out)["moments"]["gram"] is not None
+    code, out, _ = run(*common, tmp_path / "b", "--decision", "hired")
+    assert (code, json.loads(out)["decision_rule"]) == (1, "what column 'hired' holds")
+    rates = [group["selection_rate"] for group in json.loads(out)["decisions"][0]["groups"]]
+    assert rates == pytest.approx(frame.groupby("sex").hired.mean().tolist())
+    assert run(*common, tmp_path / "c", "--decision", "hired", "--threshold", "0.5")[2].startswith(
+        "auditkit: audit file, threshold: threshold is 0.5, and data.decision names the column 'hired'"
+    )
+    assert "threshold must be a number" in run(*common, tmp_path / "d", "--threshold", "best")[2]
 
 
 def test_version_and_help(run: Run) -> None:

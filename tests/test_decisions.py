@@ -130,6 +130,14 @@ def test_unknown_rules_are_refused(rule: str | float) -> None:
         decide(np.arange(5.0), rule)
 
 
+def test_decisions_are_given_or_made_but_not_both() -> None:
+    scores, groups = np.linspace(0, 1, 40), ak.Groups({"g": [0, 1] * 20})
+    found = audit(scores, groups, ak.ECP("g", tolerance=1), decisions=np.arange(40) % 2).decisions[0]
+    assert [group.selection_rate for group in found.groups] == [0, 1]
+    with pytest.raises(InputError, match="threshold is 0.5, and decisions are given as well; keep one of them"):
+        audit(scores, groups, ak.ECP("g", tolerance=1), threshold=0.5, decisions=np.arange(40) % 2)
+
+
 @pytest.mark.parametrize("rule", ["top 9", "top 1%"])
 def test_there_must_be_rows_for_the_places(rule: str) -> None:
     with pytest.raises(InputError, match=f'"top K" with 1 ≤ K ≤ 5 rows, or "top P%"; got {rule!r}'):

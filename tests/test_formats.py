@@ -123,6 +123,23 @@ def test_every_format_is_printed_alone(run: Run, tmp_path: Path) -> None:
     assert (code, err) == (2, "auditkit: --format must be one of text, json, md, html, junit; got 'yaml'\n")
 
 
+def test_a_comparison_is_printed_in_every_format(run: Run, tmp_path: Path) -> None:
+    file = write_case(tmp_path)
+    code, out, err = run("compare", file, "--out", tmp_path / "run", "--format", "json")
+    assert (code, err) == (0, "")
+    comparison = json.loads(out)
+    assert comparison == json.loads((tmp_path / "run" / "comparison.json").read_text(encoding="utf-8"))
+    text = render_run(tmp_path / "run", "md")
+    table = next(part for part in text.split("\n\n") if part.startswith("| method |"))
+    lines = table.splitlines()
+    assert len(lines) == 2 + len(comparison["methods"])
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
+    for method, line in zip(comparison["methods"], lines[2:], strict=True):
+        assert f"{method['utility']['accuracy']['value']:.3f}" in line
+    assert run("compare", file, "--format", "yaml")[0] == 2
+    assert run("demo", "--format", "yaml")[2].startswith("auditkit: --format must be one of text, json,")
+
+
 def test_the_same_command_prints_the_same_json_twice(run: Run, tmp_path: Path) -> None:
     file = write_case(tmp_path, predictions(rows=4000))
     texts = {run("audit", file, "--out", tmp_path / name, "--format", "json")[1] for name in ("one", "two")}

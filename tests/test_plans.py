@@ -100,6 +100,8 @@ def test_columns_that_change_what_is_estimated_are_frozen(tmp_path: Path) -> Non
 def test_an_audit_with_other_weights_or_clusters_departs_from_its_plan() -> None:
     check = outcome(freeze_plan(CRITERIA, threshold=0.5), weights=np.ones(100)).plan
     assert check.differences == ("weight was planned as none and is 'given'",)
+    check = outcome(freeze_plan(CRITERIA), threshold=None, decisions=np.arange(100) % 2).plan
+    assert check.differences == ("decision was planned as none and is 'given'",)
 
 
 def test_the_command_freezes_a_plan_without_reading_the_data(
