@@ -9,6 +9,7 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -331,18 +332,17 @@ POSTGRES = next(
 
 
 @pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """The URL of a real server, started for the tests."""
     pytest.importorskip("sqlalchemy", reason="pip install 'auditkit[postgres]'")
     if POSTGRES is None:
         pytest.skip("no PostgreSQL; apt-get install postgresql")
-    folder = tmp_path_factory.mktemp("postgres")
+    # a folder of its own: the server's user must reach it, which pytest's folders forbid, and a socket's path is short
+    folder = Path(tempfile.mkdtemp(prefix="auditkit-"))
     data, binaries = folder / "data", POSTGRES.parent
     as_user: list[str] = []
     if os.getuid() == 0:  # the server refuses to run as root
         shutil.chown(folder, "postgres")
-        for parent in (folder, *folder.parents[:2]):
-            parent.chmod(parent.stat().st_mode | 0o055)
         as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
     common = {"check": True, "capture_output": True, "text": True, "timeout": 60, "cwd": "/"}
     subprocess.run([*as_user, binaries / "initdb", "-D", data, "-U", "auditkit", "-A", "trust"], **common)
@@ -355,6 +355,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         subprocess.run(
             [*control, "-m", "immediate", "stop"], check=False, timeout=60, cwd="/", stdout=subprocess.DEVNULL
         )
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
