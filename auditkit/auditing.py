@@ -45,7 +45,7 @@ class AuditResult:
         inferred: Attributes that are known by their probabilities only. Their gaps are those of the weighted means,
             which differ from the gaps between the people themselves by as much as scores depend on the group among
             people of the same probabilities.
-        bins: The sums by bin of the score; None where scores or labels are no probabilities.
+        bins: The sums by bin of the score; None where scores or labels lie outside [0, 1] or rows are not independent.
         plan: Whether the audit followed the plan that was frozen for it; None without one.
     """
 
@@ -86,7 +86,7 @@ class AuditResult:
 
     @cached_property
     def reliability(self) -> tuple[ReliabilityTable, ...]:
-        """Reliability curve and calibration error by group; empty where scores or labels are no probabilities."""
+        """Reliability curve and calibration error by group; empty where there are no ``bins``."""
         if self.bins is None:
             return ()
         return tuple(

@@ -77,7 +77,9 @@ def split_outputs(moments: Moments) -> list[tuple[Hashable, Moments]]:
 
 def count_rows(moments: Moments) -> int:
     """Rows that the moments were taken from, each once however many outputs it has."""
-    return round(float(split_outputs(moments)[0][1].count.sum()))
+    names, categories = moments.table.names, moments.table.categories
+    outputs = len(categories[names.index(OUTPUT)]) if OUTPUT in names else 1
+    return round(float(moments.count.sum()) / outputs)
 
 
 def _without(table: CellTable, name: str) -> CellTable:

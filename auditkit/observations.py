@@ -66,7 +66,13 @@ class Observations:
 
     @property
     def has_reliability(self) -> bool:
-        """Whether scores and labels are probabilities or decisions, of which reliability curves can be made."""
+        """Whether scores and labels lie in [0, 1] and the rows of a group are independent of each other.
+
+        The intervals of a reliability curve are those of independent rows, so that clustered rows have no curve, nor
+        have inferred attributes, where a row can stand in a group several times.
+        """
+        if self.clusters is not None or set(self.columns) & set(self.groups.inferred):
+            return False
         parts = (self.scores, self.labels)
         return all(part is not None and part.min() >= 0 and part.max() <= 1 for part in parts)
 
@@ -182,7 +188,7 @@ def sum_rows(observed: Observations, *, reliability: bool = False) -> tuple[Mome
 
     Returns:
         The moments, and the moments of the same cells crossed with the score bins; None where those are not wanted or
-        scores or labels lie outside [0, 1].
+        reliability curves cannot be made.
     """
     binning = reliability and observed.has_reliability
     layout = _Layout.of(observed)

@@ -159,6 +159,14 @@ def test_rows_of_one_person_stay_tied_within_an_output():
     assert all(part.gram is None for _, part in split_outputs(alone))
 
 
+def test_rows_that_are_not_independent_have_no_reliability_curve():
+    z, y = SCORES[:, 0], (CLASSES == 0).astype(float)
+    criterion = ak.ECP("sex", tolerance=0.1)
+    assert ak.audit(z, ak.Groups({"sex": SEX}), criterion, labels=y).reliability
+    assert not ak.audit(z, ak.Groups({"sex": SEX}), criterion, labels=y, clusters=np.arange(N) // 2).reliability
+    assert not ak.audit(z, ak.Groups(probabilities={"sex": softened(SEX)}), criterion, labels=y).reliability
+
+
 def test_subgroups_are_searched_in_every_output():
     scores = SCORES.copy()
     scores[SEX == "f", 1] += 0.3
