@@ -55,6 +55,18 @@ def check_vector(name: str, values: VectorLike, *, n_rows: int | None = None) ->
     return array
 
 
+def check_matrix(name: str, values: VectorLike, *, shape: tuple[int, int]) -> FloatArray:
+    """Return ``values`` as finite float64 of shape (n, k), one number per row and output.
+
+    Raises:
+        InputError: Not numeric, of another shape than the scores, or with NaN or infinity.
+    """
+    array = to_numpy(values)
+    if array.shape != shape:
+        raise InputError(f"{name} must have shape {shape}, that of the scores; got {array.shape}")
+    return check_vector(name, array.ravel()).reshape(shape)
+
+
 def check_weights(values: VectorLike | None, *, n_rows: int) -> FloatArray | None:
     """Return row weights as finite, non-negative float64, or None when none were given."""
     if values is None:

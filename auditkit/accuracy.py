@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 from scipy import special
@@ -30,6 +30,28 @@ from auditkit.squares import effective_size, sum_products
 
 Figure: TypeAlias = "tuple[float, float | None, float | None]"
 """A value with the ends of its interval."""
+
+
+Entry = TypeVar("Entry")
+
+
+@dataclass(frozen=True)
+class GroupTable(Generic[Entry]):
+    """What is stated of the groups of one set of attributes.
+
+    Attributes:
+        attributes: The columns crossed.
+        output: The output of the model; None where there is one score per row.
+        groups: One entry per group that occurs.
+    """
+
+    attributes: tuple[str, ...]
+    output: Hashable
+    groups: tuple[Entry, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The table as JSON-ready values."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -51,25 +73,6 @@ class GroupErrors:
     mean_residual: Figure
     mean_absolute_error: Figure
     root_mean_square_error: Figure
-
-
-@dataclass(frozen=True)
-class ErrorTable:
-    """Errors by the groups of one set of attributes.
-
-    Attributes:
-        attributes: The columns crossed.
-        output: The output of the model; None where there is one score per row.
-        groups: One entry per group that occurs.
-    """
-
-    attributes: tuple[str, ...]
-    output: Hashable
-    groups: tuple[GroupErrors, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The table as JSON-ready values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -110,25 +113,6 @@ class GroupReliability:
     calibration_error: float
     expected_by_chance: float
     bins: tuple[ReliabilityBin, ...]
-
-
-@dataclass(frozen=True)
-class ReliabilityTable:
-    """Calibration by the groups of one set of attributes.
-
-    Attributes:
-        attributes: The columns crossed.
-        output: The output of the model; None where there is one score per row.
-        groups: One entry per group that occurs.
-    """
-
-    attributes: tuple[str, ...]
-    output: Hashable
-    groups: tuple[GroupReliability, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The table as JSON-ready values."""
-        return asdict(self)
 
 
 def tabulate_errors(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from auditkit._typing import VectorLike
 from auditkit._validation import check_probability
-from auditkit.accuracy import ErrorTable, ReliabilityTable, tabulate_errors, tabulate_reliability
+from auditkit.accuracy import Entry, GroupErrors, GroupReliability, GroupTable, tabulate_errors, tabulate_reliability
 from auditkit.criteria import Contrasts, Criterion, Family, check_criteria, columns_of, compile_contrasts
 from auditkit.decisions import DecisionTable, tabulate_decisions
 from auditkit.errors import InputError
@@ -74,24 +74,19 @@ class AuditResult:
         return tuple(dict.fromkeys(finding.criterion.attributes for finding in self.findings))
 
     @cached_property
-    def errors(self) -> tuple[ErrorTable, ...]:
+    def errors(self) -> tuple[GroupTable[GroupErrors], ...]:
         """Mean residual, MAE and RMSE by group; empty without labels."""
-        if not self.moments.has_labels:
-            return ()
-        return tuple(
-            ErrorTable(attributes, output, tabulate_errors(part, attributes, confidence=self.confidence))
-            for output, part in split_outputs(self.moments)
-            for attributes in self.attribute_sets
-        )
+        return self._tables(tabulate_errors, self.moments) if self.moments.has_labels else ()
 
     @cached_property
-    def reliability(self) -> tuple[ReliabilityTable, ...]:
+    def reliability(self) -> tuple[GroupTable[GroupReliability], ...]:
         """Reliability curve and calibration error by group; empty where there are no ``bins``."""
-        if self.bins is None:
-            return ()
+        return () if self.bins is None else self._tables(tabulate_reliability, self.bins)
+
+    def _tables(self, tabulate: Callable[..., tuple[Entry, ...]], moments: Moments) -> tuple[GroupTable[Entry], ...]:
         return tuple(
-            ReliabilityTable(attributes, output, tabulate_reliability(part, attributes, confidence=self.confidence))
-            for output, part in split_outputs(self.bins)
+            GroupTable(attributes, output, tabulate(part, attributes, confidence=self.confidence))
+            for output, part in split_outputs(moments)
             for attributes in self.attribute_sets
         )
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from auditkit._typing import FloatArray, VectorLike
-from auditkit._validation import check_vector, check_weights, to_numpy
+from auditkit._validation import check_matrix, check_vector, check_weights, to_numpy
 from auditkit.affine_criteria import AnyCriterion
 from auditkit.constraints import (
     ConstraintSystem,
@@ -93,10 +93,7 @@ def split_labels(
     if array.ndim == 2:
         if strata := [criterion.name for criterion in named if LABEL in criterion.given]:
             raise InputError(f"{strata[0]} needs one label per row, shape (n,); got shape {array.shape}")
-        if array.shape != (n_rows, columns):
-            raise InputError(f"labels must have shape ({n_rows}, {columns}), that of the scores; got {array.shape}")
-        flat = check_vector("labels", array.ravel())
-        return np.zeros(n_rows), flat.reshape(n_rows, columns)
+        return np.zeros(n_rows), check_matrix("labels", array, shape=(n_rows, columns))
     classes = check_vector("labels", labels, n_rows=n_rows)
     if not any(criterion.family == "EER" for criterion in named):
         return classes, None

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from auditkit._typing import FloatArray, IntArray, VectorLike
-from auditkit._validation import check_vector, check_weights, to_numpy
+from auditkit._validation import check_matrix, check_vector, check_weights, to_numpy
 from auditkit.constraints import require_labels
 from auditkit.criteria import Criterion, columns_of
 from auditkit.decision_rules import Rule
@@ -291,10 +291,7 @@ class _Layout:
     def write(self, rows: slice) -> _Entries:
         """Write some rows out, once for every cell that each stands in."""
         observed = self.observed
-        z, y, d = (
-            None if part is None else part[rows] for part in (observed.scores, observed.labels, observed.decisions)
-        )
-        assert z is not None
+        z, y, d = observed.scores[rows], _part(observed.labels, rows), _part(observed.decisions, rows)
         if not self.is_spread:
             assert isinstance(self.cells, Cells)
             return _Entries(
@@ -306,7 +303,6 @@ class _Layout:
         row, column = np.repeat(row, k), np.tile(np.arange(k), len(row))
         cell = np.repeat(cell, k) if observed.outputs is None else np.repeat(cell, k) * k + column
         if OUTCOME in self.table.names:
-            assert y is not None
             cell = cell * 2 + (y[row, column] == 1)
         cluster = np.arange(len(z)) if observed.clusters is None else observed.clusters[rows]
         weights = _part(observed.weights, rows)
@@ -362,9 +358,7 @@ def _check_labels(
     if array.ndim == 2:
         if conditioned := [criterion.name for criterion in criteria if LABEL in criterion.given]:
             raise InputError(f"{conditioned[0]} needs one label per row, shape (n,); got shape {array.shape}")
-        if array.shape != (n_rows, k):
-            raise InputError(f"labels must have shape ({n_rows}, {k}), that of the scores; got {array.shape}")
-        return check_vector("labels", array.ravel()).reshape(array.shape), None
+        return check_matrix("labels", array, shape=(n_rows, k)), None
     named = {name: place for place, name in enumerate(outputs)}
     if array.dtype.kind not in "fiub" and array.ndim == 1 and named.keys() >= set(array.tolist()):
         array = np.array([named[name] for name in array.tolist()])
@@ -378,12 +372,10 @@ def _check_labels(
 
 
 def _check_decisions(observed: Observations, decisions: Any) -> FloatArray:
-    array = to_numpy(decisions)
     if observed.outputs is None:
         return check_vector("decisions", decisions, n_rows=observed.groups.n_rows)[:, None]
-    if array.shape != observed.scores.shape:
-        raise InputError(f"decisions must have the shape of the scores, {observed.scores.shape}; got {array.shape}")
-    return check_vector("decisions", array.ravel()).reshape(array.shape)
+    n_rows, k = observed.scores.shape
+    return check_matrix("decisions", decisions, shape=(n_rows, k))
 
 
 def _check_label_strata(columns: Sequence[str], labels: FloatArray | None) -> None:

@@ -89,11 +89,10 @@ def _read_token(file: Path | None) -> str | None:
 def verify_store(place: str) -> int:
     """Check a ledger: the chain of hashes, the state, and the pooled gaps that follow from it."""
     from auditkit.reporting.console import print_checks
-    from auditkit.reporting.verification import Check
     from auditkit.state_store import verify_ledger
 
     checks = verify_ledger(place)
-    print_checks([Check(check.name, check.passed, check.detail) for check in checks])
+    print_checks(checks)
     return PASSED if all(check.passed for check in checks) else FAILED
 
 

@@ -9,11 +9,10 @@ if TYPE_CHECKING:
     from auditkit.reporting.document import ReportDocument, load_document
     from auditkit.reporting.formats import FORMATS, render_run, write_step_summary
     from auditkit.reporting.html import render_html, write_report
-    from auditkit.reporting.verification import Check, verify_run
+    from auditkit.reporting.verification import verify_run
 
 __all__ = [
     "FORMATS",
-    "Check",
     "ReportDocument",
     "load_document",
     "render_html",
@@ -25,7 +24,6 @@ __all__ = [
 
 _HOMES = {
     "FORMATS": "formats",
-    "Check": "verification",
     "ReportDocument": "document",
     "load_document": "document",
     "render_html": "html",

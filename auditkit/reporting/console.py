@@ -16,7 +16,7 @@ from auditkit.reporting.document import Json, Outcome, ReportDocument, load_docu
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from auditkit.reporting.verification import Check
+    from auditkit.checks import Check
 
 PIPE_WIDTH = 120
 STYLES = {"pass": "green", "fail": "red", "inconclusive": "yellow"}

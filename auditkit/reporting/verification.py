@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from auditkit.auditing import SCHEMA, AuditResult, combine_verdicts, evaluate_moments
+from auditkit.checks import Check
 from auditkit.criteria import Criterion
 from auditkit.errors import AuditkitError, InputError, SchemaError
 from auditkit.groups import MISSING, CellTable
@@ -27,21 +27,6 @@ RELATIVE_ERROR = 1e-9
 
 _FIGURES = ("gap", "corrected_gap", "interval", "p_value", "p_equivalence", "detectable_gap")
 _AUDITS = ("audit.json", "audit_after.json")
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that was verified.
-
-    Attributes:
-        name: What was looked at.
-        passed: Whether it is as it should be.
-        detail: What was found, in words.
-    """
-
-    name: str
-    passed: bool
-    detail: str
 
 
 def verify_run(folder: str | Path) -> tuple[Check, ...]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from auditkit.checks import Check
 from auditkit.state_store.base import GENESIS, LedgerEntry
 from auditkit.streaming import CellSums, LabelSums, StreamConfig, StreamState
 from auditkit.streaming.layout import labelled_layout, pooled_gaps, released_layout
@@ -18,22 +18,7 @@ if TYPE_CHECKING:
     DurableStore = SqliteStore | SqlStore
 
 
-@dataclass(frozen=True)
-class LedgerCheck:
-    """One thing that was verified.
-
-    Attributes:
-        name: What was looked at.
-        passed: Whether it is as it should be.
-        detail: What was found, in words.
-    """
-
-    name: str
-    passed: bool
-    detail: str
-
-
-def verify_ledger(place: str | Path) -> tuple[LedgerCheck, ...]:
+def verify_ledger(place: str | Path) -> tuple[Check, ...]:
     """Check every entry of a ledger, and derive the pooled gaps from its counts and sums alone.
 
     Args:
@@ -48,7 +33,7 @@ def verify_ledger(place: str | Path) -> tuple[LedgerCheck, ...]:
     store = _open(place)
     try:
         config, state = store.read_config(), store.read_state()
-        checks = [LedgerCheck("file", (said := store.check_file()) == "ok", said)]
+        checks = [Check("file", (said := store.check_file()) == "ok", said)]
         ledger = _Ledger(config)
         for entry in store.read_entries():
             ledger.take(entry)
@@ -61,7 +46,7 @@ def verify_ledger(place: str | Path) -> tuple[LedgerCheck, ...]:
         if ended
         else f"the ledger ends at entry {ledger.sequence}, the stream at {head.sequence}: entries are missing"
     )
-    checks.append(LedgerCheck("chain", not ledger.broken and ended, whole))
+    checks.append(Check("chain", not ledger.broken and ended, whole))
     return (*checks, ledger.compare(state), *ledger.gaps())
 
 
@@ -114,7 +99,7 @@ class _Ledger:
             return f"entry {entry.sequence} (batch {entry.batch_id!r}) was changed after it was written"
         return f"entry {entry.sequence} is earlier than the one before it" if entry.at < self.at else ""
 
-    def compare(self, state: StreamState) -> LedgerCheck:
+    def compare(self, state: StreamState) -> Check:
         """Whether the state's totals are those of the ledger, to the last bit."""
         wrong = [] if (self.rows, self.batches) == (state.rows, state.batches) else ["rows"]
         for mine, theirs, name in (
@@ -129,9 +114,9 @@ class _Ledger:
         detail = "counts and sums are those of the ledger, to the last bit"
         if wrong:
             detail = f"the state does not follow from the ledger: {', '.join(wrong)} differ"
-        return LedgerCheck("state", not wrong, detail)
+        return Check("state", not wrong, detail)
 
-    def gaps(self) -> list[LedgerCheck]:
+    def gaps(self) -> list[Check]:
         """Every pooled gap, from the ledger alone."""
         found = []
         parts = (
@@ -141,5 +126,5 @@ class _Ledger:
         for layout, table in parts:
             for k, gap in enumerate(pooled_gaps(layout, table) if layout.plus else []):
                 name = f"{self.config.criteria[layout.owner[k]].name}: {layout.contrasts.describe(k)}"
-                found.append(LedgerCheck(name, True, f"pooled gap {gap:.6g}, tolerance {layout.tolerance[k]:g}"))
+                found.append(Check(name, True, f"pooled gap {gap:.6g}, tolerance {layout.tolerance[k]:g}"))
         return found
