@@ -9,30 +9,26 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from auditkit._validation import check_binary
-from auditkit.auditing import AuditResult, audit
+from auditkit.auditing import AuditResult
 from auditkit.baselines import FitContext, Sample
 from auditkit.comparison import CompareConfig, Comparison, MethodRun, compare_on_split, make_context
 from auditkit.config import AuditFile, sample_config
 from auditkit.criteria import Criterion
-from auditkit.datasets import AuditData, load_table
 from auditkit.deployment import Calibration
 from auditkit.errors import InputError
 from auditkit.finetuning import TuneConfig
 from auditkit.heads import FairHead
-from auditkit.models import load_model
 from auditkit.plans import Plan, PlanCheck
-from auditkit.predictions import audit_predictions, describe_decisions
+from auditkit.predictions import audit_predictions
 from auditkit.progress import NullProgress, Progress
 from auditkit.run_folder import Clock, check_out, describe_data, make_record, write_run
 from auditkit.splits import split_rows
-
-if TYPE_CHECKING:
-    from auditkit.models import FrozenModel
+from auditkit.subjects import Subject, audit_sample, load_subject
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,21 +48,6 @@ class RunResult:
     enforced: tuple[Criterion, ...]
     comparison: dict[str, Any] | None
     folder: Path
-
-
-@dataclass(frozen=True, eq=False)
-class Subject:
-    """What is audited: the data, scored by the frozen model or by whoever made the predictions table.
-
-    Attributes:
-        data: The table.
-        sample: Scores, labels, groups and features of its rows.
-        model: The frozen model; None for a table of predictions.
-    """
-
-    data: AuditData
-    sample: Sample
-    model: FrozenModel | None
 
 
 def run_demo(*, out: str | Path, seed: int = 0, progress: Progress | None = None) -> RunResult:
@@ -149,52 +130,6 @@ def run_compare(config: AuditFile, *, out: str | Path, progress: Progress | None
         InfeasibleError: As `run_tune`.
     """
     return _run("compare", config, out=out, progress=progress, compared=True)
-
-
-def load_subject(
-    config: AuditFile, *, features: bool = True, progress: Progress | None = None, clock: Clock | None = None
-) -> Subject:
-    """Read the data and score it with the frozen model.
-
-    Args:
-        config: The audit file.
-        features: Whether the model's features are needed as well; a model that has none gives none.
-        progress: Where to report.
-        clock: Where to note the time taken.
-
-    Returns:
-        The data with its scores and features.
-    """
-    watch, reporter = clock or Clock(), progress or NullProgress()
-    with watch.stage("read"):
-        data = load_table(config.data_path, **config.table_options(), name=config.name)
-    if config.model_spec is None:
-        return Subject(data, _predictions_sample(data), None)
-    with watch.stage("score"), reporter.stage("scoring the frozen model", 2) as advance:
-        model = load_model(config.model_spec, **config.model_options)
-        scores = _flat(model.scores(data.features).double().numpy())
-        advance(1)
-        frozen = model.features(data.features).double().numpy() if features and model.n_features else None
-        advance(1)
-    return Subject(data, Sample(scores, _labels(data), data.groups, frozen), model)
-
-
-def audit_sample(config: AuditFile, sample: Sample, scores: np.ndarray, data: AuditData | None = None) -> AuditResult:
-    """Audit some scores of a sample as the audit file says.
-
-    Args:
-        config: The audit file.
-        sample: Labels and groups.
-        scores: The scores, shape (n,).
-        data: The same rows with their weights, decisions and clusters; None where the file names none.
-    """
-    labels = None if np.isnan(sample.labels).all() else sample.labels
-    criteria, settings = config.build_criteria(), {"confidence": config.confidence, "seed": config.seed}
-    rows: dict[str, Any] = {} if data is None else {"weights": data.weights, "clusters": data.clusters}
-    if data is None or data.decisions is None:
-        return audit(scores, sample.groups, criteria, labels=labels, threshold=config.threshold, **rows, **settings)
-    outcome = audit(scores, sample.groups, criteria, labels=labels, decisions=data.decisions, **rows, **settings)
-    return replace(outcome, decision_rule=describe_decisions(config.data.decision))
 
 
 def _check_plan(config: AuditFile) -> PlanCheck | None:
@@ -306,36 +241,6 @@ def _compare_config(config: AuditFile) -> CompareConfig:
         split=tuple(config.split.model_dump().items()),
         tune=TuneConfig(seed=config.seed, **config.tune.model_dump()),
     )
-
-
-def _predictions_sample(data: AuditData) -> Sample:
-    if data.scores is None:
-        raise InputError("data.score is missing; name the column of scores, or give a model")
-    features = None if data.features is None else _numeric_features(data)
-    return Sample(data.scores, _labels(data), data.groups, features)
-
-
-def _numeric_features(data: AuditData) -> np.ndarray:
-    assert data.features is not None
-    text = [
-        str(name)
-        for name in data.features.columns
-        if not np.issubdtype(data.features[name].to_numpy().dtype, np.number)
-    ]
-    if text:
-        raise InputError(f"data.features of a predictions table must be numbers; {', '.join(text)} are not")
-    return data.features.to_numpy(dtype=np.float64)
-
-
-def _labels(data: AuditData) -> np.ndarray:
-    """Labels, or NaN for every row where there are none."""
-    return np.full(data.n_rows, np.nan) if data.labels is None else data.labels
-
-
-def _flat(scores: np.ndarray) -> np.ndarray:
-    if scores.ndim != 1:
-        raise InputError(f"the model gives scores of shape {scores.shape}; this job needs one score per row")
-    return scores
 
 
 def _artefacts(head: FairHead | None, calibration: Calibration | None) -> list[Callable[[Path], None]]:

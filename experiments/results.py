@@ -14,9 +14,9 @@ from auditkit.comparison import CompareConfig, compare_on_split, make_context
 from auditkit.config import load_config
 from auditkit.datasets import split_rows
 from auditkit.finetuning import TuneConfig
-from auditkit.jobs import load_subject
 from auditkit.metrics import Estimate, compare_metrics
 from auditkit.progress import NullProgress
+from auditkit.subjects import load_subject
 from experiments.training import AUDIT_FILE
 
 UTILITIES = {"accuracy": "accuracy", "auc": "AUC", "brier": "Brier", "log_loss": "log-loss"}

@@ -41,8 +41,8 @@ ROWS = (
     },
     {"auditing", "monitoring", "subgroups", "enforcement", "layer", "deployment", "streaming", "state_store"},
     {"finetuning", "baselines", "comparison", "online_enforcer"},
-    {"reporting", "config", "run_folder", "predictions", "jobs"} | {"service", "stream_job"},
-    {"cli", "stream_cli", "__main__"},
+    {"reporting", "config", "run_folder", "predictions", "subjects", "jobs"} | {"service", "stream_job"},
+    {"cli", "__main__"},
 )
 """A module imports only from the rows above its own; a folder's name stands for every file in it."""
 
@@ -71,10 +71,10 @@ WITHIN_ROW = {
     "streaming": {"monitoring"},
     "baselines": {"finetuning"},
     "comparison": {"finetuning", "baselines"},
-    "jobs": {"config", "run_folder", "predictions"},
+    "jobs": {"config", "run_folder", "predictions", "subjects"},
+    "subjects": {"config", "run_folder", "predictions"},
     "predictions": {"config", "run_folder"},
     "__main__": {"cli"},
-    "cli": {"stream_cli"},
     "run_folder": {"reporting", "config"},
 }
 """What a module may import from its own row."""

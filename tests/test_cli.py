@@ -13,6 +13,9 @@ import pytest
 from rich.console import Console
 
 from auditkit import cli, jobs
+from auditkit.cli import application
+from auditkit.cli.exit_codes import VERDICTS
+from auditkit.config import load_config
 from auditkit.errors import InputError
 from auditkit.progress import NullProgress, RichProgress
 from auditkit.reporting import html
@@ -47,7 +50,7 @@ def test_tune_and_compare_and_report(run: Run, tmp_path: Path) -> None:
     assert "ThresholdOptimizer" in out
     code, out, err = run("tune", file, "--out", tmp_path / "tuned")
     after = json.loads((tmp_path / "tuned" / "audit_after.json").read_text(encoding="utf-8"))
-    assert code == cli.EXIT_CODES[after["findings"][0]["verdict"]]
+    assert code == VERDICTS[after["findings"][0]["verdict"]]
     (tmp_path / "tuned" / "report.html").unlink()
     assert run("report", tmp_path / "tuned")[0] == 0
     assert (tmp_path / "tuned" / "report.html").is_file()
@@ -66,7 +69,7 @@ def test_demo_is_done_when_it_ran(run: Run, tmp_path: Path, monkeypatch: pytest.
 
     def small(*, out: Path, seed: int, progress: object) -> jobs.RunResult:
         seen.update(out=out, seed=seed)
-        return jobs.run_audit(cli._load(file, seed), out=out)
+        return jobs.run_audit(load_config(file).model_copy(update={"seed": seed}), out=out)
 
     monkeypatch.setattr(jobs, "run_demo", small)
     code, out, _ = run("demo", "--out", tmp_path / "demo", "--seed", "5")
@@ -254,11 +257,11 @@ def test_warnings_are_said_once_and_plainly(capsys: pytest.CaptureFixture[str]) 
 
     before = warnings.showwarning
     try:
-        cli._show_warnings_plainly()
+        application._show_warnings_plainly()
         with warnings.catch_warnings():
             warnings.simplefilter("always")
             shown = warnings.showwarning
-            cli._show_warnings_plainly()
+            application._show_warnings_plainly()
             warnings.warn("2 unknown categories", stacklevel=1)
             warnings.warn("2 unknown categories", stacklevel=1)
         assert shown is not before

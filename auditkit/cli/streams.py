@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from auditkit.cli.exit_codes import FAILED, PASSED
 from auditkit.errors import InputError
 
 if TYPE_CHECKING:
     from auditkit.config import StreamFile
     from auditkit.online_enforcer import OnlineEnforcer
 
-PASSED, FAILED = 0, 1
 
 StreamPath = Annotated[Path, typer.Argument(metavar="FILE", help="The stream file (YAML): criteria, bounds, store.")]
 Store = Annotated[
