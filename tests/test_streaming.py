@@ -17,7 +17,9 @@ import auditkit as ak
 from auditkit.constraints import measure_gaps
 from auditkit.errors import InputError, SchemaError
 from auditkit.streaming import StreamConfig, StreamState, make_batch, step
-from auditkit.streaming.planning import clamp_range
+from auditkit.streaming.layout import released_layout
+from auditkit.streaming.planning import clamp_range, pull_back
+from auditkit.streaming.state import CellSums
 from auditkit.streaming.stepping import MAX_CELLS
 
 TIGHT = {"tol_gap_abs": 1e-12, "tol_gap_rel": 1e-12, "tol_feas": 1e-12}
@@ -210,6 +212,67 @@ def test_rows_in_the_worst_order_stay_within_the_band(rng: np.random.Generator) 
     report = stream.report()
     assert report.worst_excess <= 1.1 / math.sqrt(n)
     assert not [alarm for alarm in report.alarms if alarm.kind == "conflict"]
+
+
+def cells_of(rng: np.random.Generator, keys: list[tuple[str, ...]], least: int, most: int) -> dict[Any, CellSums]:
+    """Released sums of some cells of 1 to many rows."""
+    rows = rng.integers(least, most, len(keys)).astype(float)
+    return {
+        key: CellSums(rows=n, raw=n * m, response=n * m, released=n * m)
+        for key, n, m in zip(keys, rows.tolist(), rng.normal(size=len(keys)).tolist(), strict=True)
+    }
+
+
+@pytest.mark.parametrize("columns", [("a",), ("a", "b")])
+@given(st.integers(0, 10_000))
+@settings(max_examples=30, deadline=None)
+def test_gaps_are_pulled_back_at_the_least_cost_to_the_batch(columns: tuple[str, ...], seed: int) -> None:
+    """min Σ b s² over the batch's cells at the least widened tolerance, against CVXPY."""
+    rng = np.random.default_rng(seed)
+    config = StreamConfig(tuple(ak.ECP(name, tolerance=0.1) for name in columns))
+    keys = [(a,) if len(columns) == 1 else (a, b) for a in "xyz" for b in ("p", "q")[: len(columns)]]
+    cells = cells_of(rng, keys, 5, 200)
+    here = [keys[k] for k in sorted(rng.choice(len(keys), rng.integers(1, len(keys)), replace=False).tolist())]
+    batch = cells_of(rng, here, 1, 4)
+    found = pull_back(config, cells, batch, 0.05)
+
+    layout = released_layout(config, tuple(cells))
+    rows = np.array([cells[key].rows for key in layout.keys])
+    means = np.array([cells[key].released for key in layout.keys]) / rows
+    matrix, limit = layout.matrix(rows), np.array(layout.tolerance) + 0.05
+    shift, extra = cp.Variable(len(rows)), cp.Variable(nonneg=True)
+    held = [shift[k] == 0 for k, key in enumerate(layout.keys) if key not in here]
+    cp.Problem(cp.Minimize(extra), [*held, cp.abs(matrix @ (means + shift)) <= limit + extra]).solve(
+        cp.CLARABEL, **TIGHT
+    )
+    least = float(extra.value)
+    price = np.array([cells[key].rows ** 2 / batch[key].rows if key in batch else 0.0 for key in layout.keys])
+    paid = cp.sum(cp.multiply(price, cp.square(shift)))
+    cp.Problem(cp.Minimize(paid), [*held, cp.abs(matrix @ (means + shift)) <= limit + least + 1e-7]).solve(
+        cp.CLARABEL, **TIGHT
+    )
+    mine = np.array([found.get(key, 0.0) for key in layout.keys])
+    assert set(found) == set(here)
+    assert (np.abs(matrix @ (means + mine)) <= limit + least + 1e-5).all()
+    if least < 1e-7:
+        assert float(price @ mine**2) <= float(paid.value) * (1 + 1e-4) + 1e-6
+
+
+@pytest.mark.parametrize("size", [1, 16])
+def test_wide_scores_of_overlapping_groups_stay_within_the_band(size: int, rng: np.random.Generator) -> None:
+    """Logits with a standard deviation of 2, two attributes, one group of 6 %: ε + 1/√N from the thousandth row on."""
+    rows = 2500
+    frame = pd.DataFrame({"a": rng.choice(["x", "y"], rows, p=[0.94, 0.06]), "b": rng.integers(0, 2, rows)})
+    scores = 2 * rng.normal(size=rows) + 2.5 * (frame["a"] == "y") + 0.5 * frame["b"]
+    with ak.OnlineEnforcer([ak.ECP("a", tolerance=0.01), ak.ECP("b", tolerance=0.01)]) as stream:
+        released = feed(stream, scores.to_numpy(), frame, size)
+    seen = np.arange(1, rows + 1)
+    for name in frame:
+        member = (frame[name] == frame[name].iloc[0]).to_numpy()
+        inside, outside = (np.cumsum(released * m) / np.maximum(np.cumsum(m), 1) for m in (member, ~member))
+        late = (seen >= 1000) & (seen % size == 0)
+        assert (np.abs(inside - outside)[late] <= 0.01 + 1 / np.sqrt(seen[late])).all()
+    assert np.abs(released - scores).max() < 12  # no row carries what many rows left behind
 
 
 def test_groups_may_appear_at_any_time(rng: np.random.Generator) -> None:

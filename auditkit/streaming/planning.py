@@ -13,6 +13,7 @@ criterion over single cells it is solved by a sort, otherwise by the active-set 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -27,6 +28,8 @@ LEAST_SLOPE = -0.9
 
 _RELAXATIONS = 60
 _WIDEST = 1e12
+_DEAR = 1e9
+"""The price of moving a cell that the batch has no row of, beside one that it has."""
 
 
 @dataclass(frozen=True)
@@ -65,29 +68,74 @@ def make_plan(config: StreamConfig, cells: Mapping[Key, CellSums], labelled: Map
     return _solve_plan(config, released, cells, labelled)
 
 
-def pull_back(config: StreamConfig, cells: Mapping[Key, CellSums], allowance: float) -> Mapping[Key, float]:
-    """How far the pooled released mean of every cell must move for the pooled gaps to be at most ε + allowance.
+def pull_back(
+    config: StreamConfig, cells: Mapping[Key, CellSums], batch: Mapping[Key, CellSums], allowance: float
+) -> Mapping[Key, float]:
+    """How far the pooled released means of a batch's cells must move for every pooled gap to be at most ε + allowance.
+
+        min Σ_c b_c s_c²   subject to   | T (m̄ + δ) | ≤ ε + allowance,     δ_c = b_c s_c / N_c, and 0 for absent cells
+
+    Where the cells of the batch cannot bring that about alone, the allowance grows by the least with which they can.
 
     Args:
         config: What is enforced; criteria that need labels are left out, since the labels of today's rows are unknown.
-        cells: Sums over all rows.
+        cells: Sums over all rows, those of the batch included.
+        batch: Sums over the rows of the batch.
         allowance: What is tolerated on top of ε.
 
     Returns:
-        Shift of the mean of every cell, the cheapest over all rows.
+        δ of the cells of the batch.
     """
     layout = released_layout(config, tuple(cells))
-    means = {key: CellSums(rows=sums.rows, raw=sums.raw, response=sums.released) for key, sums in cells.items()}
+    price = {key: sums.rows**2 / batch[key].rows if key in batch else math.inf for key, sums in cells.items()}
     if layout.strata is not None:
-        return _closed_plan(layout, means, allowance).shift
-    plain = replace(config, criteria=layout.contrasts.criteria)
-    return _solve_plan(plain, layout, means, {}, allowance).shift
+        shift = _pull_cells(layout, cells, price, allowance)
+    elif len(batch) == 1:
+        shift = _pull_one(layout, cells, next(iter(batch)), allowance)
+    else:
+        means = {key: CellSums(rows=sums.rows, raw=sums.raw, response=sums.released) for key, sums in cells.items()}
+        plain = replace(config, criteria=layout.contrasts.criteria)
+        gram = np.array([1.0 / price[key] for key in cells])
+        shift = _solve_plan(plain, layout, means, {}, allowance, gram).shift
+    return {key: shift[key] for key in batch}
 
 
-def _closed_plan(layout: Layout, cells: Mapping[Key, CellSums], allowance: float = 0.0) -> Plan:
+def _pull_cells(
+    layout: Layout, cells: Mapping[Key, CellSums], price: Mapping[Key, float], allowance: float
+) -> dict[Key, float]:
+    """`pull_back` where one criterion compares single cells, by the closed form; what is absent is too dear to move."""
     assert layout.strata is not None
     shift: dict[Key, float] = {}
     keys, tolerance = layout.keys, layout.contrasts.criteria[0].tolerance + allowance
+    for stratum in layout.strata:
+        here = [keys[c] for c in stratum]
+        weights = [min(price[key], _DEAR * cells[key].rows ** 2) for key in here]
+        moved = clamp_range([cells[key].released / cells[key].rows for key in here], weights, tolerance)
+        shift.update(zip(here, moved, strict=True))
+    return shift
+
+
+def _pull_one(layout: Layout, cells: Mapping[Key, CellSums], key: Key, allowance: float) -> dict[Key, float]:
+    """`pull_back` of a single cell, on which every gap depends along a line: g_k + m_k δ."""
+    sums = [cells[name] for name in layout.keys]
+    matrix = layout.matrix(np.array([value.rows for value in sums]))
+    gaps = matrix @ np.array([value.released / value.rows for value in sums])
+    slope = matrix[:, layout.keys.index(key)]
+    moving = np.abs(slope) > 0
+    if not moving.any():
+        return {key: 0.0}
+    middle, reach = -gaps[moving] / slope[moving], 1.0 / np.abs(slope[moving])
+    half = (np.array(layout.tolerance)[moving] + allowance) * reach
+    low, high = middle - half, middle + half
+    # the least that every allowance must grow by for the intervals to meet
+    extra = max(0.0, float(((low[:, None] - high) / (reach[:, None] + reach)).max()))
+    return {key: float(min(max(0.0, (low - extra * reach).max()), (high + extra * reach).min()))}
+
+
+def _closed_plan(layout: Layout, cells: Mapping[Key, CellSums]) -> Plan:
+    assert layout.strata is not None
+    shift: dict[Key, float] = {}
+    keys, tolerance = layout.keys, layout.contrasts.criteria[0].tolerance
     for stratum in layout.strata:
         sums = [cells[keys[c]] for c in stratum]
         means = [value.response / value.rows for value in sums]
@@ -145,8 +193,12 @@ def _solve_plan(
     cells: Mapping[Key, CellSums],
     labelled: Mapping[Key, LabelSums],
     allowance: float = 0.0,
+    gram: FloatArray | None = None,
 ) -> Plan:
-    """The general plan: unknowns are the shifts, then the slopes where the criteria need them."""
+    """The general plan: unknowns are the shifts, then the slopes where the criteria need them.
+
+    ``gram`` says how far a unit of multiplier moves every unknown, where that is not 1/N_c.
+    """
     from auditkit.solvers.active_set import solve_reduced  # loads torch, which the closed form does without
 
     keys = tuple(cells)
@@ -154,7 +206,8 @@ def _solve_plan(
     rows = np.array([value.rows for value in cells.values()])
     raw = np.array([value.raw for value in cells.values()]) / rows
     spread = np.array([value.square for value in cells.values()]) - rows * raw**2
-    gram = 1.0 / rows
+    if gram is None:
+        gram = 1.0 / rows
     if config.by_label:
         gram = np.append(gram, np.where(spread > 1e-9 * rows, 1.0 / np.maximum(spread, 1e-300), 0.0))
     response = np.array([value.response for value in cells.values()]) / rows

@@ -32,8 +32,12 @@ from auditkit.streaming.layout import pooled_gaps, released_layout, worst_violat
 from auditkit.streaming.planning import Plan, make_plan, pull_back
 from auditkit.streaming.state import Bounds, CellSums, Key, LabelSums, StreamConfig, StreamState
 
-AIM = 0.85
+AIM = 0.9
 """Share of the band that a pooled gap is pulled back to, since other cells move before this one comes again."""
+
+PULL = 0.25
+"""How far, in bands, a row is moved to work off an excess that was there before it: a row that carried all of it would
+be moved by N times the excess."""
 
 FIRST_ROWS = 500
 """Rows before which a pooled gap outside the band is left to repayment: so few rows make no stable plan."""
@@ -128,11 +132,14 @@ def _overdue(
     if not layout.tolerance:
         return {}
     after = {**past.cells, **{key: _joined(past.cells.get(key), sums) for key, sums in given.items()}}
+    worst = worst_violation(layout, pooled_gaps(layout, after))
     allowance = plan.relaxation + AIM * config.band / math.sqrt(total)
-    if worst_violation(layout, pooled_gaps(layout, after)) <= allowance:
+    if worst <= allowance:
         return {}
-    shift = pull_back(config, after, allowance)
-    return {key: after[key].rows * shift[key] for key in given}
+    before = worst_violation(layout, pooled_gaps(layout, past.cells))
+    rows = sum([sums.rows for sums in given.values()])
+    allowance = max(allowance, before - PULL * config.band * rows / total)
+    return {key: after[key].rows * shift for key, shift in pull_back(config, after, given, allowance).items()}
 
 
 def _joined(before: CellSums | None, more: CellSums) -> CellSums:
