@@ -6,7 +6,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
@@ -15,6 +15,9 @@ from auditkit.streaming import PendingRows, StreamConfig, StreamState
 
 Kind = Literal["step", "observe"]
 T = TypeVar("T")
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+_hashed_form = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 GENESIS = hashlib.sha256(b"auditkit.ledger/1").hexdigest()
 """What the first entry of a ledger follows."""
@@ -50,7 +53,7 @@ class LedgerEntry:
         """The hash that the entry should carry."""
         answer = hashlib.sha256(self.answer.encode()).hexdigest()
         parts = [self.previous, self.sequence, self.kind, self.batch_id, self.payload, answer, self.entry, self.at]
-        return hashlib.sha256(json.dumps(parts, ensure_ascii=False, separators=(",", ":")).encode()).hexdigest()
+        return hashlib.sha256(_hashed_form(parts).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -65,9 +68,9 @@ class Head:
 def following_entry(head: Head, kind: Kind, batch_id: str, payload: str, answer: str, entry: Any) -> LedgerEntry:
     """The entry that comes after ``head``."""
     at = max(datetime.now(UTC).isoformat(timespec="microseconds"), head.at)
-    text = json.dumps(entry, separators=(",", ":"))
+    text = _encode(entry)
     unsigned = LedgerEntry(head.sequence + 1, kind, batch_id, payload, answer, text, at, head.hash, "")
-    return LedgerEntry(**{**vars(unsigned), "hash": unsigned.expected_hash()})
+    return replace(unsigned, hash=unsigned.expected_hash())
 
 
 @dataclass(frozen=True)
