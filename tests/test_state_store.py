@@ -5,15 +5,10 @@ from __future__ import annotations
 import json
 import os
 import resource
-import shutil
 import signal
 import sqlite3
-import subprocess
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -21,45 +16,17 @@ import pytest
 
 import auditkit as ak
 from auditkit.errors import AuditkitError, InputError, StoreError
-from auditkit.state_store import base, open_store, verify_ledger
+from auditkit.state_store import base, verify_ledger
 from auditkit.state_store.sqlite_store import SqliteStore
 from tests.run_folders import Run
-
-CRITERIA = [ak.ECP("g", tolerance=0.02), ak.EER("g", tolerance=0.1)]
-BATCHES = 400
-
-
-def batch_of(number: int) -> tuple[np.ndarray, dict[str, list[str]], np.ndarray]:
-    rng = np.random.default_rng(number)
-    n = int(rng.integers(1, 4))
-    return rng.random(n), {"g": rng.choice(["p", "q"], n).tolist()}, rng.integers(0, 2, n).astype(float)
-
-
-def open_stream(place: str | Path | None) -> ak.OnlineEnforcer:
-    return ak.OnlineEnforcer(CRITERIA, store=place, bounds=(0.0, 1.0))
-
-
-def apply_batch(stream: ak.OnlineEnforcer, number: int) -> np.ndarray:
-    scores, groups, labels = batch_of(number)
-    released = stream.step(scores, groups, batch_id=str(number)).scores
-    if number % 2 == 0:
-        stream.observe(labels, batch_id=str(number))
-    return released
-
-
-def apply_all(stream: ak.OnlineEnforcer) -> None:
-    for number in range(BATCHES):
-        apply_batch(stream, number)
-
-
-def uninterrupted() -> tuple[list[list[float]], str]:
-    stream = open_stream(None)
-    answers = [apply_batch(stream, number).tolist() for number in range(BATCHES)]
-    return answers, json.dumps(stream.state.to_dict())
-
-
-def assert_verified(place: str | Path) -> None:
-    assert [check for check in verify_ledger(place) if not check.passed] == []
+from tests.streams import (
+    BATCHES,
+    apply_all,
+    apply_batch,
+    assert_verified,
+    check_against_uninterrupted,
+    open_stream,
+)
 
 
 def work_until_killed(place: Path, first: int, ready: int | None = None) -> None:
@@ -117,16 +84,6 @@ def crash_through(place: Path, least: int) -> int:
             assert_verified(place)
         if last_step(place) >= BATCHES and kills >= least:
             return kills
-
-
-def check_against_uninterrupted(place: Path) -> None:
-    answers, state = uninterrupted()
-    stream = open_stream(place)
-    for number in range(BATCHES):
-        assert apply_batch(stream, number).tolist() == answers[number]
-    assert json.dumps(stream.state.to_dict()) == state
-    stream.close()
-    assert_verified(place)
 
 
 def test_kill_at_random_points_loses_and_repeats_nothing(tmp_path: Path) -> None:
@@ -323,95 +280,6 @@ def test_a_store_keeps_to_what_it_was_started_with(tmp_path: Path) -> None:
     open_stream(tmp_path / "state.db").close()
     with pytest.raises(InputError, match="with other criteria, bounds"):
         ak.OnlineEnforcer([ak.ECP("g", tolerance=0.5)], store=tmp_path / "state.db")
-
-
-POSTGRES = next(
-    (found for folder in sorted(Path("/usr/lib/postgresql").glob("*/bin")) if (found := folder / "initdb").exists()),
-    None,
-)
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[str]:
-    """The URL of a real server, started for the tests."""
-    pytest.importorskip("sqlalchemy", reason="pip install 'auditkit[postgres]'")
-    if POSTGRES is None:
-        pytest.skip("no PostgreSQL; apt-get install postgresql")
-    # a folder of its own: the server's user must reach it, which pytest's folders forbid, and a socket's path is short
-    folder = Path(tempfile.mkdtemp(prefix="auditkit-"))
-    data, binaries = folder / "data", POSTGRES.parent
-    as_user: list[str] = []
-    if os.getuid() == 0:  # the server refuses to run as root
-        shutil.chown(folder, "postgres")
-        as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
-    common = {"check": True, "capture_output": True, "text": True, "timeout": 60, "cwd": "/"}
-    subprocess.run([*as_user, binaries / "initdb", "-D", data, "-U", "auditkit", "-A", "trust"], **common)
-    options = f"-c listen_addresses='' -k {folder}"
-    control = [*as_user, str(binaries / "pg_ctl"), "-D", str(data), "-l", str(folder / "log"), "-w"]
-    subprocess.run([*control, "-o", options, "start"], check=True, timeout=60, cwd="/", stdout=subprocess.DEVNULL)
-    try:
-        yield f"postgresql+psycopg://auditkit@/postgres?host={folder}"
-    finally:
-        subprocess.run(
-            [*control, "-m", "immediate", "stop"], check=False, timeout=60, cwd="/", stdout=subprocess.DEVNULL
-        )
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture
-def postgres_store(postgres: str) -> str:
-    """An empty store."""
-    import sqlalchemy
-
-    engine = sqlalchemy.create_engine(postgres)
-    with engine.begin() as connection:
-        for table in ("stream", "ledger", "pending"):
-            connection.execute(sqlalchemy.text(f"DROP TABLE IF EXISTS {table}"))
-    engine.dispose()
-    return postgres
-
-
-def test_postgres_equals_the_uninterrupted_stream_with_two_workers(postgres_store: str) -> None:
-    answers, state = uninterrupted()
-    workers = [open_stream(postgres_store) for _ in range(2)]
-    for number in range(BATCHES):
-        assert apply_batch(workers[number % 2], number).tolist() == answers[number]
-    assert json.dumps(workers[0].state.to_dict()) == state
-    for worker in workers:
-        worker.close()
-    assert_verified(postgres_store)
-    with pytest.raises(InputError, match="with other criteria"):
-        ak.OnlineEnforcer([ak.ECP("g", tolerance=0.5)], store=postgres_store)
-
-
-def test_postgres_workers_at_the_same_time_apply_every_batch_once(postgres_store: str) -> None:
-    failures: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            with open_stream(postgres_store) as stream:
-                for number in range(100):
-                    apply_batch(stream, number)
-        except BaseException as error:
-            failures.append(error)
-
-    threads = [Thread(target=work) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
-    assert_verified(postgres_store)
-    with open_stream(postgres_store) as stream:
-        assert stream.state.batches == 100
-
-
-def test_a_server_that_is_not_there_is_a_store_error() -> None:
-    pytest.importorskip("sqlalchemy")
-    with pytest.raises(StoreError, match="the database refused"):
-        open_stream("postgresql+psycopg://nobody@127.0.0.1:1/none")
-    with pytest.raises(StoreError, match="must name a PostgreSQL server"):
-        open_store("sqlite:///x.db")
 
 
 def test_verifying_changes_nothing(tmp_path: Path) -> None:
