@@ -39,6 +39,21 @@ class Batch:
     weights: FloatArray | None
 
 
+@dataclass(frozen=True, eq=False)
+class BoundBatch:
+    """Everything about a batch but its scores, checked and assembled once; what `FairnessLayer.bind` returns.
+
+    Attributes:
+        batch: The constraints.
+        groups: The groups that they were made from; multipliers to start from are kept with them.
+        columns: k of scores of shape (n, k); None for shape (n,).
+    """
+
+    batch: Batch
+    groups: Groups
+    columns: int | None
+
+
 def assemble_batch(
     groups: Groups,
     criteria: Sequence[AnyCriterion],
@@ -133,6 +148,15 @@ def check_form(scores: Tensor, groups: Groups) -> None:
         )
     if len(scores) != groups.n_rows:
         raise InputError(f"scores must have {groups.n_rows} rows, as many as groups has; got {len(scores)}")
+
+
+def check_bound_form(scores: Tensor, bound: BoundBatch) -> None:
+    """Raise unless the scores are of the shape that a batch was bound for."""
+    check_form(scores, bound.groups)
+    columns = scores.shape[1] if scores.ndim == 2 else None
+    if columns != bound.columns:
+        wanted = "(n,)" if bound.columns is None else f"(n, {bound.columns})"
+        raise InputError(f"scores must have shape {wanted}, for which the batch was bound; got {tuple(scores.shape)}")
 
 
 def check_finite(scores: Tensor) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -26,8 +26,13 @@ class EpochRecord:
         epoch: Number of the epoch, from 0.
         loss: Mean training loss of the projected scores.
         validation_loss: Mean loss of the projected validation scores.
-        gap: Largest constrained gap of the head's own training scores, before the projection.
-        validation_gap: The same on the validation rows.
+        gap: Largest constrained gap of the head's own training scores, before the projection, as the epoch's steps saw
+            them.
+        validation_gap: The same on the validation rows, after the epoch.
+        multipliers: Criterion → largest multiplier |λ|/n of its constraints at the last step: the score units by which
+            ½·mean (ỹ − z)² falls per unit of tolerance.
+        suppressed_share: ‖(I − J)g‖/‖g‖, the part of the gradient that the projection took off, averaged over the
+            epoch's steps; None for a loss without a projection.
     """
 
     epoch: int
@@ -35,6 +40,8 @@ class EpochRecord:
     validation_loss: float
     gap: float
     validation_gap: float
+    multipliers: dict[str, float] = field(default_factory=dict)
+    suppressed_share: float | None = None
 
 
 class FairHead(nn.Module):
@@ -44,10 +51,19 @@ class FairHead(nn.Module):
         n_features: Width of the features.
         hidden: Width of the hidden layer; None for a linear head.
         score_space: What calling the head returns: probabilities, logits, or the raw output.
+        outputs: 1, or one output per class: then scores have shape (n, k), and probabilities are a softmax.
     """
 
-    def __init__(self, n_features: int, *, hidden: int | None = None, score_space: ScoreSpace = "probability") -> None:
+    def __init__(
+        self,
+        n_features: int,
+        *,
+        hidden: int | None = None,
+        score_space: ScoreSpace = "probability",
+        outputs: int = 1,
+    ) -> None:
         super().__init__()
+        self.outputs = outputs
         self.n_features = n_features
         self.hidden = hidden
         self.score_space: ScoreSpace = score_space
@@ -55,20 +71,20 @@ class FairHead(nn.Module):
         self.best_epoch: int | None = None
         self.register_buffer("mean", torch.zeros(n_features, dtype=torch.float64))
         self.register_buffer("scale", torch.ones(n_features, dtype=torch.float64))
-        self.linear = nn.Linear(n_features, 1).double()
+        self.linear = nn.Linear(n_features, outputs).double()
         self.deep: nn.Sequential | None = None
         if hidden is not None:
-            self.deep = nn.Sequential(nn.Linear(n_features, hidden), nn.ReLU(), nn.Linear(hidden, 1)).double()
+            self.deep = nn.Sequential(nn.Linear(n_features, hidden), nn.ReLU(), nn.Linear(hidden, outputs)).double()
             for parameter in self.deep[2].parameters():
                 nn.init.zeros_(parameter)  # the hidden layer starts as a correction of size zero
 
-    def logits(self, features: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """Output before the sigmoid, shape (n,)."""
-        exact = features.to(torch.float64)
+    def logits(self, features: Float[Tensor, "n d"]) -> Float[Tensor, " n *k"]:
+        """Output before the sigmoid or softmax, shape (n,), or (n, k) for several outputs."""
+        exact = features.to(self.linear.weight.dtype)
         output = self._on_raw(self.linear, exact)
         if self.deep is not None:
             output = output + self.deep[2](self.deep[1](self._on_raw(self.deep[0], exact)))
-        return output.squeeze(1)
+        return output.squeeze(1) if self.outputs == 1 else output
 
     def _on_raw(self, layer: nn.Module, features: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
         """A linear layer of the standardised features, with the standardisation folded into its weights."""
@@ -86,10 +102,12 @@ class FairHead(nn.Module):
         self.linear.weight.copy_(weights[:-1].unsqueeze(0))
         self.linear.bias.copy_(weights[-1:])
 
-    def forward(self, features: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """Scores in the head's score space, shape (n,); not projected, and blind to the group."""
+    def forward(self, features: Float[Tensor, "n d"]) -> Float[Tensor, " n *k"]:
+        """Scores in the head's score space, shape (n,) or (n, k); not projected, and blind to the group."""
         logits = self.logits(features)
-        return torch.sigmoid(logits) if self.score_space == "probability" else logits
+        if self.score_space != "probability":
+            return logits
+        return torch.sigmoid(logits) if self.outputs == 1 else torch.softmax(logits, dim=1)
 
     def predict(self, features: VectorLike) -> FloatArray:
         """Scores of a NumPy array or tensor of features, shape (n, d), without gradient, as NumPy."""
@@ -102,7 +120,12 @@ class FairHead(nn.Module):
 
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
-        settings = {"n_features": self.n_features, "hidden": self.hidden, "score_space": self.score_space}
+        settings = {
+            "n_features": self.n_features,
+            "hidden": self.hidden,
+            "score_space": self.score_space,
+            "outputs": self.outputs,
+        }
         files = {"head.safetensors": save(self.state_dict()), "head.json": json.dumps(settings, indent=2).encode()}
         for name, content in files.items():
             (target / f"{name}.tmp").write_bytes(content)
@@ -117,17 +140,24 @@ class FairHead(nn.Module):
         if not (source / "head.json").is_file():
             raise InputError(f"folder holds no head.json: {source}; pass the folder that FairHead.save wrote")
         settings = json.loads((source / "head.json").read_text(encoding="utf-8"))
-        head = cls(settings["n_features"], hidden=settings["hidden"], score_space=settings["score_space"])
+        head = cls(
+            settings["n_features"],
+            hidden=settings["hidden"],
+            score_space=settings["score_space"],
+            outputs=settings.get("outputs", 1),  # absent in heads of one output saved before there were others
+        )
         head.load_state_dict(load_file(source / "head.safetensors"))
         return head.eval()
 
 
-def check_features(features: VectorLike, *, n_features: int | None = None) -> Float[Tensor, "n d"]:
-    """Features as a finite float64 tensor of shape (n, d)."""
+def check_features(
+    features: VectorLike, *, n_features: int | None = None, keep_single: bool = False
+) -> Float[Tensor, "n d"]:
+    """Features as a finite float64 tensor of shape (n, d); float32 stays float32 where that is asked for."""
     values = features.detach().cpu() if isinstance(features, Tensor) else torch.as_tensor(np.asarray(features))
     if values.ndim != 2 or (n_features is not None and values.shape[1] != n_features):
         wanted = "(n, d)" if n_features is None else f"(n, {n_features})"
         raise InputError(f"features must have shape {wanted}; got {tuple(values.shape)}")
     if not bool(torch.isfinite(values).all()):
         raise InputError("features hold NaN or infinite values; drop those rows or fix the backbone that produced them")
-    return values.to(torch.float64)
+    return values if keep_single and values.dtype == torch.float32 else values.to(torch.float64)

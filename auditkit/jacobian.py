@@ -42,6 +42,8 @@ class GradientRecord:
         self.collective = collective
         self.suppressed_share: float | None = None
         """‖(I − Jᵀ)g‖/‖g‖ of the last backward pass; None before the first."""
+        self.duals: dict[int, Callable[[], FloatArray]] = {}
+        """How to find the multipliers of the last forward pass, by column; few callers ask, so they wait until then."""
 
     def note(self, gradient: Tensor, product: Tensor) -> None:
         """Keep the share, from the gradient g that arrived and the Jᵀg that goes on."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from auditkit._typing import VectorLike
+from auditkit._typing import FloatArray, VectorLike
 from auditkit.affine_criteria import AnyCriterion, check_enforceable
-from auditkit.batches import Batch, assemble_batch, check_finite, check_form
+from auditkit.batches import Batch, BoundBatch, assemble_batch, check_bound_form, check_finite, check_form
 from auditkit.constraints import ConstraintSystem
 from auditkit.enforcement import Bounds, check_simplex, solve_and_round
 from auditkit.errors import InputError, SolverError
@@ -28,10 +28,10 @@ from auditkit.groups import LABEL, Groups
 from auditkit.jacobian import CellJacobian, ColumnsJacobian, GradientRecord, MapJacobian, Request, attach, to_host
 from auditkit.moment_maps import ALONE
 from auditkit.projection import ProjectionProblem, Solution, build_problem, check_bounds
-from auditkit.solvers.closed_form import PreparedBatch, prepare_batch, project_prepared
+from auditkit.solvers.closed_form import PreparedBatch, prepare_batch, project_prepared, recover_duals
 from auditkit.solvers.feasibility import OnInfeasible, ensure_feasible
 from auditkit.solvers.levels import LevelPlan, find_plan, project_levels, project_levels_within
-from auditkit.solvers.replay import Inputs, replay
+from auditkit.solvers.replay import as_inputs, column_of, replay, requires_grad
 
 
 class FairnessLayer(nn.Module):
@@ -99,10 +99,19 @@ class FairnessLayer(nn.Module):
         """Part of the last gradient that was taken off, between 0 and 1."""
         return self._record.suppressed_share
 
+    @property
+    def duals(self) -> FloatArray | None:
+        """Multipliers of ½‖y − z‖² in the last forward pass, shape (m,), one column of scores after the other.
+
+        None before the first pass, and where `prepare` or a device leaves none.
+        """
+        found = self._record.duals
+        return np.concatenate([found[column]() for column in sorted(found)]) if found else None
+
     def forward(
         self,
         scores: Float[Tensor, " n *k"],
-        groups: Groups | PreparedBatch,
+        groups: Groups | PreparedBatch | BoundBatch,
         labels: VectorLike | None = None,
         *,
         weights: VectorLike | None = None,
@@ -116,7 +125,7 @@ class FairnessLayer(nn.Module):
 
         Args:
             scores: z, shape (n,), or (n, k): every column is constrained.
-            groups: Attributes of the same rows, or what `prepare` made of them.
+            groups: Attributes of the same rows, or what `bind` or `prepare` made of them; then nothing else is given.
             labels: y, shape (n,); needed by EER and by criteria given the label; see `project` for (n, k) scores.
             weights: Row weights, shape (n,).
             bounds: (lb, ub) of this batch, each a number, one per row, or None; in place of the layer's own.
@@ -131,11 +140,30 @@ class FairnessLayer(nn.Module):
         """
         if isinstance(groups, PreparedBatch):
             return project_prepared(scores, groups)
+        if isinstance(groups, BoundBatch):
+            check_bound_form(scores, groups)
+            return attach(scores, Request(_Solver(self, groups.batch, self.bounds, groups.groups), self._record))
         arguments = (scores, groups, labels, weights, self.bounds if bounds is None else bounds, tolerances)
         if torch.compiler.is_compiling():
             # groups are read by Python, outside of the compiled graph
             return torch.compiler.disable(self._forward)(*arguments)  # type: ignore[call-arg]
         return self._forward(*arguments)
+
+    def bind(self, groups: Groups, labels: VectorLike | None = None, *, columns: int | None = None) -> BoundBatch:
+        """The constraints of rows that will be projected many times, as in full-batch training: assembled once.
+
+        Args:
+            groups: Attributes of the rows.
+            labels: As in `forward`; read now, and not again.
+            columns: k of scores of shape (n, k); None for shape (n,).
+
+        Returns:
+            What `forward` takes in place of ``groups`` and ``labels``.
+
+        Raises:
+            InputError: Labels missing, or of a shape that the criteria cannot use.
+        """
+        return BoundBatch(self._assemble(groups, labels, None, columns), groups, columns)
 
     def prepare(
         self,
@@ -177,7 +205,7 @@ class FairnessLayer(nn.Module):
     ) -> Tensor:
         check_form(scores, groups)
         check_simplex(scores, simplex=self.simplex, bounds=bounds)
-        if tolerances is not None or _requires_grad(labels, weights, bounds):
+        if tolerances is not None or requires_grad(labels, weights, bounds):
             return self._replay(scores, groups, labels, weights, bounds, tolerances)
         batch = self._assemble(groups, labels, weights, scores.shape[1] if scores.ndim == 2 else None)
         if scores.device.type != "cpu" and bounds is None and self._is_plain:  # there nothing waits for the device
@@ -218,11 +246,11 @@ class FairnessLayer(nn.Module):
         strata = any(LABEL in getattr(criterion, "given", ()) for criterion in self.criteria)
         plain = labels if strata or not self._needs_labels else np.zeros(scores.shape)
         batch = assemble_batch(groups, self.criteria, labels=plain, columns=columns, simplex=self.simplex)
-        inputs = _as_inputs(scores, labels if self._needs_labels else None, weights, bounds, tolerances, self.criteria)
+        inputs = as_inputs(scores, labels if self._needs_labels else None, weights, bounds, tolerances, self.criteria)
         if columns is None or self.simplex:
             parts = [(inputs, batch.systems[0])]
         else:
-            parts = [(_column_of(inputs, k), system) for k, system in enumerate(batch.systems)]
+            parts = [(column_of(inputs, k), system) for k, system in enumerate(batch.systems)]
         outputs = [replay(*part, solver=self.solver, on_infeasible=self.on_infeasible) for part in parts]
         return outputs[0] if columns is None or self.simplex else torch.stack(outputs, dim=1)
 
@@ -234,6 +262,7 @@ class _Solver:
         self.layer, self.batch, self.bounds, self.groups = layer, batch, bounds, groups
 
     def __call__(self, scores: Tensor) -> tuple[Tensor, Any]:
+        self.layer._record.duals.clear()
         if scores.ndim == 1 or self.layer.simplex:
             return self._column(scores, self.batch.systems[0], 0)
         parts = [
@@ -247,18 +276,18 @@ class _Solver:
         if layer.solver == "newton" and not layer.strict and scores.ndim == 1 and scores.device.type == "cpu":
             plan = find_plan(system)
             if plan is not None and self.bounds is None:
-                output, jacobian = project_levels(to_host(scores), plan, weights=self.batch.weights)
-                return _as_tensor(output, scores.dtype), jacobian
-            found = None if plan is None else self._within_bounds(scores, plan)
+                found = project_levels(to_host(scores), plan, weights=self.batch.weights)
+            else:
+                found = None if plan is None else self._within_bounds(scores, plan)
             if found is not None:
-                return found
+                layer._record.duals[column] = partial(recover_duals, system, found[1])
+                return _as_tensor(found[0], scores.dtype), found[2]
         check_finite(scores)
         return self._general(scores, system, column)
 
-    def _within_bounds(self, scores: Tensor, plan: LevelPlan) -> tuple[Tensor, Any] | None:
+    def _within_bounds(self, scores: Tensor, plan: LevelPlan) -> tuple[Any, FloatArray, Any] | None:
         bounds = _plain_bounds(self.bounds, len(scores))
-        found = project_levels_within(to_host(scores), plan, bounds=bounds, weights=self.batch.weights)
-        return None if found is None else (_as_tensor(found[0], scores.dtype), found[2])
+        return project_levels_within(to_host(scores), plan, bounds=bounds, weights=self.batch.weights)
 
     def _general(self, scores: Tensor, system: ConstraintSystem, column: int) -> tuple[Tensor, Any]:
         layer, key = self.layer, ("duals", self.layer.criteria, column)
@@ -269,6 +298,7 @@ class _Solver:
         solution, output = solve_and_round(problem, scores.dtype, solver=layer.solver, strict=layer.strict, start=start)
         if layer.warm_start:
             self.groups.derived[key] = solution.duals
+        layer._record.duals[column] = lambda: solution.duals
         return output, _jacobian(problem, solution)
 
 
@@ -326,50 +356,6 @@ def _plain_bounds(bounds: Bounds, n_rows: int) -> tuple[Any, Any]:
     checked = check_bounds(bounds, n_rows=n_rows, device=torch.device("cpu"))
     lower, upper = (None if b is None else float(b) if b.ndim == 0 else b.numpy() for b in checked)
     return lower, upper
-
-
-def _requires_grad(labels: Any, weights: Any, bounds: Bounds) -> bool:
-    """Whether a gradient or tangent flows through any of the inputs besides the scores."""
-    if labels is None and weights is None and bounds is None:
-        return False
-    values = (labels, weights, *(bounds if isinstance(bounds, Sequence) else ()))
-    return any(
-        isinstance(value, Tensor)
-        and (
-            value.requires_grad
-            or torch.autograd.forward_ad.unpack_dual(value).tangent is not None
-            or torch._C._functorch.is_functorch_wrapped_tensor(value)  # type: ignore[attr-defined]
-        )
-        for value in values
-    )
-
-
-def _as_inputs(
-    scores: Tensor, labels: Any, weights: Any, bounds: Bounds, tolerances: Any, criteria: Sequence[AnyCriterion]
-) -> Inputs:
-    def tensor(values: Any) -> Tensor | None:
-        if values is None or isinstance(values, Tensor):
-            return values
-        return torch.as_tensor(np.asarray(values, dtype=np.float64), device=scores.device)
-
-    lower, upper = (None, None) if bounds is None else bounds
-    epsilon = tensor(tolerances)
-    if epsilon is not None:
-        if epsilon.ndim == 0:
-            epsilon = epsilon.expand(len(criteria))
-        if epsilon.shape != (len(criteria),):
-            raise InputError(
-                f"tolerances must be one number or {len(criteria)}, one per criterion; got shape {tuple(epsilon.shape)}"
-            )
-    y = tensor(labels)
-    if y is not None and scores.ndim == 2 and y.ndim == 1:
-        y = torch.nn.functional.one_hot(y.long(), scores.shape[1])
-    return Inputs(scores, epsilon, y, tensor(weights), tensor(lower), tensor(upper))
-
-
-def _column_of(inputs: Inputs, column: int) -> Inputs:
-    labels = inputs.labels
-    return replace(inputs, scores=inputs.scores[:, column], labels=None if labels is None else labels[:, column])
 
 
 def _connect(process_group: Any) -> Any:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from benchmarks import audit, projection, streaming
+from benchmarks import audit, projection, streaming, tuning
 
 if __name__ == "__main__":
     projection.main()
     audit.main()
     streaming.main()
+    tuning.main([])

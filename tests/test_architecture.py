@@ -40,7 +40,7 @@ ROWS = (
         "onnx_export",
     },
     {"auditing", "monitoring", "subgroups", "enforcement", "layer", "deployment", "streaming", "state_store"},
-    {"finetuning", "baselines", "comparison", "online_enforcer"},
+    {"finetuning", "tuning", "estimators", "baselines", "comparison", "online_enforcer"},
     {"reporting", "config", "run_folder", "predictions", "subjects", "jobs"} | {"service", "stream_job"},
     {"cli", "__main__"},
 )
@@ -70,6 +70,8 @@ WITHIN_ROW = {
     "state_store": {"streaming"},
     "streaming": {"monitoring"},
     "baselines": {"finetuning"},
+    "estimators": {"finetuning", "tuning"},
+    "finetuning": {"tuning"},
     "comparison": {"finetuning", "baselines"},
     "jobs": {"config", "run_folder", "predictions", "subjects"},
     "subjects": {"config", "run_folder", "predictions"},

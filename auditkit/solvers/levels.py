@@ -138,7 +138,7 @@ def _find_plan(system: ConstraintSystem) -> LevelPlan | None:
 
 def project_levels(
     values: np.ndarray[Any, Any], plan: LevelPlan, *, weights: FloatArray | None = None
-) -> tuple[np.ndarray[Any, Any], CellJacobian]:
+) -> tuple[np.ndarray[Any, Any], FloatArray, CellJacobian]:
     """Project a batch without bounds.
 
     Args:
@@ -147,7 +147,7 @@ def project_levels(
         weights: Row weights, shape (n,).
 
     Returns:
-        ỹ, shape (n,), and its Jacobian.
+        ỹ, shape (n,), δ of every cell and the Jacobian.
 
     Raises:
         InputError: NaN or infinite scores, or scores whose sum overflows.
@@ -158,7 +158,7 @@ def project_levels(
         raise InputError("scores are too large: their sum over a group is not finite")
     shift = _move_cells(_residuals(means, plan), plan.weight, plan).shift
     jacobian = CellJacobian(plan.index, _answer(shift, plan, None), weights, None, plan.collective)
-    return add_per_cell(values, shift, plan.index), jacobian
+    return add_per_cell(values, shift, plan.index), shift, jacobian
 
 
 def project_levels_within(

@@ -10,6 +10,7 @@ a constraint that is met with multiplier zero counts as inactive and a row exact
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from auditkit._typing import FloatArray
+from auditkit.affine_criteria import AnyCriterion
 from auditkit.constraints import ConstraintSystem, membership_of, with_labels
 from auditkit.criteria import Contrasts, Criterion
 from auditkit.errors import InputError
@@ -274,3 +276,50 @@ class _Locate(Function):
             for k in range(info.batch_size)
         ]  # fmt: skip
         return tuple(torch.stack(parts) for parts in zip(*slices, strict=True)), (0, 0, 0, 0)  # type: ignore[arg-type]
+
+
+def requires_grad(labels: Any, weights: Any, bounds: Any) -> bool:
+    """Whether a gradient or tangent flows through any of the inputs besides the scores."""
+    if labels is None and weights is None and bounds is None:
+        return False
+    values = (labels, weights, *(bounds if isinstance(bounds, Sequence) else ()))
+    return any(
+        isinstance(value, Tensor)
+        and (
+            value.requires_grad
+            or torch.autograd.forward_ad.unpack_dual(value).tangent is not None
+            or torch._C._functorch.is_functorch_wrapped_tensor(value)  # type: ignore[attr-defined]
+        )
+        for value in values
+    )
+
+
+def as_inputs(
+    scores: Tensor, labels: Any, weights: Any, bounds: Any, tolerances: Any, criteria: Sequence[AnyCriterion]
+) -> Inputs:
+    """Everything that a gradient may flow to, as tensors."""
+
+    def tensor(values: Any) -> Tensor | None:
+        if values is None or isinstance(values, Tensor):
+            return values
+        return torch.as_tensor(np.asarray(values, dtype=np.float64), device=scores.device)
+
+    lower, upper = (None, None) if bounds is None else bounds
+    epsilon = tensor(tolerances)
+    if epsilon is not None:
+        if epsilon.ndim == 0:
+            epsilon = epsilon.expand(len(criteria))
+        if epsilon.shape != (len(criteria),):
+            raise InputError(
+                f"tolerances must be one number or {len(criteria)}, one per criterion; got shape {tuple(epsilon.shape)}"
+            )
+    y = tensor(labels)
+    if y is not None and scores.ndim == 2 and y.ndim == 1:
+        y = torch.nn.functional.one_hot(y.long(), scores.shape[1])
+    return Inputs(scores, epsilon, y, tensor(weights), tensor(lower), tensor(upper))
+
+
+def column_of(inputs: Inputs, column: int) -> Inputs:
+    """The inputs of one column of (n, k) scores."""
+    labels = inputs.labels
+    return replace(inputs, scores=inputs.scores[:, column], labels=None if labels is None else labels[:, column])

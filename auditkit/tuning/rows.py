@@ -1,0 +1,174 @@
+"""The rows that a head is trained on: checked, split, and dealt into batches of equal composition."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from auditkit._typing import IntArray, VectorLike
+from auditkit._validation import check_binary, check_vector
+from auditkit.criteria import Criterion, columns_of
+from auditkit.errors import InputError
+from auditkit.groups import LABEL, Groups
+from auditkit.heads import check_features
+from auditkit.tuning.config import TuneConfig
+
+
+@dataclass(frozen=True, eq=False)
+class HeadRows:
+    """Checked rows that a loss is taken over.
+
+    Attributes:
+        features: Frozen features, float32 or float64, shape (n, d).
+        labels: Labels in the dtype of the features, shape (n,).
+        groups: Attributes of the same rows.
+        start: Scores of the frozen model, shape (n,).
+        derived: What losses computed from groups and labels, kept for the next time they see the same rows.
+    """
+
+    features: Float[Tensor, "n d"]
+    labels: Float[Tensor, " n"]
+    groups: Groups
+    start: Float[Tensor, " n"] | None = None
+    derived: dict[Any, Any] = field(default_factory=dict)
+
+    def take(self, rows: IntArray) -> HeadRows:
+        """Some of the rows."""
+        index = torch.as_tensor(rows)
+        start = None if self.start is None else self.start[index]
+        return HeadRows(self.features[index], self.labels[index], self.groups.take(rows), start)
+
+
+def check_rows(
+    features: VectorLike, labels: VectorLike, groups: Groups, config: TuneConfig, *, start: VectorLike | None = None
+) -> HeadRows:
+    """Features, labels and groups of the same rows, checked; float32 features stay float32."""
+    x = check_features(features, keep_single=True)
+    y = check_vector("labels", labels, n_rows=groups.n_rows)
+    if config.score_space != "identity":
+        check_classes(y, config)
+    if len(x) != groups.n_rows:
+        raise InputError(f"features must have {groups.n_rows} rows, as many as groups has; got {len(x)}")
+    first = None if start is None else torch.as_tensor(check_vector("start", start, n_rows=groups.n_rows))
+    if first is not None and config.outputs > 1:
+        raise InputError("start takes one score per row, which a head of several classes does not have; leave it out")
+    return HeadRows(x, torch.as_tensor(y, dtype=x.dtype), groups, first)
+
+
+def check_classes(labels: Any, config: TuneConfig) -> None:
+    """Raise unless every label is one of the classes."""
+    if config.classes == 2:
+        check_binary("labels", labels)
+        return
+    wrong = labels[(labels != np.round(labels)) | (labels < 0) | (labels >= config.classes)]
+    if len(wrong):
+        raise InputError(f"labels must be classes 0 to {config.classes - 1}, as classes={config.classes} says; "
+                         f"got {wrong[0]:g}")  # fmt: skip
+
+
+def split_rows_for_validation(
+    rows: HeadRows, rng: np.random.Generator, config: TuneConfig
+) -> tuple[HeadRows, HeadRows]:
+    """Training and validation rows."""
+    order = rng.permutation(rows.groups.n_rows)
+    held = max(1, round(config.validation_fraction * len(order)))
+    if held >= len(order):
+        raise InputError(f"labels has {len(order)} rows, too few to hold some back for validation; pass more rows")
+    return rows.take(np.sort(order[held:])), rows.take(np.sort(order[:held]))
+
+
+class Batches:
+    """Batches with the proportions of all rows, whose composition stays the same from epoch to epoch.
+
+    Every cell of the criteria's columns (and, where labels are classes, of the label) is spread evenly over the places
+    of an epoch. Which row of the cell takes which of its places is drawn anew every epoch; that a place belongs to the
+    cell is not. So the constraints of a batch, which depend on the cells alone, are assembled once per training.
+
+    Args:
+        rows: All training rows.
+        criteria: Whose columns make up the cells.
+        config: Says the size of a batch.
+    """
+
+    def __init__(self, rows: HeadRows, criteria: Sequence[Criterion], config: TuneConfig) -> None:
+        self.rows = rows
+        n_rows = rows.groups.n_rows
+        self.is_whole = config.batch_size is None or config.batch_size >= n_rows
+        if self.is_whole:
+            return
+        columns = [name for name in columns_of(criteria) if name != LABEL]
+        inferred = any(name in rows.groups.inferred for name in columns)
+        known = [name for name in columns if name not in rows.groups.inferred]
+        classes = config.score_space != "identity"
+        self._cell = _cells(rows, known, classes=classes)
+        by_cell = np.argsort(self._cell, kind="stable")
+        size = np.bincount(self._cell)
+        rank = np.arange(n_rows) - np.repeat(np.cumsum(size) - size, size)
+        order = np.argsort((rank + 0.5) / size[self._cell[by_cell]], kind="stable")  # place → position by cell
+        self._places = np.array_split(order, -(-n_rows // int(config.batch_size or n_rows)))
+        self._slots: list[_Slot] | None = None
+        if known and not inferred:
+            chosen = [by_cell[places] for places in self._places]
+            self._slots = [
+                _Slot(_select(rows.groups.take(index), known), rows.labels[torch.as_tensor(index)]) for index in chosen
+            ]
+        self._labels_stay = classes
+
+    def draw(self, rng: np.random.Generator) -> Iterator[tuple[HeadRows, IntArray | slice]]:
+        """The batches of one epoch, each with the positions of its rows."""
+        if self.is_whole:
+            yield self.rows, slice(None)
+            return
+        shuffled = rng.permutation(self.rows.groups.n_rows)
+        by_cell = shuffled[np.argsort(self._cell[shuffled], kind="stable")]
+        for number, places in enumerate(self._places):
+            chosen = by_cell[places]
+            yield self._fill(number, chosen), chosen
+
+    @property
+    def kept(self) -> list[Groups]:
+        """The groups of every batch, where they stay the same from epoch to epoch."""
+        return [self.rows.groups] if self.is_whole else [slot.groups for slot in self._slots or ()]
+
+    def _fill(self, number: int, chosen: IntArray) -> HeadRows:
+        if self._slots is None:
+            return self.rows.take(chosen)
+        slot, index = self._slots[number], torch.as_tensor(chosen)
+        features = self.rows.features.index_select(0, index)
+        if self._labels_stay:
+            return HeadRows(features, slot.labels, slot.groups, derived=slot.derived)
+        return HeadRows(features, self.rows.labels[index], slot.groups)
+
+
+@dataclass(frozen=True, eq=False)
+class _Slot:
+    """What stays of a batch from epoch to epoch: everything but which rows are in it."""
+
+    groups: Groups
+    labels: Tensor
+    derived: dict[Any, Any] = field(default_factory=dict)
+
+
+def _cells(rows: HeadRows, columns: list[str], *, classes: bool) -> np.ndarray[Any, Any]:
+    """Cell of every row as small integers, which sort fast."""
+    names = [*columns, LABEL] if classes else columns
+    if not names:
+        return np.zeros(rows.groups.n_rows, dtype=np.int16)
+    index = rows.groups.cells(names, labels=rows.labels).index
+    return index.astype(np.int16) if index.max(initial=0) < 2**15 else index
+
+
+def _select(groups: Groups, columns: list[str]) -> Groups:
+    """The groups with these columns only: the others do not stay the same from epoch to epoch."""
+    selected = {
+        name: pd.Series(pd.Categorical.from_codes(groups.codes(name), list(groups.categories(name))))
+        for name in columns
+    }
+    return Groups(selected)

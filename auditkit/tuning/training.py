@@ -1,0 +1,309 @@
+"""The loop: steps, history, early stopping at equal constraint, checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from auditkit._typing import IntArray
+from auditkit.batches import assemble_batch
+from auditkit.criteria import Criterion
+from auditkit.errors import SolverError
+from auditkit.groups import Groups
+from auditkit.heads import EpochRecord, FairHead
+from auditkit.progress import Progress
+from auditkit.tuning.checkpoints import check_task, describe_task, load_checkpoint, save_checkpoint
+from auditkit.tuning.config import TuneConfig
+from auditkit.tuning.losses import ProjectedLoss
+from auditkit.tuning.primal_dual import PrimalDualLoss
+from auditkit.tuning.rows import Batches, HeadRows, split_rows_for_validation
+
+FARTHEST = 1e3
+"""Distance of a feature's mean from zero, in standard deviations, beyond which float32 loses too many digits."""
+
+
+@dataclass(frozen=True)
+class Checkpointing:
+    """Where and how often a training writes where it stands.
+
+    Attributes:
+        path: The file; where it exists, the training goes on from it.
+        every: Epochs between two writes.
+    """
+
+    path: Path
+    every: int = 10
+
+
+def train(
+    rows: HeadRows,
+    loss: Any,
+    criteria: Sequence[Criterion],
+    config: TuneConfig,
+    progress: Progress,
+    *,
+    checkpoint: Checkpointing | None = None,
+    initial: dict[str, Tensor] | None = None,
+) -> FairHead:
+    """Minimise a loss over a head's weights with early stopping on held-back rows.
+
+    Args:
+        rows: All rows.
+        loss: Called with (head, rows), returns a differentiable scalar; or a function of the training rows that makes
+            such a loss, marked by an attribute ``needs_training_rows``.
+        criteria: Whose gaps the history records.
+        config: How to train.
+        progress: Where to report epochs.
+        checkpoint: Where to write where the training stands; None writes nothing.
+        initial: Weights to start from, as `FairHead.state_dict` gives them; None starts from the seed.
+
+    Returns:
+        The head at its best validation loss.
+
+    Raises:
+        InputError: The checkpoint is of another training.
+        SolverError: No epoch had a finite validation loss.
+    """
+    task = None if checkpoint is None else describe_task(rows, tuple(criteria), config, initial=initial)
+    run = _Training(_with_safe_precision(rows), loss, criteria, config, initial)
+    if checkpoint is not None and task is not None and checkpoint.path.exists():
+        state = load_checkpoint(checkpoint.path)
+        check_task(checkpoint.path, state["task"], task)
+        run.restore(state)
+    with progress.stage("tuning the head", config.epochs) as advance:
+        advance(len(run.history))
+        while not run.is_over:
+            run.run_epoch()
+            advance(1)
+            if checkpoint is not None and (run.is_over or len(run.history) % checkpoint.every == 0):
+                save_checkpoint(checkpoint.path, {"task": task, **run.state()})
+    return run.finish()
+
+
+def make_loss(criteria: Sequence[Criterion], config: TuneConfig) -> Any:
+    """The loss of a mode, as `train` takes it."""
+    if config.mode == "layer":
+        return ProjectedLoss(criteria, config)
+    make = partial(PrimalDualLoss, criteria, config)
+    make.needs_training_rows = True  # type: ignore[attr-defined]
+    return make
+
+
+@dataclass
+class _Best:
+    """The best epoch so far."""
+
+    loss: float = float("inf")
+    epoch: int = -1
+    state: dict[str, Any] = field(default_factory=dict)
+
+
+class _Training:
+    """Everything that changes from epoch to epoch."""
+
+    def __init__(
+        self, rows: HeadRows, loss: Any, criteria: Sequence[Criterion], config: TuneConfig, initial: Any
+    ) -> None:
+        self.config = config
+        self.rng = np.random.default_rng(config.seed)
+        self.training, self.validation = split_rows_for_validation(rows, self.rng, config)
+        self.batches = Batches(self.training, criteria, config)
+        self.loss = loss(self.training) if getattr(loss, "needs_training_rows", False) else loss
+        self.head = _new_head(self.training, config, initial)
+        self.pull = _anchor(self.head, self.training, config)
+        self.optimizer = _make_optimizer(self.head, config)
+        self.best, self.history = _Best(), []
+        self.gaps = [_Gap(part, criteria, config) for part in (self.training, self.validation)]
+        shape = (
+            (self.training.groups.n_rows,) if config.columns is None else (self.training.groups.n_rows, config.classes)
+        )
+        self.seen = torch.zeros(shape, dtype=rows.features.dtype)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the epochs or the patience are spent."""
+        done = len(self.history)
+        return done >= self.config.epochs or (done > 0 and done - 1 - self.best.epoch >= self.config.patience)
+
+    def run_epoch(self) -> None:
+        """One pass over the rows, and its line of history."""
+        n_rows, total, suppressed, last = self.training.groups.n_rows, 0.0, 0.0, 0
+        diagnose = getattr(self.loss, "diagnose", None)
+        self.head.train()
+        for batch, places in self.batches.draw(self.rng):
+            last = batch.groups.n_rows
+            total += self._step(batch, places) * last
+            if diagnose is not None:
+                suppressed += (diagnose(last)[1] or 0.0) * last
+        multipliers = {} if diagnose is None else diagnose(last)[0]
+        self.head.eval()
+        validation_loss, validation_gap = self._validate()
+        share = None if diagnose is None else suppressed / n_rows
+        gap = self.gaps[0](self.seen)
+        self.history.append(
+            EpochRecord(len(self.history), total / n_rows, validation_loss, gap, validation_gap, multipliers, share)
+        )
+        self._keep_best()
+
+    def _step(self, batch: HeadRows, places: IntArray | slice) -> float:
+        """One step; the loss before it."""
+        first: list[float] = []
+
+        def closure() -> Tensor:
+            self.optimizer.zero_grad()
+            with _Listening(self.head) as heard:
+                value = self.loss(self.head, batch)
+            whole = value + self.pull(self.head) + self._decay()
+            whole.backward()
+            if not first:  # a line search asks again
+                first.append(float(value.detach()))
+                self.seen[places if isinstance(places, slice) else torch.as_tensor(places)] = heard.output
+            return whole
+
+        self.optimizer.step(closure)  # type: ignore[arg-type]
+        return first[0]
+
+    def _decay(self) -> Tensor | float:
+        """What AdamW does by itself."""
+        if self.config.optimizer == "adamw" or self.config.weight_decay == 0:
+            return 0.0
+        return 0.5 * self.config.weight_decay * sum((weight**2).sum() for weight in self.head.parameters())
+
+    @torch.no_grad()
+    def _validate(self) -> tuple[float, float]:
+        with _Listening(self.head) as heard:
+            value = float(self.loss(self.head, self.validation))
+        return value, self.gaps[1](heard.output)
+
+    def _keep_best(self) -> None:
+        record = self.history[-1]
+        if record.validation_loss < self.best.loss:
+            self.best.loss, self.best.epoch = record.validation_loss, record.epoch
+            self.best.state = {name: value.detach().clone() for name, value in self.head.state_dict().items()}
+
+    def finish(self) -> FairHead:
+        """The head at its best epoch, in float64."""
+        if self.best.epoch < 0:
+            raise SolverError("training diverged: no epoch had a finite validation loss; lower learning_rate")
+        self.head.load_state_dict(self.best.state)
+        self.head.history, self.head.best_epoch = tuple(self.history), self.best.epoch
+        return self.head.double().eval()
+
+    @property
+    def _kept(self) -> list[Groups]:
+        return [*self.batches.kept, self.validation.groups]
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the epochs to come depend on."""
+        keep = getattr(self.loss, "state", None)
+        return {
+            "head": self.head.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rng": self.rng.bit_generator.state,
+            "best": {"loss": self.best.loss, "epoch": self.best.epoch, "state": self.best.state},
+            "history": [asdict(record) for record in self.history],
+            "loss": None if keep is None else keep(self._kept),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up what `state` returned."""
+        self.head.load_state_dict(state["head"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.rng.bit_generator.state = state["rng"]
+        self.best = _Best(**state["best"])
+        self.history = [EpochRecord(**record) for record in state["history"]]
+        if state["loss"] is not None:
+            self.loss.restore(state["loss"], self._kept)
+
+
+class _Listening:
+    """Keeps what a head last returned, so that no loss has to hand it on and nothing is computed twice."""
+
+    output: Tensor
+
+    def __init__(self, head: FairHead) -> None:
+        self._head = head
+
+    def __enter__(self) -> _Listening:
+        self._handle = self._head.register_forward_hook(self._keep)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._handle.remove()
+
+    def _keep(self, _module: Any, _inputs: Any, output: Tensor) -> None:
+        self.output = output.detach()
+
+
+class _Gap:
+    """Largest gap of scores on rows that stay; 0 where nothing is compared."""
+
+    def __init__(self, rows: HeadRows, criteria: Sequence[Criterion], config: TuneConfig) -> None:
+        self._parts = []
+        if criteria:
+            batch = assemble_batch(rows.groups, criteria, labels=rows.labels, columns=config.columns)
+            self._parts = [(system, system.moment_map(None, torch.device("cpu"))) for system in batch.systems]
+
+    def __call__(self, scores: Tensor) -> float:
+        columns = [scores] if scores.ndim == 1 else list(scores.T.contiguous())
+        return max(
+            (
+                float(np.abs(system.matrix @ moments.collect(column) - system.target).max(initial=0.0))
+                for (system, moments), column in zip(self._parts, columns, strict=bool(self._parts))
+            ),
+            default=0.0,
+        )
+
+
+def _with_safe_precision(rows: HeadRows) -> HeadRows:
+    """The rows in float64 where a float32 product would lose too many digits of features far from zero."""
+    if rows.features.dtype == torch.float64 or len(rows.features) == 0:
+        return rows
+    spread, mean = torch.std_mean(rows.features, dim=0, unbiased=False)
+    if not bool((mean.abs() > FARTHEST * spread).logical_and(spread > 0).any()):
+        return rows
+    return HeadRows(rows.features.double(), rows.labels.double(), rows.groups, rows.start)
+
+
+def _new_head(training: HeadRows, config: TuneConfig, initial: dict[str, Tensor] | None) -> FairHead:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        head = FairHead(
+            training.features.shape[1], hidden=config.hidden, score_space=config.score_space, outputs=config.outputs
+        )
+    spread = training.features.std(dim=0, unbiased=False)
+    head.get_buffer("mean").copy_(training.features.mean(dim=0))
+    head.get_buffer("scale").copy_(torch.where(spread > 1e-12, spread, 1.0))
+    if training.start is not None:
+        head.start_from(training.features, training.start)
+    if initial is not None:
+        head.load_state_dict(initial)
+    return head.to(training.features.dtype)
+
+
+def _make_optimizer(head: FairHead, config: TuneConfig) -> torch.optim.Optimizer:
+    if config.optimizer == "lbfgs":
+        return torch.optim.LBFGS(head.parameters(), lr=config.learning_rate, line_search_fn="strong_wolfe")
+    return torch.optim.AdamW(head.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+
+
+def _anchor(head: FairHead, training: HeadRows, config: TuneConfig) -> Callable[[FairHead], Tensor | float]:
+    """The penalty that pulls the head towards its start; nothing where it starts from random weights."""
+    if training.start is None or config.anchor == 0:
+        return lambda _: 0.0
+    strength = config.anchor / training.groups.n_rows
+    origin = [parameter.detach().clone() for parameter in head.linear.parameters()]
+    return lambda present: (
+        strength
+        * sum(
+            ((parameter - first) ** 2).sum()
+            for parameter, first in zip(present.linear.parameters(), origin, strict=True)
+        )
+    )

@@ -1,0 +1,174 @@
+"""Training through the fairness layer beside the same training without it, and beside the paper's trainer.
+
+    python -m benchmarks.tuning            needs: pip install -e '.[bench]'
+
+1. One epoch of a linear head on 200,000 × 512 cached float32 features, in a plain torch loop, with the layer and
+   without, in turns so that a busy machine slows both; and one epoch of `tune_head`, which also evaluates the held-back
+   rows, beside the same loop with the loss of the scores as they are.
+2. The same number of epochs of the same network on the same rows, batches and optimiser by ``fairness-training``, the
+   paper's package, which solves a CVXPY problem for every batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from fairness_training import FairModel, FairTrainer
+from rich.console import Console
+from rich.table import Table
+from torch.utils.data import DataLoader, TensorDataset
+
+import auditkit as ak
+from auditkit.progress import NullProgress
+from auditkit.tuning.losses import PlainLoss
+from auditkit.tuning.rows import check_rows
+from auditkit.tuning.training import train
+
+TOLERANCE = 0.01
+CRITERIA: dict[str, list[ak.Criterion]] = {
+    "ECP, 2 groups": [ak.ECP("sex", tolerance=TOLERANCE)],
+    "ECP, 2 × 5 groups crossed": [ak.ECP(("sex", "race"), tolerance=TOLERANCE)],
+    "ECP, 2 and 5 groups": [ak.ECP("sex", tolerance=TOLERANCE), ak.ECP("race", tolerance=TOLERANCE)],
+    "equalized odds, 2 groups": [ak.equalized_odds("sex", tolerance=TOLERANCE)],
+    "EER, 5 groups": [ak.EER("race", tolerance=TOLERANCE)],
+}
+
+
+def make_rows(rows: int, width: int) -> tuple[torch.Tensor, torch.Tensor, ak.Groups, np.ndarray]:
+    rng = np.random.default_rng(0)
+    sex, race = rng.integers(0, 2, rows), rng.integers(0, 5, rows)
+    features = torch.randn(rows, width, generator=torch.Generator().manual_seed(0))
+    features[:, 0] += torch.as_tensor(0.8 * sex + 0.5 * (race == 1), dtype=torch.float32)
+    chance = torch.sigmoid(features[:, 0] + 0.5 * features[:, 1] - 0.5)
+    labels = (torch.as_tensor(rng.random(rows)) < chance).float()
+    return features, labels, ak.Groups({"sex": sex, "race": race}), sex
+
+
+Epoch = Callable[[], float]
+
+
+def plain_loop(
+    features: torch.Tensor, labels: torch.Tensor, groups: ak.Groups, criteria: Sequence[ak.Criterion] | None
+) -> Epoch:
+    """One full-batch step of AdamW on a linear head; with the layer where there are criteria."""
+    torch.manual_seed(0)
+    head = torch.nn.Linear(features.shape[1], 1)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=0.01)
+    layer = bound = None
+    if criteria is not None:
+        layer = ak.FairnessLayer(criteria, bounds=(1e-3, 1 - 1e-3), warm_start=True)
+        bound = layer.bind(groups, labels)
+
+    def epoch() -> float:
+        optimizer.zero_grad()
+        scores = torch.sigmoid(head(features).squeeze(1))
+        if layer is not None:
+            scores = layer(scores, bound)
+        loss = torch.nn.functional.binary_cross_entropy(scores.clamp(1e-3, 1 - 1e-3), labels)
+        loss.backward()
+        optimizer.step()
+        return float(loss)
+
+    return epoch
+
+
+def in_turns(epochs: dict[str, Epoch], rounds: int) -> dict[str, float]:
+    """Median CPU seconds of every epoch: other work on the machine does not count."""
+    for epoch in epochs.values():
+        epoch()
+    times: dict[str, list[float]] = {name: [] for name in epochs}
+    for _ in range(rounds):
+        for name, epoch in epochs.items():
+            begin = time.process_time()
+            epoch()
+            times[name].append(time.process_time() - begin)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def compare_epochs(console: Console, *, rows: int, width: int, rounds: int) -> None:
+    features, labels, groups, _ = make_rows(rows, width)
+    loops = {"without": plain_loop(features, labels, groups, None)}
+    loops |= {name: plain_loop(features, labels, groups, criteria) for name, criteria in CRITERIA.items()}
+    medians = in_turns(loops, rounds)
+    table = Table("criteria", "CPU ms", "ratio", title=f"one full-batch epoch, {rows:,} × {width} float32, plain torch")
+    for name, seconds in medians.items():
+        table.add_row(name, f"{1e3 * seconds:.1f}", f"{seconds / medians['without']:.3f}×")
+    console.print(table)
+
+
+def compare_tuning(console: Console, *, rows: int, width: int, epochs: int) -> None:
+    features, labels, groups, _ = make_rows(rows, width)
+    table = Table("batch", "with, CPU s", "without, CPU s", "ratio", title=f"tune_head, {epochs} epochs less one epoch")
+    criteria = CRITERIA["ECP, 2 groups"]
+    for batch_size in (None, 8192):
+
+        def seconds(count: int, layered: bool, batch_size: int | None = batch_size) -> float:
+            config = ak.TuneConfig(epochs=count, patience=count, batch_size=batch_size)
+            begin = time.process_time()
+            if layered:
+                ak.tune_head(features, labels, groups, criteria, config=config)
+            else:
+                train(check_rows(features, labels, groups, config), PlainLoss(config), (), config, NullProgress())
+            return time.process_time() - begin
+
+        totals = [seconds(epochs, layered) - seconds(1, layered) for layered in (True, False)]
+        table.add_row(str(batch_size), *(f"{t:.2f}" for t in totals), f"{totals[0] / totals[1]:.3f}×")
+    console.print(table)
+
+
+def paper_seconds(data: Sequence[torch.Tensor], batch_size: int, epochs: int) -> float:
+    features, labels = data
+    torch.manual_seed(0)
+    model = FairModel(
+        input_dim=features.shape[1], protected_attr_idx=0, prediction_bounds=(1e-3, 1 - 1e-3), b_tau=1,
+        fairness_tolerance=TOLERANCE,
+        custom_network=torch.nn.Sequential(torch.nn.Linear(features.shape[1], 1), torch.nn.Sigmoid()),
+    )  # fmt: skip
+    loader = DataLoader(TensorDataset(features, labels.unsqueeze(1)), batch_size=batch_size, shuffle=True)
+    trainer = FairTrainer(model, torch.nn.BCELoss(), torch.optim.AdamW(model.parameters(), lr=0.01))
+    begin = time.process_time()
+    trainer.fit(loader, None, epochs=epochs, verbose=0)
+    return time.process_time() - begin
+
+
+def compare_trainers(console: Console, *, rows: int, epochs: int) -> None:
+    table = Table("rows", "batch", "auditkit, CPU s", "fairness-training, CPU s", "ratio",
+                  title=f"{epochs} epochs of a linear head on 32 features, ECP of 2 groups")  # fmt: skip
+    for batch_size in (512, 2048):
+        features, labels, groups, sex = make_rows(rows, 31)
+        features = torch.cat([torch.as_tensor(sex, dtype=torch.float32).unsqueeze(1), features], dim=1)
+        config = ak.TuneConfig(
+            epochs=epochs, patience=epochs, batch_size=batch_size, validation_fraction=1 / rows, anchor=0.0
+        )
+        begin = time.process_time()
+        ak.tune_head(features, labels, groups, CRITERIA["ECP, 2 groups"], config=config)
+        ours = time.process_time() - begin
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            theirs = paper_seconds((features, labels), batch_size, epochs)
+        table.add_row(f"{rows:,}", str(batch_size), f"{ours:.3f}", f"{theirs:.2f}", f"{theirs / ours:,.0f}×")
+    console.print(table)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=15, help="epochs per median")
+    parser.add_argument("--paper-rows", type=int, default=8192, help="rows that the paper's trainer is given")
+    parser.add_argument("--paper-epochs", type=int, default=2)
+    chosen = parser.parse_args(arguments)
+    console = Console(width=140)
+    compare_epochs(console, rows=chosen.rows, width=chosen.width, rounds=chosen.rounds)
+    compare_tuning(console, rows=chosen.rows, width=chosen.width, epochs=6)
+    compare_trainers(console, rows=chosen.paper_rows, epochs=chosen.paper_epochs)
+
+
+if __name__ == "__main__":
+    main()
