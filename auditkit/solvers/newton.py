@@ -28,6 +28,8 @@ from auditkit.solvers.closed_form import find_layout
 MAX_STEPS = 200
 MAX_HALVINGS = 60
 TOLERANCE = 1e-14
+ROUNDING = 1e-12
+"""Relative error of the dual function, a sum over all rows."""
 LARGEST_DAMPING = 0.5
 SMALLEST_DAMPING = 1e-9
 
@@ -162,7 +164,7 @@ class _Newton:
         for _ in range(MAX_HALVINGS):
             trial = self._evaluate(point.duals + length * direction)
             gain = trial.dual - point.dual
-            rounding = 1e-13 * max(1.0, abs(point.dual))
+            rounding = ROUNDING * max(1.0, abs(point.dual))
             if gain > max(1e-4 * length * predicted, rounding):
                 return trial
             if gain >= -rounding and trial.residual <= 0.9 * point.residual:
