@@ -150,7 +150,7 @@ class FairHeadClassifier(ClassifierMixin, _FairHead):
             InputError: Groups without criteria, criteria without groups, or rows that cannot be trained on.
             InfeasibleError: The criteria cannot hold together.
         """
-        X, y = validate_data(self, X, y, dtype=np.float64)  # noqa: N806
+        X, y = validate_data(self, X, y, dtype=np.float64, ensure_min_samples=2)  # noqa: N806
         check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
@@ -214,7 +214,7 @@ class FairHeadRegressor(RegressorMixin, _FairHead):
             InputError: Groups without criteria, criteria without groups, or rows that cannot be trained on.
             InfeasibleError: The criteria cannot hold together.
         """
-        X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True)  # noqa: N806
+        X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True, ensure_min_samples=2)  # noqa: N806
         y = y.astype(np.float64)
         self.offset_, spread = float(y.mean()), float(y.std())
         self.scale_ = spread if spread > 0 else 1.0
@@ -227,7 +227,8 @@ class FairHeadRegressor(RegressorMixin, _FairHead):
 
     def predict(self, X: Any) -> FloatArray:  # noqa: N803
         """Predictions row by row and without projection, shape (n,)."""
-        return self.offset_ + self.scale_ * self._scores(X)
+        scores = self._scores(X)
+        return self.offset_ + self.scale_ * scores
 
 
 def _as_groups(groups: RowGroups, criteria: Sequence[Criterion]) -> Groups:

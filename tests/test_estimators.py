@@ -25,7 +25,9 @@ from auditkit.estimators import FairHeadClassifier, FairHeadRegressor
 CRITERION = ak.ECP("sex", tolerance=0.02)
 
 
-@parametrize_with_checks([FairHeadClassifier(epochs=60), FairHeadRegressor(epochs=60)])
+@parametrize_with_checks(
+    [FairHeadClassifier(epochs=25, learning_rate=0.2), FairHeadRegressor(epochs=25, learning_rate=0.2)]
+)
 def test_scikit_learn_accepts_the_estimator(estimator: Any, check: Any) -> None:
     check(estimator)
 
@@ -105,7 +107,7 @@ def test_groups_reach_the_head_through_a_pipeline_without_routing(rows: tuple) -
     features, labels, frame = rows
     pipeline = make_pipeline(StandardScaler(), FairHeadClassifier([CRITERION], random_state=0, epochs=10))
     pipeline.fit(features, labels, fairheadclassifier__groups=frame)
-    assert pipeline[-1].history_[0].multipliers["ECP(sex)"] > 0
+    assert pipeline[-1].history_[-1].multipliers["ECP(sex)"] > 0
 
 
 def test_the_regressor_enforces_its_tolerance_in_the_unit_of_the_label(rows: tuple) -> None:

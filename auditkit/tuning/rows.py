@@ -26,14 +26,14 @@ class HeadRows:
     """Checked rows that a loss is taken over.
 
     Attributes:
-        features: Frozen features, float32 or float64, shape (n, d).
+        features: Frozen features, float32 or float64, shape (n, d); inputs of shape (n, …) where a backbone moves.
         labels: Labels in the dtype of the features, shape (n,).
         groups: Attributes of the same rows.
         start: Scores of the frozen model, shape (n,).
         derived: What losses computed from groups and labels, kept for the next time they see the same rows.
     """
 
-    features: Float[Tensor, "n d"]
+    features: Float[Tensor, "n ..."]
     labels: Float[Tensor, " n"]
     groups: Groups
     start: Float[Tensor, " n"] | None = None

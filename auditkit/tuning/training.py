@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from auditkit._typing import IntArray
 from auditkit.batches import assemble_batch
@@ -51,7 +51,8 @@ def train(
     *,
     checkpoint: Checkpointing | None = None,
     initial: dict[str, Tensor] | None = None,
-) -> FairHead:
+    build: Callable[[HeadRows, TuneConfig, Any], Any] | None = None,
+) -> Any:
     """Minimise a loss over a head's weights with early stopping on held-back rows.
 
     Args:
@@ -63,16 +64,18 @@ def train(
         progress: Where to report epochs.
         checkpoint: Where to write where the training stands; None writes nothing.
         initial: Weights to start from, as `FairHead.state_dict` gives them; None starts from the seed.
+        build: Makes the network from training rows, configuration and initial weights; None makes a `FairHead`.
 
     Returns:
-        The head at its best validation loss.
+        The head, or whatever was built, at its best validation loss.
 
     Raises:
         InputError: The checkpoint is of another training.
         SolverError: No epoch had a finite validation loss.
     """
     task = None if checkpoint is None else describe_task(rows, tuple(criteria), config, initial=initial)
-    run = _Training(_with_safe_precision(rows), loss, criteria, config, initial)
+    exact = _with_safe_precision(rows) if build is None else rows
+    run = _Training(exact, loss, criteria, config, initial, build or new_head)
     if checkpoint is not None and task is not None and checkpoint.path.exists():
         state = load_checkpoint(checkpoint.path)
         check_task(checkpoint.path, state["task"], task)
@@ -109,14 +112,20 @@ class _Training:
     """Everything that changes from epoch to epoch."""
 
     def __init__(
-        self, rows: HeadRows, loss: Any, criteria: Sequence[Criterion], config: TuneConfig, initial: Any
+        self,
+        rows: HeadRows,
+        loss: Any,
+        criteria: Sequence[Criterion],
+        config: TuneConfig,
+        initial: Any,
+        build: Callable[[HeadRows, TuneConfig, Any], Any],
     ) -> None:
         self.config = config
         self.rng = np.random.default_rng(config.seed)
         self.training, self.validation = split_rows_for_validation(rows, self.rng, config)
         self.batches = Batches(self.training, criteria, config)
         self.loss = loss(self.training) if getattr(loss, "needs_training_rows", False) else loss
-        self.head = _new_head(self.training, config, initial)
+        self.head = build(self.training, config, initial)
         self.pull = _anchor(self.head, self.training, config)
         self.optimizer = _make_optimizer(self.head, config)
         self.best, self.history = _Best(), []
@@ -174,7 +183,11 @@ class _Training:
         """What AdamW does by itself."""
         if self.config.optimizer == "adamw" or self.config.weight_decay == 0:
             return 0.0
-        return 0.5 * self.config.weight_decay * sum((weight**2).sum() for weight in self.head.parameters())
+        return (
+            0.5
+            * self.config.weight_decay
+            * sum((weight**2).sum() for weight in self.head.parameters() if weight.requires_grad)
+        )
 
     @torch.no_grad()
     def _validate(self) -> tuple[float, float]:
@@ -188,13 +201,13 @@ class _Training:
             self.best.loss, self.best.epoch = record.validation_loss, record.epoch
             self.best.state = {name: value.detach().clone() for name, value in self.head.state_dict().items()}
 
-    def finish(self) -> FairHead:
-        """The head at its best epoch, in float64."""
+    def finish(self) -> Any:
+        """The head at its best epoch; a `FairHead` in float64."""
         if self.best.epoch < 0:
             raise SolverError("training diverged: no epoch had a finite validation loss; lower learning_rate")
         self.head.load_state_dict(self.best.state)
         self.head.history, self.head.best_epoch = tuple(self.history), self.best.epoch
-        return self.head.double().eval()
+        return (self.head.double() if isinstance(self.head, FairHead) else self.head).eval()
 
     @property
     def _kept(self) -> list[Groups]:
@@ -228,7 +241,7 @@ class _Listening:
 
     output: Tensor
 
-    def __init__(self, head: FairHead) -> None:
+    def __init__(self, head: nn.Module) -> None:
         self._head = head
 
     def __enter__(self) -> _Listening:
@@ -272,7 +285,8 @@ def _with_safe_precision(rows: HeadRows) -> HeadRows:
     return HeadRows(rows.features.double(), rows.labels.double(), rows.groups, rows.start)
 
 
-def _new_head(training: HeadRows, config: TuneConfig, initial: dict[str, Tensor] | None) -> FairHead:
+def new_head(training: HeadRows, config: TuneConfig, initial: dict[str, Tensor] | None) -> FairHead:
+    """A head standardised by the training rows, at its start, in the dtype of the features."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         head = FairHead(
@@ -288,15 +302,16 @@ def _new_head(training: HeadRows, config: TuneConfig, initial: dict[str, Tensor]
     return head.to(training.features.dtype)
 
 
-def _make_optimizer(head: FairHead, config: TuneConfig) -> torch.optim.Optimizer:
+def _make_optimizer(head: nn.Module, config: TuneConfig) -> torch.optim.Optimizer:
+    moving = [parameter for parameter in head.parameters() if parameter.requires_grad]
     if config.optimizer == "lbfgs":
-        return torch.optim.LBFGS(head.parameters(), lr=config.learning_rate, line_search_fn="strong_wolfe")
-    return torch.optim.AdamW(head.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        return torch.optim.LBFGS(moving, lr=config.learning_rate, line_search_fn="strong_wolfe")
+    return torch.optim.AdamW(moving, lr=config.learning_rate, weight_decay=config.weight_decay)
 
 
-def _anchor(head: FairHead, training: HeadRows, config: TuneConfig) -> Callable[[FairHead], Tensor | float]:
+def _anchor(head: Any, training: HeadRows, config: TuneConfig) -> Callable[[FairHead], Tensor | float]:
     """The penalty that pulls the head towards its start; nothing where it starts from random weights."""
-    if training.start is None or config.anchor == 0:
+    if training.start is None or config.anchor == 0:  # only a `FairHead` has a start
         return lambda _: 0.0
     strength = config.anchor / training.groups.n_rows
     origin = [parameter.detach().clone() for parameter in head.linear.parameters()]
