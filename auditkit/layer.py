@@ -101,9 +101,10 @@ class FairnessLayer(nn.Module):
 
     @property
     def duals(self) -> FloatArray | None:
-        """Multipliers of ½‖y − z‖² in the last forward pass, shape (m,), one column of scores after the other.
+        """Multipliers of ½‖y − z‖² in the last forward pass, shape (m,), in the order of the constraints.
 
-        None before the first pass, and where `prepare` or a device leaves none.
+        Columns of scores follow one after the other, or, under a simplex, change fastest. None before the first
+        pass, and where `prepare` or a device leaves none.
         """
         found = self._record.duals
         return np.concatenate([found[column]() for column in sorted(found)]) if found else None

@@ -73,7 +73,7 @@ def plain_loop(
         loss = torch.nn.functional.binary_cross_entropy(scores.clamp(1e-3, 1 - 1e-3), labels)
         loss.backward()
         optimizer.step()
-        return float(loss)
+        return loss.item()
 
     return epoch
 

@@ -82,4 +82,4 @@ def test_wrong_requests_are_refused() -> None:
     with pytest.raises(InputError, match="rank must lie between 1 and 3 for layer '3'; got 4"):
         adapt_backbone(*problem, CRITERION, layers=["3"], rank=4)
     with pytest.raises(InputError, match="inputs must be floating-point with 800 rows"):
-        adapt_backbone(problem[0], problem[1][:5], *problem[2:], CRITERION, layers=["3"])
+        adapt_backbone(problem[0], problem[1][:5], *problem[2:], CRITERION, layers=["3"], rank=1)

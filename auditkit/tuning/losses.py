@@ -60,6 +60,7 @@ class ProjectedLoss:
     def __init__(self, criteria: Sequence[Criterion], config: TuneConfig) -> None:
         self.config = config
         self.layer = FairnessLayer(criteria, warm_start=True, **config.layer_options)
+        self._last: BoundBatch | None = None
 
     def __call__(self, head: FairHead, rows: HeadRows) -> Tensor:
         """The loss of a head on some rows."""
@@ -77,8 +78,6 @@ class ProjectedLoss:
             for k, criterion in enumerate(self.layer.criteria)
         }
         return largest, self.layer.suppressed_share
-
-    _last: BoundBatch | None = None
 
     def _bind(self, rows: HeadRows) -> BoundBatch:
         key = ("bound", self.layer.criteria)

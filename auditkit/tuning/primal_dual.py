@@ -61,6 +61,7 @@ class PooledState:
         cells = len(self.share)
         self.duals = np.zeros(len(system.matrix))
         self.seen = np.zeros(cells)
+        self.rate = np.zeros(cells)  # weight of the present batch in the running means
         self.base = np.zeros(cells)  # running mean of y less δ
         self.free = np.ones(cells)
         self.gradient = np.zeros(cells)
