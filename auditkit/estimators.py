@@ -28,6 +28,12 @@ from auditkit.tuning.losses import PlainLoss
 from auditkit.tuning.rows import HeadRows, check_rows
 from auditkit.tuning.training import make_loss, train
 
+SETTINGS = (
+    "hidden", "epochs", "optimizer", "learning_rate", "weight_decay", "batch_size", "mode", "validation_fraction",
+    "patience",
+)  # fmt: skip
+"""Parameters of the estimators that `TuneConfig` has under the same names."""
+
 RowGroups = Groups | Mapping[str, VectorLike] | pd.DataFrame | VectorLike
 
 
@@ -66,11 +72,7 @@ class _FairHead(BaseEstimator):
         seed = self.random_state
         if not isinstance(seed, int | np.integer):
             seed = check_random_state(seed).randint(2**31 - 1)
-        config = TuneConfig(
-            seed=int(seed), hidden=self.hidden, epochs=self.epochs, optimizer=self.optimizer, mode=self.mode,
-            learning_rate=self.learning_rate, weight_decay=self.weight_decay, batch_size=self.batch_size,
-            validation_fraction=self.validation_fraction, patience=self.patience, **space,
-        )  # fmt: skip
+        config = TuneConfig(seed=int(seed), **{name: getattr(self, name) for name in SETTINGS}, **space)
         rows: HeadRows = check_rows(features, labels, assigned, config)
         loss = make_loss(criteria, config) if criteria else PlainLoss(config)
         self.head_ = train(rows, loss, criteria, config, NullProgress())
