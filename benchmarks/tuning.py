@@ -145,9 +145,10 @@ def paper_seconds(data: Sequence[torch.Tensor], batch_size: int, epochs: int) ->
 def compare_trainers(console: Console, *, rows: int, epochs: int) -> None:
     table = Table("rows", "batch", "auditkit, CPU s", "fairness-training, CPU s", "ratio",
                   title=f"{epochs} epochs of a linear head on 32 features, ECP of 2 groups")  # fmt: skip
-    for batch_size in (512, 2048):
-        features, labels, groups, sex = make_rows(rows, 31)
-        features = torch.cat([torch.as_tensor(sex, dtype=torch.float32).unsqueeze(1), features], dim=1)
+    features, labels, groups, sex = make_rows(rows, 31)
+    features = torch.cat([torch.as_tensor(sex, dtype=torch.float32).unsqueeze(1), features], dim=1)
+    ak.tune_head(features, labels, groups, CRITERIA["ECP, 2 groups"], config=ak.TuneConfig(epochs=1))  # imports
+    for batch_size in (512, 2048, 8192):
         config = ak.TuneConfig(
             epochs=epochs, patience=epochs, batch_size=batch_size, validation_fraction=1 / rows, anchor=0.0
         )

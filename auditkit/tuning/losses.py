@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from auditkit._typing import FloatArray, IntArray
 from auditkit.batches import BoundBatch
 from auditkit.criteria import Criterion
 from auditkit.groups import Groups
@@ -66,18 +67,24 @@ class ProjectedLoss:
         """The loss of a head on some rows."""
         return prediction_loss(self.layer(head(rows.features), self._bind(rows)), rows.labels, self.config)
 
-    def diagnose(self, n_rows: int) -> tuple[dict[str, float], float | None]:
-        """Largest multiplier of every criterion over the rows, and the suppressed share, of the last step."""
+    @property
+    def suppressed_share(self) -> float | None:
+        """Part of the gradient of the last step that the projection took off."""
+        return self.layer.suppressed_share
+
+    def multipliers(self, n_rows: int) -> dict[str, float]:
+        """Largest multiplier of every criterion in the last step, over its rows."""
         duals = self.layer.duals
         if duals is None or self._last is None:
-            return {}, self.layer.suppressed_share
+            return {}
         owner = np.concatenate([system.owner for system in self._last.batch.systems])
-        sizes = np.abs(duals) / n_rows
-        largest = {
+        return self._largest(owner, np.abs(duals) / n_rows)
+
+    def _largest(self, owner: IntArray, sizes: FloatArray) -> dict[str, float]:
+        return {
             str(criterion.name): float(sizes[owner == k].max(initial=0.0))
             for k, criterion in enumerate(self.layer.criteria)
         }
-        return largest, self.layer.suppressed_share
 
     def _bind(self, rows: HeadRows) -> BoundBatch:
         key = ("bound", self.layer.criteria)

@@ -144,12 +144,15 @@ class PrimalDualLoss(ProjectedLoss):
         moved = _Move.apply(head(rows.features), self.pool, self._cells(rows))
         return prediction_loss(moved, rows.labels, self.config)  # type: ignore[arg-type]
 
-    def diagnose(self, n_rows: int) -> tuple[dict[str, float], float | None]:
-        """Largest multiplier of every criterion over the rows, and the suppressed share, of the last step."""
+    @property
+    def suppressed_share(self) -> float | None:
+        """Part of the gradient of the last step that the projection took off."""
+        return self.pool.suppressed_share
+
+    def multipliers(self, n_rows: int) -> dict[str, float]:
+        """Largest multiplier of every criterion; they are per row already."""
         del n_rows
-        owner, sizes = self.pool.system.owner, np.abs(self.pool.duals)
-        largest = {c.name: float(sizes[owner == k].max(initial=0.0)) for k, c in enumerate(self.layer.criteria)}
-        return largest, self.pool.suppressed_share
+        return self._largest(self.pool.system.owner, np.abs(self.pool.duals))
 
     def state(self, kept: Sequence[Groups]) -> dict[str, Any]:
         """Multipliers and running means beside those of the layer."""

@@ -144,17 +144,17 @@ class _Training:
     def run_epoch(self) -> None:
         """One pass over the rows, and its line of history."""
         n_rows, total, suppressed, last = self.training.groups.n_rows, 0.0, 0.0, 0
-        diagnose = getattr(self.loss, "diagnose", None)
+        constrained = isinstance(self.loss, ProjectedLoss)
         self.head.train()
         for batch, places in self.batches.draw(self.rng):
             last = batch.groups.n_rows
             total += self._step(batch, places) * last
-            if diagnose is not None:
-                suppressed += (diagnose(last)[1] or 0.0) * last
-        multipliers = {} if diagnose is None else diagnose(last)[0]
+            if constrained:
+                suppressed += (self.loss.suppressed_share or 0.0) * last
+        multipliers = self.loss.multipliers(last) if constrained else {}
         self.head.eval()
         validation_loss, validation_gap = self._validate()
-        share = None if diagnose is None else suppressed / n_rows
+        share = suppressed / n_rows if constrained else None
         gap = self.gaps[0](self.seen)
         self.history.append(
             EpochRecord(len(self.history), total / n_rows, validation_loss, gap, validation_gap, multipliers, share)
@@ -215,14 +215,14 @@ class _Training:
 
     def state(self) -> dict[str, Any]:
         """Everything that the epochs to come depend on."""
-        keep = getattr(self.loss, "state", None)
+        constrained = isinstance(self.loss, ProjectedLoss)
         return {
             "head": self.head.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "rng": self.rng.bit_generator.state,
             "best": {"loss": self.best.loss, "epoch": self.best.epoch, "state": self.best.state},
             "history": [asdict(record) for record in self.history],
-            "loss": None if keep is None else keep(self._kept),
+            "loss": self.loss.state(self._kept) if constrained else None,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
