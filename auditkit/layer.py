@@ -142,8 +142,14 @@ class FairnessLayer(nn.Module):
         if isinstance(groups, PreparedBatch):
             return project_prepared(scores, groups)
         if isinstance(groups, BoundBatch):
-            check_bound_form(scores, groups)
-            return attach(scores, Request(_Solver(self, groups.batch, self.bounds, groups.groups), self._record))
+            if any(given is not None for given in (labels, weights, bounds, tolerances)):
+                raise InputError(
+                    "a bound batch holds its labels, and the layer its bounds and tolerances; pass nothing beside it, "
+                    "or pass the groups themselves"
+                )
+            compiling = torch.compiler.is_compiling()
+            call = torch.compiler.disable(self._forward_bound) if compiling else self._forward_bound
+            return call(scores, groups)  # type: ignore[call-arg]
         arguments = (scores, groups, labels, weights, self.bounds if bounds is None else bounds, tolerances)
         if torch.compiler.is_compiling():
             # groups are read by Python, outside of the compiled graph
@@ -214,6 +220,11 @@ class FairnessLayer(nn.Module):
             if prepared is not None:
                 return project_prepared(scores, prepared)
         return attach(scores, Request(_Solver(self, batch, bounds, groups), self._record))
+
+    def _forward_bound(self, scores: Tensor, bound: BoundBatch) -> Tensor:
+        check_bound_form(scores, bound)
+        check_simplex(scores, simplex=self.simplex, bounds=self.bounds)
+        return attach(scores, Request(_Solver(self, bound.batch, self.bounds, bound.groups), self._record))
 
     @property
     def _is_plain(self) -> bool:
@@ -299,7 +310,7 @@ class _Solver:
         solution, output = solve_and_round(problem, scores.dtype, solver=layer.solver, strict=layer.strict, start=start)
         if layer.warm_start:
             self.groups.derived[key] = solution.duals
-        layer._record.duals[column] = lambda: solution.duals
+        layer._record.duals[column] = partial(np.asarray, solution.duals)
         return output, _jacobian(problem, solution)
 
 

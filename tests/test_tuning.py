@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -78,6 +79,10 @@ def test_a_bound_batch_projects_and_explains_itself_as_groups_and_labels_do() ->
     np.testing.assert_allclose(layer.duals, duals, atol=1e-9)
     with pytest.raises(InputError, match=r"scores must have shape \(n,\), for which the batch was bound; got"):
         layer(torch.zeros(2000, 2), layer.bind(ROWS[2], ROWS[1]))
+    with pytest.raises(InputError, match="a bound batch holds its labels"):
+        layer(scores, layer.bind(ROWS[2], ROWS[1]), ROWS[1])
+    again = pickle.loads(pickle.dumps(layer))
+    assert np.array_equal(again.duals, layer.duals)
 
 
 @pytest.mark.parametrize("bounds", [None, (0.1, 0.9)])
