@@ -295,7 +295,7 @@ def estimate_margins(
     Returns:
         Shape (m,); infinite where a group is too small for an interval.
     """
-    gap, shared, working, adequate = _gaps(events, contrasts)
+    gap, shared, _, adequate = _gaps(events, contrasts)
     root = contrasts.contrast(square_root(np.nan_to_num(events.covariance)))[np.flatnonzero(adequate)]
     level = joint_level(root, confidence=confidence, seed=seed)
     se = np.sqrt(_variance_of_difference(contrasts, events.variance, shared))

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from auditkit._typing import FloatArray, VectorLike
 from auditkit._validation import check_vector
@@ -79,7 +78,7 @@ class Calibration:
         z = check_vector("scores", scores, n_rows=groups.n_rows)
         self._check_kind(groups)
         corrected = self._apply_shares(z, groups) if self.inferred else self._apply_values(z, groups)
-        if isinstance(scores, Tensor):
+        if isinstance(scores, torch.Tensor):
             return torch.as_tensor(corrected, device=scores.device).to(scores.dtype)
         return corrected.astype(np.float32) if getattr(scores, "dtype", None) == np.float32 else corrected
 
