@@ -6,7 +6,18 @@ guarantee for the population, or refuse it.
 
 from auditkit.deployment.calibrating import OnInsufficient, calibrate
 from auditkit.deployment.calibration import Calibration
+from auditkit.deployment.decisions import calibrate_decisions
 from auditkit.deployment.guarantee import ContrastGuarantee
 from auditkit.deployment.lookup import OnUnseen
+from auditkit.deployment.thresholds import DecisionThresholds, ThresholdRule
 
-__all__ = ["Calibration", "ContrastGuarantee", "OnInsufficient", "OnUnseen", "calibrate"]
+__all__ = [
+    "Calibration",
+    "ContrastGuarantee",
+    "DecisionThresholds",
+    "OnInsufficient",
+    "OnUnseen",
+    "ThresholdRule",
+    "calibrate",
+    "calibrate_decisions",
+]

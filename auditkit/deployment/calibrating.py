@@ -21,7 +21,7 @@ from auditkit.constraints import ConstraintSystem, build_constraints, check_row_
 from auditkit.criteria import Contrasts, Criterion, check_criteria, columns_of, compile_contrasts
 from auditkit.deployment.calibration import Calibration
 from auditkit.deployment.guarantee import ContrastGuarantee, GuaranteeSearch, OnInsufficient
-from auditkit.deployment.lookup import OnUnseen, check_on_unseen, values_of
+from auditkit.deployment.lookup import OnUnseen, check_choice, values_of
 from auditkit.errors import InfeasibleError, InputError
 from auditkit.groups import LABEL, Cells, CellTable, Groups
 from auditkit.moments import Moments
@@ -71,7 +71,8 @@ def calibrate(
         SolverError: The corrections did not converge.
     """
     listed = check_criteria(criteria)
-    check_on_unseen(on_unseen)
+    check_choice("on_unseen", on_unseen, ("raise", "keep"))
+    check_choice("on_insufficient", on_insufficient, ("raise", "equalize"))
     y, w = check_row_inputs(groups, listed, labels, weights)
     z = torch.as_tensor(check_vector("scores", scores, n_rows=groups.n_rows))
     columns = tuple(name for name in columns_of(listed) if name != LABEL)

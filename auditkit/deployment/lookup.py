@@ -14,7 +14,6 @@ from auditkit.errors import InputError
 from auditkit.groups import CellTable, Groups
 
 OnUnseen = Literal["raise", "keep"]
-ON_UNSEEN: tuple[OnUnseen, ...] = ("raise", "keep")
 
 CellValues = tuple[Hashable, ...]
 Loaded = TypeVar("Loaded")
@@ -25,17 +24,28 @@ def values_of(table: CellTable, columns: Sequence[str]) -> tuple[CellValues, ...
     return tuple(tuple(table.value(c, name) for name in columns) for c in range(table.n_cells))
 
 
-def find_cells(groups: Groups, columns: Sequence[str], cells: Sequence[CellValues], on_unseen: OnUnseen) -> IntArray:
+def find_cells(
+    groups: Groups, columns: Sequence[str], cells: Sequence[CellValues], on_unseen: OnUnseen, *, remedy: str = "keep"
+) -> IntArray:
     """Position of every row's combination among ``cells``; their number for one that is not there; shape (n,).
+
+    Args:
+        groups: Attributes of the rows.
+        columns: What a row is looked up by.
+        cells: Values of the columns in every known cell.
+        on_unseen: "raise" or "keep".
+        remedy: What a caller may pass instead of "raise".
 
     Raises:
         InputError: A combination that is not there, unless ``on_unseen`` is "keep".
     """
     found = groups.cells(columns)
-    return place_cells(found.table, columns, cells, on_unseen)[found.index]
+    return place_cells(found.table, columns, cells, on_unseen, remedy=remedy)[found.index]
 
 
-def place_cells(table: CellTable, columns: Sequence[str], cells: Sequence[CellValues], on_unseen: OnUnseen) -> IntArray:
+def place_cells(
+    table: CellTable, columns: Sequence[str], cells: Sequence[CellValues], on_unseen: OnUnseen, *, remedy: str = "keep"
+) -> IntArray:
     """Position of every cell of a table among ``cells``; their number for one that is not there; shape (c,)."""
     known = {values: k for k, values in enumerate(cells)}
     values = values_of(table, columns)
@@ -43,15 +53,15 @@ def place_cells(table: CellTable, columns: Sequence[str], cells: Sequence[CellVa
     if unseen and on_unseen == "raise":
         raise InputError(
             f"groups holds {len(unseen)} combinations of {tuple(columns)} that the calibration rows did not "
-            f"(first: {unseen[0]}); calibrate on rows that cover them, or pass on_unseen='keep'"
+            f"(first: {unseen[0]}); calibrate on rows that cover them, or pass on_unseen={remedy!r}"
         )
     return np.array([known.get(value, len(cells)) for value in values], dtype=np.int64)
 
 
-def check_on_unseen(on_unseen: str) -> None:
-    """Raise unless the policy is one of those known."""
-    if on_unseen not in ON_UNSEEN:
-        raise InputError(f"on_unseen must be one of {', '.join(ON_UNSEEN)}; got {on_unseen!r}")
+def check_choice(name: str, choice: str, known: Sequence[str]) -> None:
+    """Raise unless a word is one of those known."""
+    if choice not in known:
+        raise InputError(f"{name} must be one of {', '.join(known)}; got {choice!r}")
 
 
 def write_json(content: dict[str, Any], path: str | Path) -> None:

@@ -4,9 +4,9 @@
 
 A row brings along its observable cell o (attributes and strata) but not its label, so its correction may depend on o
 and on its own score only. Two numbers per cell can move the mean of the positives and of the negatives apart from
-each other. The clip is linearised at the present correction and the QP solved again until the constraints hold. Where the optimum
-has a row exactly on a bound, these steps would go back and forth over that kink; they are shortened there, and what
-little violation is left is taken off by the smallest steps that do so.
+each other. The clip is linearised at the present correction and the QP solved again until the constraints hold. Where
+the optimum has a row exactly on a bound, these steps would go back and forth over that kink; they are shortened there,
+and what little violation is left is taken off by the smallest steps that do so.
 """
 
 from __future__ import annotations
