@@ -126,7 +126,9 @@ def _write(onnx: Any, graph: Any, path: Path, scorer: Any) -> None:
         domains |= {opset.domain: opset.version for opset in scorer.opset_import}
         clashes = {info.name for info in scorer.graph.input} & {info.name for info in graph.input}
         if clashes:
-            raise InputError(f"the model has an input {sorted(clashes)[0]!r}, which is what a column is called; rename it")
+            raise InputError(
+                f"the model has an input {sorted(clashes)[0]!r}, which is what a column is called; rename it"
+            )
     opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in domains.items()]
     model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=ir_version)
     if scorer is not None:
@@ -193,6 +195,11 @@ def _correction_nodes(onnx: Any, calibration: Correction, constants: list[Any]) 
 
 
 def column_texts(calibration: Lookup, column: int) -> list[str]:
+    """The values of one column as text, in the order of their codes.
+
+    Raises:
+        InputError: Two of them have the same text.
+    """
     values = dict.fromkeys(cell[column] for cell in calibration.cells)
     texts = [str(value) for value in values]
     if len(set(texts)) != len(texts):

@@ -126,7 +126,9 @@ def test_a_timm_backbone_is_exported_with_its_head(tmp_path: Path) -> None:
     import timm
 
     torch.manual_seed(0)
-    model = timm_model.TimmModel(timm.create_model("test_resnet.r160_in1k", pretrained=False, num_classes=1), name="small")
+    model = timm_model.TimmModel(
+        timm.create_model("test_resnet.r160_in1k", pretrained=False, num_classes=1), name="small"
+    )
     batch = torch.randn(12, 3, 64, 64)
     groups = ak.Groups({"sex": ["f", "m"] * 6})
     features, labels = model.features(batch), np.tile([0.0, 1.0, 1.0], 4)

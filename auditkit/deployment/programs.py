@@ -9,6 +9,7 @@ gives NaN, or the score unchanged with on_unseen="keep": a program cannot raise.
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -46,15 +47,20 @@ class Scorer(nn.Module):
 
     def __init__(self, backbone: FrozenModel | nn.Module, head: FairHead | None = None) -> None:
         super().__init__()
-        module = backbone.as_module(features=head is not None) if isinstance(backbone, FrozenModel) else backbone
-        self.backbone = module.eval()
-        self.head = None if head is None else head.eval()
+        own = isinstance(backbone, FrozenModel)
+        self.backbone = backbone.as_module(features=head is not None) if own else _frozen_copy(backbone)
+        self.head = None if head is None else _frozen_copy(head)
 
-    def forward(self, inputs: Tensor) -> Float[Tensor, " n"]:
+    def forward(self, inputs: Tensor) -> Tensor:
         """Scores of a prepared batch, shape (n,)."""
         output = self.backbone(inputs)
         scores = output if self.head is None else self.head(output)
         return scores.to(torch.float64)
+
+
+def _frozen_copy(module: nn.Module) -> nn.Module:
+    """The caller's module stays as it is."""
+    return copy.deepcopy(module).eval().requires_grad_(False)
 
 
 class Deployed(nn.Module):
@@ -152,8 +158,7 @@ def export_onnx(
         InputError: Scores of another shape than (n,), or inferred attributes.
         MissingExtraError: onnx or onnxscript is not installed.
     """
-    for package in ("onnxscript",):
-        import_extra(package)
+    import_extra("onnxscript")
     scorer = _checked_scorer(backbone, head, correction, example)
     program = torch.onnx.export(
         scorer, (example,), dynamo=True, opset_version=OPSET, input_names=["inputs"], output_names=["scores"],

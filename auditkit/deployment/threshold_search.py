@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, linprog, milp
+from scipy.optimize import Bounds, linprog, milp
 from scipy.spatial import ConvexHull, QhullError
 
 from auditkit._typing import FloatArray, IntArray
@@ -53,7 +53,8 @@ class Curve:
     def hull(self) -> Curve:
         """The thresholds at the vertices of the convex hull; those at the ends where all points lie on a line."""
         try:
-            vertices = ConvexHull(np.column_stack([self.negatives, self.positives])).vertices
+            points = np.column_stack([self.negatives, self.positives])
+            vertices = ConvexHull(points).vertices.astype(np.int64)
         except (QhullError, ValueError):  # a line, or fewer than three points
             vertices = np.array([0, len(self.thresholds) - 1])
         return self.take(np.unique(vertices))
@@ -159,7 +160,7 @@ class ThresholdProgram:
                 return None
             found = milp(
                 self.cost[kept], integrality=np.ones(len(kept)), bounds=Bounds(0, 1),
-                constraints=[LinearConstraint(contrasts, lower, upper), LinearConstraint(one, 1, 1)],
+                constraints=[(contrasts, lower, upper), (one, 1, 1)],
                 options={"mip_rel_gap": 0.0, "time_limit": MAX_SECONDS},
             )  # fmt: skip
             if found.status == 2:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -108,7 +107,7 @@ class DecisionThresholds:
         """Whether any cell has more than one threshold."""
         return any(rule.is_randomized for rule in self.rules)
 
-    @cached_property
+    @property
     def tables(self) -> tuple[FloatArray, FloatArray]:
         """Thresholds and chances of every cell, and of the pooled rule last, padded with (∞, 1); shape (c + 1, k)."""
         rules = [*self.rules, ThresholdRule((self.pooled,), (1.0,))]
@@ -235,15 +234,15 @@ def hash_to_unit(ids: VectorLike, *, n_rows: int, seed: int) -> FloatArray:
     Raises:
         InputError: Another number of ids than rows, or a seed that is negative or over 16 digits.
     """
-    from pandas.util import hash_array
+    from pandas.core.util.hashing import hash_array
 
     texts = to_numpy(ids)
     if texts.shape != (n_rows,):
         raise InputError(f"row_ids must have shape ({n_rows},), one per row of groups; got {texts.shape}")
     if not 0 <= seed <= LARGEST_SEED:
         raise InputError(f"seed must lie between 0 and {LARGEST_SEED} with row_ids; got {seed}")
-    hashed: Any = hash_array(texts.astype(str).astype(object), hash_key=f"{seed:016d}", categorize=False)
-    return (hashed >> np.uint64(11)) * 2.0**-53
+    hashed = hash_array(texts.astype(str).astype(object), hash_key=f"{seed:016d}", categorize=False)
+    return np.asarray((hashed >> np.uint64(11)) * 2.0**-53, dtype=np.float64)
 
 
 def _to_json(threshold: float) -> float | str:
