@@ -407,7 +407,7 @@ NEEDS_LABELS = ("layer per batch",)
 SHARES = {
     "projection, no margin": 0.2,
     "layer per batch": 0.02,
-    "ThresholdOptimizer": 0.1,
+    "ThresholdOptimizer": 0.05,
     "thresholds, no margin": 0.2,
 }
 """Which share of the deployments the peers are run for, as they are slow or far from 5 %."""
