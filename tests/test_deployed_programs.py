@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 import auditkit as ak
@@ -168,6 +169,9 @@ def test_what_cannot_be_exported_says_why(images: dict, tmp_path: Path) -> None:
         export_torch(nn.Identity(), calibration, path, example=images["batch"][:4])
     with pytest.raises(InputError, match="path holds no program with a vocabulary of groups"):
         read_vocabulary(tmp_path / "missing.pt2")
+    regression = ak.load_model(LogisticRegression().fit([[0.0], [1.0]], [0, 1]))
+    with pytest.raises(InputError, match="is no torch model, and has no form as one; export it on its own"):
+        export_torch(regression, calibration, path, example=torch.zeros(2, 1))
     shares = np.tile([0.3, 0.7], (N, 1))
     inferred = ak.Groups(probabilities={"sex": shares})
     soft = ak.calibrate(scores, inferred, ak.ECP("sex", tolerance=0.5))

@@ -234,14 +234,15 @@ def hash_to_unit(ids: VectorLike, *, n_rows: int, seed: int) -> FloatArray:
     Raises:
         InputError: Another number of ids than rows, or a seed that is negative or over 16 digits.
     """
-    from pandas.core.util.hashing import hash_array
+    from pandas.util import hash_array
 
     texts = to_numpy(ids)
     if texts.shape != (n_rows,):
         raise InputError(f"row_ids must have shape ({n_rows},), one per row of groups; got {texts.shape}")
     if not 0 <= seed <= LARGEST_SEED:
         raise InputError(f"seed must lie between 0 and {LARGEST_SEED} with row_ids; got {seed}")
-    hashed = hash_array(texts.astype(str).astype(object), hash_key=f"{seed:016d}", categorize=False)
+    hashing: Any = hash_array
+    hashed = hashing(texts.astype(str).astype(object), hash_key=f"{seed:016d}", categorize=False)
     return np.asarray((hashed >> np.uint64(11)) * 2.0**-53, dtype=np.float64)
 
 
