@@ -28,7 +28,7 @@ from auditkit.intervals import (
     fit_unit_means,
     two_sided_level,
 )
-from auditkit.joint import DRAWS, simulate_gaps
+from auditkit.joint import DRAWS, joint_level, simulate_gaps, square_root
 from auditkit.moments import Moments
 from auditkit.multiplicity import adjust_benjamini_hochberg, adjust_holm
 from auditkit.squares import Linear, effective_size, sum_products
@@ -263,12 +263,8 @@ def estimate_gaps(
     Returns:
         One entry per contrast.
     """
-    gap = contrasts.contrast(events.value)
-    shared = _correlation(events, contrasts)
+    gap, shared, working, adequate = _gaps(events, contrasts)
     se = np.sqrt(_variance_of_difference(contrasts, events.variance, shared))
-    working = _variance_of_difference(contrasts, np.diag(events.covariance), shared)
-    enough = np.where(events.binary, 1.0, (events.effective >= MIN_ROWS - 1e-9).astype(np.float64))
-    adequate = (contrasts.contrast_min(enough) > 0) & np.isfinite(working)
     joint = simulate_gaps(
         contrasts, events.value, events.covariance, adequate, confidence=confidence, seed=seed, draws=draws
     )
@@ -283,6 +279,37 @@ def estimate_gaps(
         adjust_benjamini_hochberg(above), np.where(adequate, contrasts.tolerance + power * np.sqrt(working), np.nan),
         working, adequate, joint.bias, confidence,
     )  # fmt: skip
+
+
+def estimate_margins(
+    events: EventEstimates, contrasts: Contrasts, *, confidence: float = 0.95, seed: int = 0
+) -> FloatArray:
+    """Half-widths of the simultaneous intervals alone, on their longer side: `GapEstimates.margin` without any test.
+
+    Args:
+        events: Means and standard errors per event.
+        contrasts: Which events are compared.
+        confidence: Joint confidence of all intervals.
+        seed: Seed of the simulation that sets the critical level, where the gaps are correlated.
+
+    Returns:
+        Shape (m,); infinite where a group is too small for an interval.
+    """
+    gap, shared, _, adequate = _gaps(events, contrasts)
+    root = contrasts.contrast(square_root(np.nan_to_num(events.covariance)))[np.flatnonzero(adequate)]
+    level = joint_level(root, confidence=confidence, seed=seed)
+    se = np.sqrt(_variance_of_difference(contrasts, events.variance, shared))
+    low, high = (side[:, 0] for side in _Limits(events, contrasts, gap, se, adequate, shared).at(np.array([level])))
+    return np.where(adequate, np.maximum(high - gap, gap - low), np.inf)
+
+
+def _gaps(events: EventEstimates, contrasts: Contrasts) -> tuple[FloatArray, FloatArray, FloatArray, BoolArray]:
+    """Gap, correlation of its two estimates, squared standard error, and whether there are rows enough; shape (m,)."""
+    shared = _correlation(events, contrasts)
+    working = _variance_of_difference(contrasts, np.diag(events.covariance), shared)
+    enough = np.where(events.binary, 1.0, (events.effective >= MIN_ROWS - 1e-9).astype(np.float64))
+    adequate = (contrasts.contrast_min(enough) > 0) & np.isfinite(working)
+    return contrasts.contrast(events.value), shared, working, adequate
 
 
 class _Limits:

@@ -66,7 +66,7 @@ def simulate_gaps(
     bias = np.zeros(len(contrasts.criteria))
     if not len(kept):
         return JointGaps(two_sided_level(confidence), bias)
-    root = contrasts.contrast(_square_root(np.nan_to_num(covariance)))[kept]
+    root = contrasts.contrast(square_root(np.nan_to_num(covariance)))[kept]
     centre = contrasts.contrast(_shrink(contrasts, values, np.diag(covariance)))[kept]
     owner = contrasts.criterion[kept]
     starts = np.flatnonzero(np.diff(owner, prepend=-1))
@@ -97,6 +97,17 @@ def max_t_level(root: FloatArray, *, confidence: float, seed: int, draws: int = 
     return float(np.quantile(np.concatenate(largest), confidence))
 
 
+def joint_level(root: FloatArray, *, confidence: float, seed: int, draws: int = DRAWS) -> float:
+    """The c of `max_t_level`, in closed form where no two contrasts are correlated: (2Φ(c) − 1)^m = confidence."""
+    size = np.linalg.norm(root, axis=1, keepdims=True)
+    scaled = np.divide(root, size, out=np.zeros_like(root), where=size > 0)
+    shared = scaled @ scaled.T
+    np.fill_diagonal(shared, 0.0)
+    if np.abs(shared).max(initial=0.0) < 1e-9:
+        return two_sided_level(confidence ** (1 / max(len(root), 1)))
+    return max_t_level(root, confidence=confidence, seed=seed, draws=draws)
+
+
 def _largest(rng: np.random.Generator, root: FloatArray, size: int) -> FloatArray:
     """The largest |z| over all contrasts, of every draw."""
     draws = rng.standard_normal((size, root.shape[1])) @ root.T
@@ -109,7 +120,7 @@ def _mean_largest(rng: np.random.Generator, centre: FloatArray, root: FloatArray
     return np.maximum.reduceat(np.abs(centre + draws), starts, axis=1).mean(axis=0)
 
 
-def _square_root(covariance: FloatArray) -> FloatArray:
+def square_root(covariance: FloatArray) -> FloatArray:
     """The symmetric R with R R = covariance: unlike other roots it moves by rounding only where the covariance does."""
     values, vectors = np.linalg.eigh(covariance)
     return (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T

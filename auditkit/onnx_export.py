@@ -1,4 +1,4 @@
-"""A calibration as an ONNX model, so that its corrections run where Python does not."""
+"""Corrections and thresholds as ONNX models, alone or behind a model that gives the scores."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from auditkit._extras import import_extra
-from auditkit._typing import FloatArray
+from auditkit._typing import BoolArray, FloatArray, IntArray
 from auditkit.errors import InputError
 
 OPSET = 18
 ML_OPSET = 3
 
 
-class Correction(Protocol):
-    """What is written: the fields of a `Calibration` that a row is corrected with."""
+class Lookup(Protocol):
+    """The fields of a calibration that a row is looked up by."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -28,6 +28,10 @@ class Correction(Protocol):
     def cells(self) -> tuple[tuple[Hashable, ...], ...]:
         """Values of those columns, one tuple per cell."""
         ...
+
+
+class Correction(Lookup, Protocol):
+    """The fields of a `Calibration` that a score is corrected with."""
 
     @property
     def shift(self) -> FloatArray:
@@ -50,7 +54,21 @@ class Correction(Protocol):
         ...
 
 
-def write_calibration(calibration: Correction, path: Path) -> None:
+class Rules(Lookup, Protocol):
+    """The fields of `DecisionThresholds` that a row is decided with."""
+
+    @property
+    def tables(self) -> tuple[FloatArray, FloatArray]:
+        """Thresholds and chances per cell, those of a row of no known cell last."""
+        ...
+
+    @property
+    def on_unseen(self) -> str:
+        """What happens to a row of no known cell."""
+        ...
+
+
+def write_calibration(calibration: Correction, path: Path, *, scorer: Any = None) -> None:
     """Write y = clip(z + α_g + β_g z) with g looked up from strings.
 
     Inputs are ``scores`` (float64, shape (n,)) and one string tensor of shape (n,) per column, named like it; the
@@ -59,6 +77,8 @@ def write_calibration(calibration: Correction, path: Path) -> None:
     Args:
         calibration: What to write.
         path: Where; the file appears whole or not at all.
+        scorer: An ONNX model whose output ``scores`` (float64, shape (n,)) is corrected; its inputs take the place of
+            the scores.
 
     Raises:
         InputError: Two values of a column have the same text.
@@ -67,22 +87,66 @@ def write_calibration(calibration: Correction, path: Path) -> None:
     onnx = import_extra("onnx")
     nodes, inputs, constants = _lookup_nodes(onnx, calibration)
     nodes += _correction_nodes(onnx, calibration, constants)
-    output = onnx.helper.make_tensor_value_info("corrected", onnx.TensorProto.DOUBLE, ["n"])
-    graph = onnx.helper.make_graph(nodes, "auditkit_calibration", inputs, [output], constants)
-    opsets = [onnx.helper.make_opsetid("", OPSET), onnx.helper.make_opsetid("ai.onnx.ml", ML_OPSET)]
-    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    outputs = [onnx.helper.make_tensor_value_info("corrected", onnx.TensorProto.DOUBLE, ["n"])]
+    _write(onnx, onnx.helper.make_graph(nodes, "auditkit_calibration", inputs, outputs, constants), path, scorer)
+
+
+def write_thresholds(rules: Rules, path: Path, *, scorer: Any = None) -> None:
+    """Write decision = 1[max_k p_gk · 1[z ≥ t_gk] > u] with g looked up from strings.
+
+    Inputs are ``scores`` and ``uniforms`` (float64, shape (n,)) and one string tensor of shape (n,) per column; outputs
+    are ``chance`` (float64) and ``decision`` (int64), of shape (n,).
+
+    Args:
+        rules: What to write.
+        path: Where; the file appears whole or not at all.
+        scorer: An ONNX model whose output ``scores`` is decided on, as `write_calibration` takes it.
+
+    Raises:
+        InputError: Two values of a column have the same text.
+        MissingExtraError: The onnx package is not installed.
+    """
+    onnx = import_extra("onnx")
+    nodes, inputs, constants = _lookup_nodes(onnx, rules)
+    nodes += _decision_nodes(onnx, rules, constants)
+    types = onnx.TensorProto
+    inputs.append(onnx.helper.make_tensor_value_info("uniforms", types.DOUBLE, ["n"]))
+    outputs = [onnx.helper.make_tensor_value_info("chance", types.DOUBLE, ["n"]),
+               onnx.helper.make_tensor_value_info("decision", types.INT64, ["n"])]  # fmt: skip
+    _write(onnx, onnx.helper.make_graph(nodes, "auditkit_thresholds", inputs, outputs, constants), path, scorer)
+
+
+def _write(onnx: Any, graph: Any, path: Path, scorer: Any) -> None:
+    """Write a graph, behind a model that gives its scores where there is one."""
+    domains = {"": OPSET, "ai.onnx.ml": ML_OPSET}
+    ir_version = 9
+    if scorer is not None:
+        ir_version = max(ir_version, int(scorer.ir_version))
+        scorer.ir_version = ir_version
+        domains |= {opset.domain: opset.version for opset in scorer.opset_import}
+        clashes = {info.name for info in scorer.graph.input} & {info.name for info in graph.input}
+        if clashes:
+            raise InputError(
+                f"the model has an input {sorted(clashes)[0]!r}, which is what a column is called; rename it"
+            )
+    opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in domains.items()]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=ir_version)
+    if scorer is not None:
+        inner = onnx.compose.add_prefix(scorer, "model/", rename_inputs=False, rename_outputs=False)
+        model = onnx.compose.merge_models(inner, model, io_map=[("scores", "scores")])
+        onnx.helper.set_model_props(model, {"producer": "auditkit"})
     onnx.checker.check_model(model)
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_bytes(model.SerializeToString())
     temporary.replace(path)
 
 
-def _lookup_nodes(onnx: Any, calibration: Correction) -> tuple[list[Any], list[Any], list[Any]]:
+def _lookup_nodes(onnx: Any, calibration: Lookup) -> tuple[list[Any], list[Any], list[Any]]:
     """Strings → code per column → one flat position; position 0 is "never seen"."""
     helper, types = onnx.helper, onnx.TensorProto
     inputs = [helper.make_tensor_value_info("scores", types.DOUBLE, ["n"])]
     nodes, constants = [], []
-    values = [_texts(calibration, k) for k in range(len(calibration.columns))]
+    values = [column_texts(calibration, k) for k in range(len(calibration.columns))]
     total = "code_start"
     constants.append(helper.make_tensor(total, types.INT64, [1], [0]))
     for k, (column, texts) in enumerate(zip(calibration.columns, values, strict=True)):
@@ -103,7 +167,7 @@ def _lookup_nodes(onnx: Any, calibration: Correction) -> tuple[list[Any], list[A
 
 def _correction_nodes(onnx: Any, calibration: Correction, constants: list[Any]) -> list[Any]:
     helper, types = onnx.helper, onnx.TensorProto
-    shift, slope, is_known = _tables(calibration)
+    shift, slope, is_known = correction_tables(calibration)
     constants.append(helper.make_tensor("shift", types.DOUBLE, shift.shape, shift))
     constants.append(helper.make_tensor("slope", types.DOUBLE, slope.shape, slope))
     constants.append(helper.make_tensor("is_known", types.BOOL, is_known.shape, is_known))
@@ -130,7 +194,12 @@ def _correction_nodes(onnx: Any, calibration: Correction, constants: list[Any]) 
     return nodes
 
 
-def _texts(calibration: Correction, column: int) -> list[str]:
+def column_texts(calibration: Lookup, column: int) -> list[str]:
+    """The values of one column as text, in the order of their codes.
+
+    Raises:
+        InputError: Two of them have the same text.
+    """
     values = dict.fromkeys(cell[column] for cell in calibration.cells)
     texts = [str(value) for value in values]
     if len(set(texts)) != len(texts):
@@ -140,14 +209,45 @@ def _texts(calibration: Correction, column: int) -> list[str]:
     return texts
 
 
-def _tables(calibration: Correction) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """α, β and whether it is known, for every flat position."""
-    texts = [_texts(calibration, k) for k in range(len(calibration.columns))]
+def _decision_nodes(onnx: Any, rules: Rules, constants: list[Any]) -> list[Any]:
+    helper, types = onnx.helper, onnx.TensorProto
+    thresholds, chances = rules.tables
+    position = cell_positions(rules, unseen=len(rules.cells))
+    tables = {"thresholds": thresholds[position], "chances": chances[position]}
+    if rules.on_unseen == "raise":  # a graph cannot raise; NaN and −1 cannot be mistaken for a decision
+        tables["chances"][position == len(rules.cells)] = np.nan
+        tables["thresholds"][position == len(rules.cells)] = -np.inf
+    constants += [helper.make_tensor(name, types.DOUBLE, table.shape, table.ravel()) for name, table in tables.items()]
+    constants += [helper.make_tensor("last_axis", types.INT64, [1], [1]),
+                  helper.make_tensor("nothing", types.DOUBLE, [], [0.0]),
+                  helper.make_tensor("refused", types.INT64, [], [-1])]  # fmt: skip
+    return [
+        helper.make_node("Gather", ["thresholds", "position"], ["row_thresholds"]),
+        helper.make_node("Gather", ["chances", "position"], ["row_chances"]),
+        helper.make_node("Unsqueeze", ["scores", "last_axis"], ["score_column"]),
+        helper.make_node("GreaterOrEqual", ["score_column", "row_thresholds"], ["is_passed"]),
+        helper.make_node("Where", ["is_passed", "row_chances", "nothing"], ["passed"]),
+        helper.make_node("ReduceMax", ["passed", "last_axis"], ["chance"], keepdims=0),
+        helper.make_node("Greater", ["chance", "uniforms"], ["is_positive"]),
+        helper.make_node("Cast", ["is_positive"], ["positive"], to=types.INT64),
+        helper.make_node("IsNaN", ["chance"], ["is_refused"]),
+        helper.make_node("Where", ["is_refused", "refused", "positive"], ["decision"]),
+    ]
+
+
+def cell_positions(calibration: Lookup, *, unseen: int) -> IntArray:
+    """Cell of every flat position, in which the codes of the columns are counted up; ``unseen`` where there is none."""
+    texts = [column_texts(calibration, k) for k in range(len(calibration.columns))]
     sizes = [len(column) + 1 for column in texts]
-    shift, slope = np.zeros(int(np.prod(sizes))), np.zeros(int(np.prod(sizes)))
-    is_known = np.zeros(int(np.prod(sizes)), dtype=bool)
+    position = np.full(int(np.prod(sizes)), unseen, dtype=np.int64)
     for cell, values in enumerate(calibration.cells):
         codes = [texts[k].index(str(value)) + 1 for k, value in enumerate(values)]
-        position = int(np.ravel_multi_index(codes, sizes))
-        shift[position], slope[position], is_known[position] = calibration.shift[cell], calibration.slope[cell], True
-    return shift, slope, is_known
+        position[int(np.ravel_multi_index(codes, sizes))] = cell
+    return position
+
+
+def correction_tables(calibration: Correction) -> tuple[FloatArray, FloatArray, BoolArray]:
+    """α, β and whether it is known, for every flat position."""
+    position = cell_positions(calibration, unseen=len(calibration.cells))
+    shift, slope = np.append(calibration.shift, 0.0)[position], np.append(calibration.slope, 0.0)[position]
+    return shift, slope, position < len(calibration.cells)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize
 
 import auditkit as ak
-from auditkit.constraints import measure_gaps
+from auditkit.constraints import build_constraints, measure_gaps
 from auditkit.errors import InfeasibleError, InputError, InsufficientDataError
 
 
@@ -83,6 +84,37 @@ def test_without_a_margin_the_population_gap_exceeds_the_tolerance_about_half_th
         corrected = calibration.apply(population[0], population[2])
         exceeded += measure_gaps(corrected, population[2], CRITERIA["parity"])["ECP(sex)"] > 0.05
     assert 10 <= exceeded <= 30
+
+
+def test_affine_corrections_are_found_where_the_optimum_has_a_row_on_a_bound() -> None:
+    """Nothing smaller that an independent optimiser finds nearby, on draws where the optimum is often at a kink."""
+    criterion = ak.equalized_odds("g", tolerance=0.05)
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        g = rng.integers(0, 2, 400)
+        labels = (rng.random(400) < 0.3 + 0.2 * g).astype(float)
+        mean = 0.15 + 0.4 * labels + 0.2 * g
+        scores, groups = rng.beta(6 * mean, 6 * (1 - mean)), ak.Groups({"g": g})
+        found = ak.calibrate(scores, groups, criterion, labels=labels, bounds=(0, 1))
+        system = build_constraints(groups, [criterion], labels=labels)
+        means = system.moment_matrix(None)
+
+        def size(x: np.ndarray, z: np.ndarray = scores, g: np.ndarray = g) -> float:
+            return float(((x[:2][g] + x[2:][g] * z) ** 2).sum())
+
+        def slack(
+            x: np.ndarray, z: np.ndarray = scores, g: np.ndarray = g, s: object = system, m: object = means
+        ) -> np.ndarray:
+            gaps = s.matrix @ (m @ np.clip(z + x[:2][g] + x[2:][g] * z, 0, 1))
+            return np.concatenate([s.upper - gaps, gaps - s.lower])
+
+        start = np.concatenate([found.shift, found.slope])
+        assert slack(start).min() >= -1e-10
+        better = minimize(
+            size, start, method="SLSQP", constraints={"type": "ineq", "fun": slack}, options={"ftol": 1e-12}
+        )
+        if slack(better.x).min() >= -1e-9:
+            assert size(start) <= better.fun * 1.001 + 1e-9
 
 
 def test_too_few_rows_are_refused_with_the_number_needed(rng: np.random.Generator) -> None:

@@ -64,8 +64,9 @@ def test_what_needs_known_groups_says_so() -> None:
     assert "race (2, inferred)" in repr(groups)
     with pytest.raises(InputError, match="attribute 'race' is known by its probabilities only"):
         groups.codes("race")
-    with pytest.raises(InputError, match="attribute 'race' is known by its probabilities only"):
-        ak.calibrate([0.1, 0.2, 0.3, 0.4], groups, ak.ECP("race", tolerance=0.1))
+    odds = ak.equalized_odds("race", tolerance=0.1)
+    with pytest.raises(InputError, match=r"equalized odds\(race\) is conditioned on the label.*'race' is known by its"):
+        ak.calibrate([0.1, 0.2, 0.3, 0.4], groups, odds, labels=[0, 1, 0, 1])
 
 
 @pytest.mark.parametrize(

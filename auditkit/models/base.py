@@ -87,6 +87,26 @@ class FrozenModel(abc.ABC):
         return features
 
     @final
+    def as_module(self, *, features: bool = False) -> nn.Module:
+        """The computation on tensors alone, to be exported: from a prepared batch to scores, or to features.
+
+        Args:
+            features: Whether the module gives :meth:`features` instead of :meth:`scores`.
+
+        Raises:
+            InputError: The model is not made of torch tensors, or has no features.
+        """
+        module = getattr(self, "_module", None)
+        if not isinstance(module, nn.Module):
+            raise InputError(f"model {self.name!r} is no torch model, and has no form as one; export it on its own")
+        if features and self.n_features == 0:
+            raise InputError(f"model {self.name!r} has no last layer to read features from")
+        return _Step(module, self._chunk_features if features else self._chunk_scores)
+
+    def _chunk_scores(self, chunk: Any) -> Tensor:
+        return self._link(self._chunk_logits(chunk))
+
+    @final
     def check_frozen(self) -> None:
         """Compute the fingerprint again: every parameter and buffer must be bit-identical to when it was loaded.
 
@@ -101,7 +121,9 @@ class FrozenModel(abc.ABC):
             )
 
     def _scores(self, batch: Any) -> Tensor:
-        logits = self.logits(batch)  # checked before the link, which would turn an infinite logit into a plain 1.0
+        return self._link(self.logits(batch))  # checked before the link, which would turn an infinite logit into a 1.0
+
+    def _link(self, logits: Tensor) -> Tensor:
         if self.task == "binary":
             return torch.sigmoid(logits)
         return logits if self.task == "regression" else torch.softmax(logits, dim=1)
@@ -168,6 +190,19 @@ class FrozenModel(abc.ABC):
     @abc.abstractmethod
     def _chunk_features(self, chunk: Any) -> Tensor:
         """Features of one chunk, shape (rows, d)."""
+
+
+class _Step(nn.Module):
+    """One step of a frozen model, with the tensors that it reads."""
+
+    def __init__(self, module: nn.Module, step: Callable[[Any], Tensor]) -> None:
+        super().__init__()
+        self.module = module
+        self.step = step
+
+    def forward(self, chunk: Tensor) -> Tensor:
+        """Scores or features of one prepared batch."""
+        return self.step(chunk)
 
 
 def freeze(module: ModuleT) -> ModuleT:

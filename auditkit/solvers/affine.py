@@ -4,7 +4,9 @@
 
 A row brings along its observable cell o (attributes and strata) but not its label, so its correction may depend on o
 and on its own score only. Two numbers per cell can move the mean of the positives and of the negatives apart from
-each other. The clip is linearised at the present correction and the QP solved again until the constraints hold.
+each other. The clip is linearised at the present correction and the QP solved again until the constraints hold. Where
+the optimum has a row exactly on a bound, these steps would go back and forth over that kink; they are shortened there,
+and what little violation is left is taken off by the smallest steps that do so.
 """
 
 from __future__ import annotations
@@ -23,6 +25,10 @@ from auditkit.solvers.active_set import solve_reduced
 MAX_STEPS = 100
 VIOLATION_TOLERANCE = 1e-12
 STEP_TOLERANCE = 1e-9
+KINK_TOLERANCE = 1e-7
+"""Shortened steps below this have found the kink."""
+SHRINKS = 0.9
+"""Steps that do not shrink by this factor go back and forth, or nearly."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,18 +83,50 @@ def solve_affine(problem: ProjectionProblem, cells: Cells) -> AffineCorrection:
     basis = _make_basis(problem, scores, cells)
     size = cells.table.n_cells
     unknown = np.zeros(2 * size)
+    damping, last = 1.0, np.inf
     for _ in range(MAX_STEPS):
-        moved = scores + unknown[:size][basis.index] + unknown[size:][basis.index] * basis.offset
-        corrected = _clip(problem, moved)
-        target = _linear_step(problem, basis, corrected, moved, unknown)
-        step = float(np.abs(target - unknown).max(initial=0.0))
-        if _violation(problem, corrected) <= VIOLATION_TOLERANCE and step <= STEP_TOLERANCE:
+        place = _place(problem, basis, scores, unknown)
+        step = _linear_step(problem, basis, place, unknown, anchor=np.zeros_like(unknown)) - unknown
+        length = float(np.abs(step).max(initial=0.0))
+        if length <= STEP_TOLERANCE or damping * length <= KINK_TOLERANCE:
+            return _make_feasible(problem, basis, scores, unknown)
+        damping = damping / 2 if length > SHRINKS * last else damping
+        unknown, last = unknown + damping * step, length
+    raise _not_converged()
+
+
+def _make_feasible(
+    problem: ProjectionProblem, basis: _Basis, scores: FloatArray, unknown: FloatArray
+) -> AffineCorrection:
+    """Take off the violation that is left, by the smallest steps from here."""
+    size = len(basis.centre)
+    for _ in range(MAX_STEPS):
+        place = _place(problem, basis, scores, unknown)
+        if _violation(problem, place.corrected) <= VIOLATION_TOLERANCE:
             slope = unknown[size:]
-            return AffineCorrection(unknown[:size] - slope * basis.centre, slope, corrected)
-        unknown = target
-    raise SolverError(
+            return AffineCorrection(unknown[:size] - slope * basis.centre, slope, place.corrected)
+        unknown = _linear_step(problem, basis, place, unknown, anchor=unknown)
+    raise _not_converged()
+
+
+def _not_converged() -> SolverError:
+    return SolverError(
         "the affine corrections did not converge within the bounds; widen the bounds or raise the tolerances"
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """Where the rows are at some correction: before and after the bounds, shape (n,)."""
+
+    moved: FloatArray
+    corrected: FloatArray
+
+
+def _place(problem: ProjectionProblem, basis: _Basis, scores: FloatArray, unknown: FloatArray) -> _Place:
+    size = len(basis.centre)
+    moved = scores + unknown[:size][basis.index] + unknown[size:][basis.index] * basis.offset
+    return _Place(moved, _clip(problem, moved))
 
 
 def _make_basis(problem: ProjectionProblem, scores: FloatArray, cells: Cells) -> _Basis:
@@ -104,13 +142,14 @@ def _make_basis(problem: ProjectionProblem, scores: FloatArray, cells: Cells) ->
 
 
 def _linear_step(
-    problem: ProjectionProblem, basis: _Basis, corrected: FloatArray, moved: FloatArray, unknown: FloatArray
+    problem: ProjectionProblem, basis: _Basis, place: _Place, unknown: FloatArray, *, anchor: FloatArray
 ) -> FloatArray:
+    """The point nearest to ``anchor`` that satisfies the constraints, linearised at ``unknown``."""
     system = problem.system
-    free = basis.weight * (corrected == moved)
+    free = basis.weight * (place.corrected == place.moved)
     response = np.hstack([_response(problem, basis, free), _response(problem, basis, free * basis.offset)])
     matrix = system.matrix @ response
-    values = system.matrix @ _cell_means(problem, basis, corrected) - matrix @ unknown
+    values = system.matrix @ _cell_means(problem, basis, place.corrected) - matrix @ (unknown - anchor)
     duals = solve_reduced(matrix, system.lower - values, system.upper - values, np.maximum(basis.curvature, 1e-300))
     if duals is None:
         names = " and ".join(criterion.name for criterion in system.criteria)
@@ -119,7 +158,7 @@ def _linear_step(
             "raise the tolerances or widen the bounds",
             criteria=tuple(criterion.name for criterion in system.criteria),
         )
-    return -basis.curvature * (matrix.T @ duals)
+    return anchor - basis.curvature * (matrix.T @ duals)
 
 
 def _response(problem: ProjectionProblem, basis: _Basis, values: FloatArray) -> FloatArray:
