@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from auditkit.baselines import Sample
-from auditkit.comparison import CompareConfig, Comparison
+from auditkit.comparison import REFERENCE, CompareConfig, Comparison
 from auditkit.criteria import EER
 from auditkit.finetuning import TuneConfig
 from auditkit.groups import Groups
@@ -92,7 +92,7 @@ def describe(dataset: Sample, comparison: Comparison) -> str:
     ]  # fmt: skip
     rows = comparison.rows
     size = (
-        f"{dataset.n_rows:,} employees, {len(comparison.runs_of('layer'))} seeds; {rows['tune']} rows tune, "
+        f"{dataset.n_rows:,} employees, {len(comparison.runs_of(REFERENCE))} seeds; {rows['tune']} rows tune, "
         f"{rows['calibrate']} calibrate, {rows['test']} test. Intervals {comparison.resampling.method}."
     )
     return "\n\n".join(("## employee", size, table(head, body)))

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from auditkit.baselines import Sample
-from auditkit.comparison import CompareConfig, Comparison
+from auditkit.comparison import REFERENCE, CompareConfig, Comparison
 from auditkit.criteria import ECP
 from auditkit.finetuning import TuneConfig
 from auditkit.groups import Groups
@@ -85,7 +85,7 @@ def describe(dataset: Sample, comparison: Comparison) -> str:
     ]  # fmt: skip
     rows = comparison.rows
     size = (
-        f"{dataset.n_rows:,} loans, {len(comparison.runs_of('layer'))} seeds; {rows['tune']} rows tune, "
+        f"{dataset.n_rows:,} loans, {len(comparison.runs_of(REFERENCE))} seeds; {rows['tune']} rows tune, "
         f"{rows['calibrate']} calibrate, {rows['test']} test. Changes are relative to the layer, in percent, per seed. "
         f"Intervals {comparison.resampling.method}."
     )

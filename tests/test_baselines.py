@@ -33,7 +33,7 @@ def make_sample(n: int, seed: int) -> Sample:
 
 def make_context(criteria: Any = None, **changes: Any) -> FitContext:
     listed = criteria or (ak.ECP("sex", tolerance=0.02),)
-    return FitContext(make_sample(600, 0), make_sample(900, 1), tuple(listed), replace(QUICK, **changes), None)
+    return FitContext(make_sample(300, 0), make_sample(900, 1), tuple(listed), replace(QUICK, **changes), None)
 
 
 def test_mean_recalibration_leaves_no_mean_residual_in_any_group() -> None:
@@ -141,7 +141,7 @@ def test_penalty_weight_is_the_best_ranked_out_of_fold() -> None:
     class Few(Penalty):
         weights = (0.0, 30.0)
 
-    method, context = Few(blind=False), make_context(epochs=40)
+    method, context = Few(blind=False), make_context(epochs=15)
     assert method.choose_weight(context, lambda sample: np.asarray(sample.features)) in method.weights
     scores = method.fit(context)(context.calibrate).scores
     plain = type("Plain", (Few,), {"weights": (0.0,)})(blind=False).fit(context)(context.calibrate).scores

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -55,9 +56,11 @@ class ErrorParity(Method):
         return predict
 
 
-def _chance(rule: object, scores: FloatArray) -> FloatArray:
+def _chance(rule: Any, scores: FloatArray) -> FloatArray:
     """Probability that a randomised rule decides positively; error-parity itself draws the decisions."""
-    parts = zip(rule.probabilities, rule.classifiers, strict=True)  # type: ignore[attr-defined]
+    if not hasattr(rule, "classifiers"):
+        return np.asarray(rule(scores), dtype=np.float64)
+    parts = zip(rule.probabilities, rule.classifiers, strict=True)
     return np.clip(sum(share * np.asarray(each(scores), dtype=np.float64) for share, each in parts), 0.0, 1.0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,6 @@ from auditkit._typing import FloatArray
 from auditkit.baselines.base import FitContext, Method, Prediction, Sample, protected_columns, to_probability
 from auditkit.baselines.thresholds import merge_degenerate, nearest_constraint
 from auditkit.errors import InputError
-
-MEASURES = {
-    "demographic_parity": "demographic_parity",
-    "true_positive_rate_parity": "equal_opportunity",
-    "equalized_odds": "equalized_odds",
-}
 
 
 class OxonFair(Method):
@@ -35,7 +30,7 @@ class OxonFair(Method):
         metrics = import_extra("oxonfair.utils.group_metrics")
         rows = context.calibrate
         merge = merge_degenerate(rows, protected_columns(context.criteria))
-        measure = getattr(metrics, MEASURES[nearest_constraint(context.criteria)]).max_diff
+        measure = _measure(metrics, nearest_constraint(context.criteria))
         try:
             predictor = package.FairPredictor(None, _content(rows, merge, context, rows.labels))
             predictor.fit(metrics.accuracy, measure, context.tolerance)
@@ -47,6 +42,16 @@ class OxonFair(Method):
             return Prediction(None, np.asarray(decided, dtype=np.float64).ravel())
 
         return predict
+
+
+def _measure(metrics: ModuleType, constraint: str) -> Any:
+    """OxonFair's largest difference between two groups, of the rates that the constraint is about."""
+    measures = {
+        "demographic_parity": metrics.pos_pred_rate.max_diff,
+        "true_positive_rate_parity": metrics.true_pos_rate.max_diff,
+        "equalized_odds": metrics.equalized_odds_max,
+    }
+    return measures[constraint]
 
 
 def _content(
