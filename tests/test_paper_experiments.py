@@ -13,7 +13,7 @@ import pytest
 from auditkit.errors import InputError, SchemaError
 from auditkit.finetuning import TuneConfig
 from auditkit.metrics import Estimate
-from experiments import employee, faces, loans
+from experiments import employee, faces, loans, synthetic
 from experiments.protocol import Protocol, average_precision, relative_change, run, standing
 from tests.real_data import data_path
 
@@ -159,3 +159,33 @@ def test_a_missing_file_is_a_message(
         run(employee.run_employee, "", seeds=2)
     assert stop.value.code == 2
     assert "there is no tabular/Employee_Performance.xls" in capsys.readouterr().err
+
+
+def test_synthetic_sets_are_32_and_drawn_as_stated() -> None:
+    assert len({setting.name for setting in synthetic.SETTINGS}) == 32
+    setting = synthetic.Setting(split=0.1, signal=2.0, noise=0.1, bounded=False, linear=True)
+    sample = synthetic.draw(setting, 20_000, seed=0)
+    member = sample.groups.values("group") == "b"
+    assert member.mean() == pytest.approx(0.1, abs=0.01)
+    assert sample.labels[member].mean() - sample.labels[~member].mean() == pytest.approx(2.0, abs=0.1)
+    features = np.asarray(sample.features)
+    design = np.column_stack([features, member, np.ones(len(member))])
+    residual = sample.labels - design @ np.linalg.lstsq(design, sample.labels, rcond=None)[0]
+    assert residual.std() == pytest.approx(0.1, abs=0.005)
+
+
+def test_a_synthetic_set_is_measured_once_and_read_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = ["--out", str(tmp_path), "--rows", "2000", "--sets", "1", "--epochs", "2"]
+    synthetic.main(line)
+    first = capsys.readouterr().out
+    (found,) = (json.loads(path.read_text()) for path in (tmp_path / "synthetic").glob("*.json"))
+    figures = found["figures"]
+    assert figures["unconstrained"]["gap"] > 0.1
+    assert figures["projection"]["gap"] <= 0.05 + 1e-9
+    assert figures["large batch"]["gap"] <= 0.05 + 1e-9
+    assert figures["2000 → 16"]["gap"] < figures["unconstrained"]["gap"]
+    monkeypatch.setattr(synthetic, "measure_set", lambda *_, **__: pytest.fail("measured again"))
+    synthetic.main(line)
+    assert capsys.readouterr().out == first
