@@ -43,7 +43,7 @@ CONFIG = CompareConfig(
     threshold=0.0,
     guarantee=None,
     split=(("tune", 0.6), ("calibrate", 0.1), ("test", 0.3)),
-    tune=TuneConfig(score_space="logit", hidden=16, epochs=200, learning_rate=0.01, patience=25),
+    tune=TuneConfig(score_space="logit", hidden=16, epochs=300, learning_rate=0.03, patience=30),
     train_reference=True,
 )
 

@@ -2,8 +2,8 @@
 
     python -m experiments.synthetic --out DIR [--rows 40000] [--sets 32] [--epochs 30]
 
-A set is one combination of five settings of two values each. Features are standard normal, y is a response of them plus
-a group effect and noise; parity of the mean prediction (ε = 0.05) is enforced for the two groups:
+A set is one combination of five settings of two values each. Features are standard normal, y is a response of them
+plus a group effect and noise; parity of the mean prediction (ε = 0.05) is enforced for the two groups:
 
 - split: 50 % or 10 % of the rows in the smaller group;
 - signal: the group moves the response by 0.5 or by 2 of its standard deviations, and the first features with it;
@@ -12,9 +12,9 @@ a group effect and noise; parity of the mean prediction (ε = 0.05) is enforced 
 - linearity: the response is linear, or its tanh beside it.
 
 Heads are trained through the layer in batches of 2,000 and of 256 rows, and without it. The figure is the test MSE of
-three uses: the head of large batches on all test rows at once; the same head, and the head of batches of 256, on streams
-of 16 rows by the pooled online rule. Sets are drawn here: the published per-set values belong to other draws, and are no
-measure of these. A set that is finished is read from the out folder.
+three uses: the head of large batches on all test rows at once; the same head, and the head of batches of 256, on
+streams of 16 rows by the pooled online rule. Sets are drawn here: the published per-set values belong to other draws,
+and are no measure of these. A set that is finished is read from the out folder.
 """
 
 from __future__ import annotations

@@ -124,7 +124,7 @@ def test_relative_changes_are_those_of_scikit_learn_on_the_judged_rows(tmp_path:
     dataset = whole.take(np.arange(600))
     quick = replace(
         loans.CONFIG,
-        methods=("layer", "projection"),
+        methods=("layer", "head", "projection"),
         tune=TuneConfig(score_space="logit", epochs=5, learning_rate=0.05),
     )
     criteria = [loans.ECP(name, tolerance=0.01) for name in ("new", "urban")]

@@ -122,15 +122,24 @@ def train_plainly(rows: Sample, loss: Any, context: FitContext, *, encode: Encod
 
 
 def fit_unconstrained(context: FitContext) -> FairHead:
-    """A head trained on the tuning rows for the prediction loss alone, from random weights."""
+    """A head trained on the tuning rows for the prediction loss alone, with the budget of a head tuned through the layer.
+
+    Such a head starts from the scores of this one, so this one too is trained a second time, from its own scores; of
+    the two the one of less validation loss is taken.
+    """
     rows, config = context.tune, context.config
-    checked = check_rows(frozen_features(rows), rows.labels, rows.groups, config)
-    plain = replace(config, anchor=0.0)
 
     def loss(head: FairHead, part: HeadRows) -> Tensor:
-        return prediction_loss(head(part.features), part.labels, plain)
+        return prediction_loss(head(part.features), part.labels, config)
 
-    return train(checked, loss, context.criteria, plain, context.progress)
+    checked = check_rows(frozen_features(rows), rows.labels, rows.groups, config)
+    first = train(checked, loss, context.criteria, config, context.progress)
+    second = train_plainly(replace(rows, scores=first.predict(frozen_features(rows))), loss, context)
+    return min((first, second), key=_validation_loss)
+
+
+def _validation_loss(head: FairHead) -> float:
+    return min(record.validation_loss for record in head.history)
 
 
 def rank(scores: FloatArray, context: FitContext) -> tuple[float, float]:
