@@ -122,7 +122,7 @@ def train_plainly(rows: Sample, loss: Any, context: FitContext, *, encode: Encod
 
 
 def fit_unconstrained(context: FitContext) -> FairHead:
-    """A head trained on the tuning rows for the prediction loss alone, with the budget of a head tuned through the layer.
+    """A head trained on the tuning rows for the prediction loss alone, with the budget of a head with the layer.
 
     Such a head starts from the scores of this one, so this one too is trained a second time, from its own scores; of
     the two the one of less validation loss is taken.
