@@ -82,7 +82,7 @@ class PredictionStore:
         _write(self._place(seed, tolerance, method), buffer.getvalue())
 
     def _place(self, seed: int, tolerance: float | None, method: str) -> Path:
-        level = AS_GIVEN if tolerance is None else f"tolerance-{tolerance!r}"
+        level = AS_GIVEN if tolerance is None else f"tolerance-{float(tolerance)!r}"
         return self.folder / f"seed-{seed}" / level / f"{method}.npz"
 
 
