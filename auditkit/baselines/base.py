@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from scipy.special import expit, logit
 
 from auditkit._typing import FloatArray, IntArray
 from auditkit.criteria import Criterion, columns_of
@@ -23,8 +24,8 @@ class Sample:
     """Rows that methods are fitted on or applied to.
 
     Attributes:
-        scores: Scores of the frozen model (probabilities), shape (n,).
-        labels: 0 or 1, shape (n,).
+        scores: Scores of the frozen model, in the score space of the comparison, shape (n,).
+        labels: 0 or 1, or any number in the score space "identity", shape (n,).
         groups: Attributes of the same rows.
         features: Frozen features, shape (n, d); None when only scores are known.
     """
@@ -58,6 +59,7 @@ class FitContext:
         progress: Where to report long steps.
         head: A head tuned through the layer for these criteria, if the caller has one already.
         calibration: Its calibration, likewise.
+        bounds: Bounds of corrected scores; None takes those of the score space.
     """
 
     tune: Sample
@@ -68,6 +70,19 @@ class FitContext:
     progress: Progress = field(default_factory=NullProgress)
     head: FairHead | None = None
     calibration: Calibration | None = None
+    bounds: tuple[float | None, float | None] | None = None
+
+    @property
+    def score_bounds(self) -> tuple[float | None, float | None] | None:
+        """What corrected scores keep to: the bounds asked for, else (almost) [0, 1] for probabilities."""
+        if self.bounds is not None:
+            return self.bounds
+        return PROBABILITY_BOUNDS if self.config.score_space == "probability" else None
+
+    @property
+    def tolerance(self) -> float:
+        """The smallest ε among the criteria, for methods that know only one."""
+        return min(criterion.tolerance for criterion in self.criteria)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +90,7 @@ class Prediction:
     """What a method predicts.
 
     Attributes:
-        scores: Probabilities, shape (n,); None for a method that gives decisions only.
+        scores: In the score space of the context, shape (n,); None for a method that gives decisions only.
         decisions: Probability of a positive decision, shape (n,); None where the comparison's threshold decides.
     """
 
@@ -108,7 +123,7 @@ class Method(ABC):
 def calibrate_sample(rows: Sample, scores: FloatArray, context: FitContext) -> Calibration:
     """Calibrate scores on the calibration rows; contrasts that cannot be guaranteed are held to a gap of zero."""
     return calibrate(
-        scores, rows.groups, context.criteria, labels=rows.labels, bounds=PROBABILITY_BOUNDS,
+        scores, rows.groups, context.criteria, labels=rows.labels, bounds=context.score_bounds,
         confidence=context.confidence, on_insufficient="equalize", on_unseen="keep", seed=context.config.seed,
     )  # fmt: skip
 
@@ -119,7 +134,7 @@ def share_head(context: FitContext) -> FitContext:
         return context
     head = tune_head(
         context.tune.features, context.tune.labels, context.tune.groups, context.criteria,
-        start=context.tune.scores, config=context.config, progress=context.progress,
+        start=to_start(context.tune.scores, context), config=context.config, progress=context.progress,
     )  # fmt: skip
     scores = head.predict(frozen_features(context.calibrate))
     return replace(context, head=head, calibration=calibrate_sample(context.calibrate, scores, context))
@@ -154,3 +169,33 @@ def group_names(sample: Sample, columns: Sequence[str]) -> np.ndarray:
     cells = sample.groups.cells(columns)
     names = [" × ".join(str(cells.table.value(c, name)) for name in columns) for c in range(cells.table.n_cells)]
     return np.array(names, dtype=object)[cells.index]
+
+
+def to_probability(scores: FloatArray, context: FitContext) -> FloatArray:
+    """Scores of a binary score space as probabilities.
+
+    Raises:
+        InputError: The comparison is one of regressions.
+    """
+    require_binary(context)
+    return scores if context.config.score_space == "probability" else expit(scores)
+
+
+def to_start(scores: FloatArray, context: FitContext) -> FloatArray:
+    """The model's scores as a head's start takes them: probabilities where outcomes are binary."""
+    return scores if context.config.score_space == "identity" else to_probability(scores, context)
+
+
+def from_probability(chances: FloatArray, context: FitContext) -> FloatArray:
+    """Probabilities in the score space of the context; logits keep as far from infinity as bounded probabilities."""
+    return chances if context.config.score_space == "probability" else logit(np.clip(chances, *PROBABILITY_BOUNDS))
+
+
+def require_binary(context: FitContext) -> None:
+    """Raise for a method that knows binary outcomes only.
+
+    Raises:
+        InputError: The score space is "identity".
+    """
+    if context.config.score_space == "identity":
+        raise InputError("score_space is 'identity', and this method knows binary outcomes only; leave it out")

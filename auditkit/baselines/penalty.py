@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from auditkit._typing import FloatArray
+from auditkit._typing import FloatArray, IntArray
 from auditkit.baselines.base import (
     FitContext,
     Method,
@@ -17,46 +21,157 @@ from auditkit.baselines.base import (
     frozen_features,
     group_names,
     protected_columns,
+    to_start,
 )
-from auditkit.constraints import build_constraints, measure_gaps
+from auditkit.constraints import build_constraints
 from auditkit.criteria import Criterion
 from auditkit.finetuning import HeadRows, TuneConfig, check_rows, prediction_loss, train
+from auditkit.groups import Groups
 from auditkit.heads import FairHead
 from auditkit.progress import NullProgress
 
 PENALTIES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 """Weights that the penalty baseline chooses from."""
 
+STRICT_PENALTY = 1e4
+"""Weight of the strict penalty, which is not chosen."""
 
-class Penalty(Method):
-    """A head trained with loss + λ·Σ(|gap| − ε)₊², λ chosen on the calibration rows.
+FOLDS = 3
+"""Folds of the cross-validation that chooses the weight."""
+
+Encode = Callable[[Sample], FloatArray]
+
+
+class PenalizedHead(Method):
+    """A head trained with loss + λ·penalty, λ chosen by cross-validation on the tuning rows, then refitted on all.
+
+    The weight taken is the one of least loss among those whose gaps on the held-out folds are within ε, but for one
+    standard error; where none is, the one that comes nearest.
 
     Args:
         blind: Whether the head sees the frozen features only; else it also sees which group a row belongs to, as the
             projection and the calibrated corrections do.
     """
 
+    weights: tuple[float, ...] = PENALTIES
+
     def __init__(self, *, blind: bool) -> None:
         self.blind = blind
         self.needs_attributes = not blind
+
+    @abstractmethod
+    def make_loss(self, context: FitContext, weight: float) -> Any:
+        """The loss for one weight, called with (head, rows)."""
+
+    def fit(self, context: FitContext) -> Callable[[Sample], Prediction]:
+        """Choose the weight and train the head."""
+        encode = frozen_features if self.blind else _encoder(context)
+        weight = self.choose_weight(context, encode)
+        head = train_plainly(context.tune, self.make_loss(context, weight), context, encode=encode)
+        return lambda sample: Prediction(head.predict(encode(sample)))
+
+    def choose_weight(self, context: FitContext, encode: Encode) -> float:
+        """The weight by cross-validation; the only one without."""
+        if len(self.weights) == 1:
+            return self.weights[0]
+        folds = np.random.default_rng(context.config.seed).permutation(context.tune.n_rows) % FOLDS
+        ranks = {}
+        with context.progress.stage(f"cross-validating: {self.title.lower()}", len(self.weights)) as advance:
+            for weight in self.weights:
+                ranks[weight] = rank(_predict_out_of_fold(self, weight, context, encode, folds), context)
+                advance(1)
+        return min(ranks, key=ranks.__getitem__)
+
+
+class Penalty(PenalizedHead):
+    """A head trained with loss + λ·Σ(|gap| − ε)₊², λ by cross-validation.
+
+    Args:
+        blind: Whether the head sees the frozen features only.
+    """
+
+    def __init__(self, *, blind: bool) -> None:
+        super().__init__(blind=blind)
         self.name = "penalty_blind" if blind else "penalty"
         self.title = "Penalty, group-blind" if blind else "Penalty"
         inputs = "the features" if blind else "the features and the group"
-        self.description = f"a head on {inputs}, trained with the penalty weight of best loss that meets the tolerances"
+        self.description = f"a head on {inputs}, trained with a penalty on the gaps whose weight is cross-validated"
 
-    def fit(self, context: FitContext) -> Callable[[Sample], Prediction]:
-        """Train one head per weight and keep the best: the least excess gap first, then the least loss."""
-        encode = frozen_features if self.blind else _encoder(context)
-        with context.progress.stage(f"fitting: {self.title.lower()}", len(PENALTIES)) as advance:
-            candidates = []
-            for weight in PENALTIES:
-                candidates.append(_penalized(weight, context, encode))
-                advance(1)
-        head = min(candidates, key=lambda candidate: candidate[0])[1]
-        return lambda sample: Prediction(head.predict(encode(sample)))
+    def make_loss(self, context: FitContext, weight: float) -> Any:
+        """Prediction loss with the squared excess of the gaps."""
+        return _PenaltyLoss(context.criteria, context.config, weight)
 
 
-def _encoder(context: FitContext) -> Callable[[Sample], FloatArray]:
+class StrictPenalty(Penalty):
+    """The penalty with one large weight: the gaps come first, whatever it costs."""
+
+    weights = (STRICT_PENALTY,)
+
+    def __init__(self) -> None:
+        super().__init__(blind=False)
+        self.name = "penalty_strict"
+        self.title = "Strict penalty"
+        self.description = f"a head on the features and the group, trained with a penalty weight of {STRICT_PENALTY:g}"
+
+
+def train_plainly(rows: Sample, loss: Any, context: FitContext, *, encode: Encode = frozen_features) -> FairHead:
+    """A head trained with any loss on a sample, from the least-squares fit of the model's scores."""
+    start = to_start(rows.scores, context)
+    checked = check_rows(encode(rows), rows.labels, rows.groups, context.config, start=start)
+    return train(checked, loss, context.criteria, context.config, NullProgress())
+
+
+def fit_unconstrained(context: FitContext) -> FairHead:
+    """A head trained on the tuning rows for the prediction loss alone, with the budget of a head with the layer.
+
+    Such a head starts from the scores of this one, so this one too is trained a second time, from its own scores; of
+    the two the one of less validation loss is taken.
+    """
+    rows, config = context.tune, context.config
+
+    def loss(head: FairHead, part: HeadRows) -> Tensor:
+        return prediction_loss(head(part.features), part.labels, config)
+
+    checked = check_rows(frozen_features(rows), rows.labels, rows.groups, config)
+    first = train(checked, loss, context.criteria, config, context.progress)
+    second = train_plainly(replace(rows, scores=first.predict(frozen_features(rows))), loss, context)
+    return min((first, second), key=_validation_loss)
+
+
+def _validation_loss(head: FairHead) -> float:
+    return min(record.validation_loss for record in head.history)
+
+
+def rank(scores: FloatArray, context: FitContext) -> tuple[float, float]:
+    """Rank of predictions for the tuning rows, less is better: excess of the gaps over ε and one error, then loss."""
+    rows = context.tune
+    system = build_constraints(rows.groups, context.criteria, labels=rows.labels)
+    cells, count = system.known_cells, np.maximum(system.cell_weight, 1.0)
+    spread = scores - rows.labels if all(criterion.family == "EER" for criterion in context.criteria) else scores
+
+    def means(values: FloatArray) -> FloatArray:
+        return np.bincount(cells.index, weights=values, minlength=len(count)) / count
+
+    variance = np.maximum(means(spread**2) - means(spread) ** 2, 0.0) / count
+    error = np.sqrt(system.matrix**2 @ variance)
+    excess = np.abs(system.matrix @ means(scores) - system.target) - system.tolerance - error
+    loss = prediction_loss(torch.as_tensor(scores), torch.as_tensor(rows.labels), context.config)
+    return max(0.0, float(excess.max(initial=0.0))), float(loss)
+
+
+def _predict_out_of_fold(
+    method: PenalizedHead, weight: float, context: FitContext, encode: Encode, folds: IntArray
+) -> FloatArray:
+    """Predictions for every tuning row by a head that did not see its fold."""
+    scores = np.empty(context.tune.n_rows)
+    for fold in range(FOLDS):
+        seen, held = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+        head = train_plainly(context.tune.take(seen), method.make_loss(context, weight), context, encode=encode)
+        scores[held] = head.predict(encode(context.tune.take(held)))
+    return scores
+
+
+def _encoder(context: FitContext) -> Encode:
     """Features with one indicator per group seen in tuning beside them."""
     columns = protected_columns(context.criteria)
     known = np.unique(group_names(context.tune, columns))
@@ -67,32 +182,25 @@ def _encoder(context: FitContext) -> Callable[[Sample], FloatArray]:
     return encode
 
 
-def _penalized(
-    weight: float, context: FitContext, encode: Callable[[Sample], FloatArray]
-) -> tuple[tuple[float, float], FairHead]:
-    """The head for one penalty weight and its rank on the calibration rows: excess gap, then loss."""
-    tune, held = context.tune, context.calibrate
-    rows = check_rows(encode(tune), tune.labels, tune.groups, context.config, start=tune.scores)
-    loss = _PenaltyLoss(context.criteria, context.config, weight)
-    head = train(rows, loss, context.criteria, context.config, NullProgress())
-    scores = head.predict(encode(held))
-    gaps = measure_gaps(scores, held.groups, context.criteria, labels=held.labels)
-    excess = max(gaps[criterion.name] - criterion.tolerance for criterion in context.criteria)
-    value = prediction_loss(torch.as_tensor(scores), torch.as_tensor(held.labels), context.config)
-    return (max(0.0, excess), float(value)), head
-
-
 class _PenaltyLoss:
     """Prediction loss + λ·Σ(|gap| − ε)₊² over the contrasts."""
 
     def __init__(self, criteria: Sequence[Criterion], config: TuneConfig, weight: float) -> None:
         self.criteria, self.config, self.weight = tuple(criteria), config, weight
+        self._systems: WeakKeyDictionary[Groups, tuple[Tensor, ...]] = WeakKeyDictionary()
 
     def __call__(self, head: FairHead, rows: HeadRows) -> Tensor:
         scores = head(rows.features)
-        system = build_constraints(rows.groups, self.criteria, labels=rows.labels.numpy())
-        weight = torch.as_tensor(np.where(system.cell_weight > 0, system.cell_weight, 1.0))
-        sums = torch.zeros_like(weight).index_add(0, system.known_cells.index_on(scores.device), scores)
-        gaps = torch.as_tensor(system.matrix) @ (sums / weight) - torch.as_tensor(system.target)
-        excess = (gaps.abs() - torch.as_tensor(system.tolerance)).clamp_min(0)
+        index, weight, matrix, target, tolerance = self._system(rows)
+        sums = torch.zeros_like(weight).index_add(0, index, scores)
+        excess = ((matrix @ (sums / weight) - target).abs() - tolerance).clamp_min(0)
         return prediction_loss(scores, rows.labels, self.config) + self.weight * (excess**2).sum()
+
+    def _system(self, rows: HeadRows) -> tuple[Tensor, ...]:
+        """The contrasts of these rows, built once: an epoch over all rows meets the same groups again."""
+        if rows.groups not in self._systems:
+            system = build_constraints(rows.groups, self.criteria, labels=rows.labels.numpy())
+            weight = np.where(system.cell_weight > 0, system.cell_weight, 1.0)
+            arrays = (system.known_cells.index, weight, system.matrix, system.target, system.tolerance)
+            self._systems[rows.groups] = tuple(torch.as_tensor(array) for array in arrays)
+        return self._systems[rows.groups]

@@ -17,7 +17,9 @@ from auditkit.baselines.base import (
     tuned_head,
 )
 from auditkit.enforcement import project
-from auditkit.finetuning import PROBABILITY_BOUNDS
+
+BATCH_ROWS = 256
+"""Rows per batch of the methods that work batch by batch."""
 
 
 class Unconstrained(Method):
@@ -44,6 +46,46 @@ class Projection(Method):
     def fit(self, context: FitContext) -> Callable[[Sample], Prediction]:
         """Nothing to fit: the projection uses the rows it is applied to."""
         return lambda sample: Prediction(_project(sample.scores, sample, context))
+
+
+class BatchProjection(Method):
+    """Projection of the model's scores, each batch by itself: parity of every batch, which is not that of their union.
+
+    Args:
+        rows: Rows per batch. The batches are drawn from the rows it is applied to, in an order of the context's seed.
+    """
+
+    needs_batch = True
+
+    def __init__(self, rows: int = BATCH_ROWS) -> None:
+        self.rows = rows
+        self.name = "projection_batched"
+        self.title = "Projection, batch by batch"
+        self.description = f"the model's scores, projected in batches of {rows} rows, each by itself"
+
+    def fit(self, context: FitContext) -> Callable[[Sample], Prediction]:
+        """Nothing to fit: every batch is projected when it comes."""
+        return lambda sample: Prediction(_project_batches(sample.scores, sample, context, self.rows))
+
+
+class BatchLayer(BatchProjection):
+    """A head tuned through the layer, with the layer applied to each batch by itself."""
+
+    def __init__(self, rows: int = BATCH_ROWS) -> None:
+        super().__init__(rows)
+        self.name = "layer_batched"
+        self.title = "Fairness layer, batch by batch"
+        self.description = f"a head tuned through the fairness layer, with the layer applied to batches of {rows} rows"
+
+    def fit(self, context: FitContext) -> Callable[[Sample], Prediction]:
+        """Tune the head."""
+        head = tuned_head(context)
+
+        def predict(sample: Sample) -> Prediction:
+            scores = head.predict(frozen_features(sample))
+            return Prediction(_project_batches(scores, sample, context, self.rows))
+
+        return predict
 
 
 class CalibratedProjection(Method):
@@ -103,5 +145,19 @@ class Calibrated(Method):
 
 
 def _project(scores: FloatArray, sample: Sample, context: FitContext) -> FloatArray:
-    result = project(scores, sample.groups, context.criteria, labels=sample.labels, bounds=PROBABILITY_BOUNDS)
+    result = project(scores, sample.groups, context.criteria, labels=sample.labels, bounds=context.score_bounds)
     return np.asarray(result.scores)
+
+
+def _project_batches(scores: FloatArray, sample: Sample, context: FitContext, size: int) -> FloatArray:
+    """Batches of rows in a seeded order, each projected by itself; where none satisfies it, the least violation."""
+    order = np.random.default_rng(context.config.seed).permutation(sample.n_rows)
+    corrected = np.empty(sample.n_rows)
+    for start in range(0, sample.n_rows, size):
+        rows = order[start : start + size]
+        result = project(
+            scores[rows], sample.groups.take(rows), context.criteria, labels=sample.labels[rows],
+            bounds=context.score_bounds, on_infeasible="relax",
+        )  # fmt: skip
+        corrected[rows] = np.asarray(result.scores)
+    return corrected

@@ -153,7 +153,7 @@ def load_document(folder: str | Path) -> ReportDocument:
             run,
             audit,
             after,
-            comparison=read_part(place / "comparison.json", "auditkit.comparison/1"),
+            comparison=read_part(place / "comparison.json", "auditkit.comparison/2"),
             timing=read_part(place / "timing.json", None),
         )
     except (AttributeError, KeyError, TypeError) as error:

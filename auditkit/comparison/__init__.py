@@ -1,0 +1,21 @@
+"""`compare`: several methods on the same splits, judged on pooled test predictions at score and at decision level."""
+
+from __future__ import annotations
+
+from auditkit.comparison.judging import MethodRun, compare_on_split, make_context
+from auditkit.comparison.running import compare
+from auditkit.comparison.settings import DEFAULT_METHODS, DEFAULT_SPLIT, REFERENCE, CompareConfig
+from auditkit.comparison.summary import SCHEMA, Comparison
+
+__all__ = [
+    "DEFAULT_METHODS",
+    "DEFAULT_SPLIT",
+    "REFERENCE",
+    "SCHEMA",
+    "CompareConfig",
+    "Comparison",
+    "MethodRun",
+    "compare",
+    "compare_on_split",
+    "make_context",
+]
