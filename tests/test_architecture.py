@@ -81,6 +81,7 @@ WITHIN_ROW = {
 
 HOMES = {
     "cvxpy": {"cvxpy_constraints.py", "solvers/cvxpy_solver.py"},
+    "cryptography": {"reporting/signing.py"},
     "daqp": {"solvers/active_set.py"},
     "fastapi": {"service/*.py"},
     "prometheus_client": {"service/metrics.py"},
@@ -98,6 +99,7 @@ HOMES = {
     "streamlit": set(),
     "timm": {"models/timm_model.py"},
     "transformers": set(),
+    "weasyprint": {"reporting/pdf.py"},
     "xgboost": {"models/boosted_model.py"},
 }
 """The only files of auditkit that may import a package, wherever in the file the import stands."""

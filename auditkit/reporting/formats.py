@@ -12,7 +12,8 @@ from xml.etree import ElementTree
 
 from auditkit.errors import InputError
 from auditkit.reporting import wording
-from auditkit.reporting.document import Json, Outcome, ReportDocument, load_document
+from auditkit.reporting.document import Json, Outcome, ReportDocument
+from auditkit.reporting.reading import load_document
 
 SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
 MARKS = {"pass": "✅", "fail": "❌", "inconclusive": "⚠️"}

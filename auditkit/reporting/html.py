@@ -9,8 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
-import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,15 +16,14 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from auditkit.errors import InputError
 from auditkit.reporting import wording
 from auditkit.reporting.charts import DARK, Chart, gap_chart, history_chart, mean_chart, rate_chart, trade_off_charts
-from auditkit.reporting.document import ReportDocument, load_document
+from auditkit.reporting.document import ReportDocument
 from auditkit.reporting.reliability import reliability_chart
 
-REPORT = "report.html"
 _TEMPLATES = Path(__file__).parent / "templates"
 _FILTERS = (
+    "cell",
     "claim",
     "count",
     "interval",
@@ -61,7 +58,6 @@ def render_html(document: ReportDocument) -> str:
         .render(
             doc=document,
             charts=charts,
-            summary=wording.summary(document),
             style=Markup(_read("report.css")),
             plotly=Markup(plotly),
             script=Markup(script),
@@ -69,37 +65,6 @@ def render_html(document: ReportDocument) -> str:
             figures=_embed({"figures": figures, "dark": DARK}),
         )
     )
-
-
-def write_report(folder: str | Path) -> Path:
-    """Write report.html into a run's folder, from the numbers that lie there; the file appears whole or not at all.
-
-    Args:
-        folder: The folder of a run.
-
-    Returns:
-        The file.
-
-    Raises:
-        InputError: The folder, run.json or audit.json is missing, or the folder cannot be written.
-        SchemaError: A file is not what this release reads.
-    """
-    place = Path(folder)
-    page = render_html(load_document(place))
-    try:
-        handle, name = tempfile.mkstemp(dir=place, prefix=".report-", suffix=".html")
-    except OSError as error:
-        raise InputError(
-            f"folder: {place.name!r} cannot be written to ({error.strerror}); copy it elsewhere"
-        ) from error
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(page)
-        Path(name).chmod(0o644)
-        return Path(name).replace(place / REPORT)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def build_charts(document: ReportDocument) -> dict[str, Chart]:
@@ -130,7 +95,6 @@ def _environment() -> jinja2.Environment:
         "METRICS": wording.METRICS,
         "VERDICTS": wording.VERDICTS,
         "tally": wording.tally,
-        "plan_followed": wording.plan_followed,
     }
     return environment
 
