@@ -17,8 +17,8 @@ GLOSSARY = tuple(
         (
             "ECP: expected conditional parity",
             (
-                "The mean scores of all groups lie within ε of each other, overall or within strata. Given the outcome it "
-                "is equalized odds, and given the positive outcome equal opportunity, of mean scores."
+                "The mean scores of all groups lie within ε of each other, overall or within strata. Given the outcome "
+                "it is equalized odds, and given the positive outcome equal opportunity, of mean scores."
             ),
         ),
         (
@@ -31,8 +31,8 @@ GLOSSARY = tuple(
         (
             "Simultaneous interval",
             (
-                "A range for each gap, wide enough that all ranges of the audit hold their true values together with the "
-                "stated confidence."
+                "A range for each gap, wide enough that all ranges of the audit hold their true values together with "
+                "the stated confidence."
             ),
         ),
         (
@@ -75,8 +75,8 @@ _LIMITATIONS = (
     (
         "A gap is not a cause",
         (
-            "A difference between groups can have many sources; this report measures its size, and neither explains nor "
-            "excuses it."
+            "A difference between groups can have many sources; this report measures its size, and neither explains "
+            "nor excuses it."
         ),
     ),
     (
@@ -166,18 +166,18 @@ def describe_methods(document: ReportDocument) -> tuple[Paragraph, ...]:
         (
             "Verdicts",
             (
-                "Two questions are asked of every gap. A criterion is outside tolerance when one of its gaps was shown to "
-                f"be above ε (p-value adjusted by Holm's method over all gaps of the audit, at most {level}), within "
-                f"tolerance when every one of its gaps was shown to be below ε (p-value at most {level} each) and no "
-                "group is missing, and inconclusive otherwise: missing evidence never counts as passing."
+                "Two questions are asked of every gap. A criterion is outside tolerance when one of its gaps was shown "
+                f"to be above ε (p-value adjusted by Holm's method over all gaps of the audit, at most {level}), "
+                f"within tolerance when every one of its gaps was shown to be below ε (p-value at most {level} each) "
+                "and no group is missing, and inconclusive otherwise: missing evidence never counts as passing."
             ),
         ),
         (
             "Intervals",
             (
-                f"Simultaneous over all gaps of the audit at {percent(audit['confidence'], 0)}: the critical value is the "
-                "quantile of the largest of jointly normal deviations. Standard errors are linearised from sums per "
-                "group; means of values in [0, 1] have the limits of a proportion."
+                f"Simultaneous over all gaps of the audit at {percent(audit['confidence'], 0)}: the critical value is "
+                "the quantile of the largest of jointly normal deviations. Standard errors are linearised from sums "
+                "per group; means of values in [0, 1] have the limits of a proportion."
             ),
         ),
     ]
@@ -239,9 +239,9 @@ def describe_limitations(document: ReportDocument) -> tuple[Paragraph, ...]:
                 "Group-aware corrections",
                 (
                     "A correction that moves one person's score by that person's group may itself be treated as "
-                    "differential treatment, and needs the group of every person when the model is used. The alternative "
-                    "without it is the tuned head used group-blind: the same head without the correction. It reads no "
-                    "protected attribute, and its gaps carry no guarantee"
+                    "differential treatment, and needs the group of every person when the model is used. The "
+                    "alternative without it is the tuned head used group-blind: the same head without the correction. "
+                    "It reads no protected attribute, and its gaps carry no guarantee"
                     f"{'; the comparison shows what it reaches' if shown else ''}. Which of the two may be used is a "
                     "question for counsel."
                 ),
@@ -276,8 +276,8 @@ def _own_limitations(document: ReportDocument) -> list[tuple[str, str]]:
             (
                 "Inferred attributes",
                 (
-                    f"{', '.join(document.audit['inferred'])} are known by probabilities, not observed; gaps between the "
-                    "people themselves may differ."
+                    f"{', '.join(document.audit['inferred'])} are known by probabilities, not observed; gaps between "
+                    "the people themselves may differ."
                 ),
             )
         )

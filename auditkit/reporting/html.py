@@ -20,6 +20,7 @@ from auditkit.reporting import wording
 from auditkit.reporting.charts import DARK, Chart, gap_chart, history_chart, mean_chart, rate_chart, trade_off_charts
 from auditkit.reporting.document import ReportDocument
 from auditkit.reporting.reliability import reliability_chart
+from auditkit.reporting.static_charts import draw_svg
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _FILTERS = (
@@ -40,28 +41,32 @@ _FILTERS = (
 _ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
 
-def render_html(document: ReportDocument) -> str:
+def render_html(document: ReportDocument, *, static: bool = False) -> str:
     """The report as one self-contained HTML page.
 
     Args:
         document: What it states.
+        static: Whether its charts are drawings and every table is open, for print; such a page holds no script.
 
     Returns:
         The page; equal documents give equal pages.
     """
     charts = build_charts(document)
-    plotly, script = _plotly_source(), _read("report.js")
-    figures = {key: chart.figure for key, chart in charts.items()}
+    plotly, script = ("", "") if static else (_plotly_source(), _read("report.js"))
+    figures = {} if static else {key: chart.figure for key, chart in charts.items()}
+    drawings = {key: Markup(draw_svg(chart)) for key, chart in charts.items()} if static else {}
     return (
         _environment()
         .get_template("report.html.j2")
         .render(
             doc=document,
             charts=charts,
-            style=Markup(_read("report.css")),
+            style=Markup(_read("report.css") + (_read("static.css") if static else "")),
             plotly=Markup(plotly),
             script=Markup(script),
-            hashes=[_policy_hash(plotly), _policy_hash(script)],
+            hashes=[] if static else [_policy_hash(plotly), _policy_hash(script)],
+            static=static,
+            drawings=drawings,
             figures=_embed({"figures": figures, "dark": DARK}),
         )
     )

@@ -92,7 +92,14 @@ def _render_markdown(document: ReportDocument) -> bytes:
     return render_markdown(document).encode()
 
 
+def _render_pdf(document: ReportDocument) -> bytes:
+    from auditkit.reporting.pdf import render_pdf
+
+    return render_pdf(document)
+
+
 WRITERS: dict[str, tuple[str, Callable[[ReportDocument], bytes]]] = {
+    "pdf": ("report.pdf", _render_pdf),
     "md": ("report.md", _render_markdown),
 }
 """Name of a format → its file, and how to render it."""

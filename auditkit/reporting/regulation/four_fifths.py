@@ -62,12 +62,12 @@ def fill(document: ReportDocument) -> RegulatoryReport:
             NO_CONCLUSION,
             (
                 "The guideline takes a rate below four fifths of the highest as generally evidence of adverse impact; "
-                "smaller differences may count where they are significant and of practical size, and larger ones may not "
-                "where they rest on few people. Which of the two holds here is for counsel to judge."
+                "smaller differences may count where they are significant and of practical size, and larger ones may "
+                "not where they rest on few people. Which of the two holds here is for counsel to judge."
             ),
             (
-                "Every group is compared with the group of the highest rate; p-values are two-sided and not adjusted for "
-                "their number. A difference of two standard deviations is |z| = 2."
+                "Every group is compared with the group of the highest rate; p-values are two-sided and not adjusted "
+                "for their number. A difference of two standard deviations is |z| = 2."
             ),
         ),
     )
@@ -95,7 +95,7 @@ def _row(category: Category, highest: Category) -> tuple[Cell, ...]:
     ratio = category.rate / highest.rate if highest.rate > 0 else None
     first = (category.name, category.rows, category.selected, category.rate, ratio)
     if category is highest:
-        return *first, "highest rate", None, None, None, None, None
+        return *first, "highest", None, None, None, None, None
     below = None if ratio is None else "yes" if ratio < FOUR_FIFTHS else "no"
     effect = 2 * math.asin(math.sqrt(_unit(category.rate))) - 2 * math.asin(math.sqrt(_unit(highest.rate)))
     return *first, below, category.rate - highest.rate, effect, *compare_rates(category, highest)
