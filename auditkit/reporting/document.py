@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from auditkit.reporting.sections import GuaranteeRecord, Paragraph, PlanRecord, RegulatoryReport, Representation
+from auditkit.reporting.sections import (
+    GuaranteeRecord,
+    Paragraph,
+    PlanRecord,
+    RegulatoryReport,
+    Representation,
+    RunChanges,
+)
 
 SCHEMA = "auditkit.report/2"
 RUN_SCHEMA = "auditkit.run/1"
@@ -109,6 +116,7 @@ class ReportDocument:
         limitations: What the figures do not say.
         glossary: The terms of the report.
         regulations: The templates that were asked for, filled in.
+        changes: What changed since an earlier run; None where none was named.
         schema: Version of this layout.
     """
 
@@ -131,6 +139,7 @@ class ReportDocument:
     limitations: tuple[Paragraph, ...] = ()
     glossary: tuple[Paragraph, ...] = ()
     regulations: tuple[RegulatoryReport, ...] = ()
+    changes: RunChanges | None = None
     schema: str = SCHEMA
 
     @property

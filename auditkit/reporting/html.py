@@ -11,7 +11,7 @@ import hashlib
 import json
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 from markupsafe import Markup
@@ -21,6 +21,9 @@ from auditkit.reporting.charts import DARK, Chart, gap_chart, history_chart, mea
 from auditkit.reporting.document import ReportDocument
 from auditkit.reporting.reliability import reliability_chart
 from auditkit.reporting.static_charts import draw_svg
+
+if TYPE_CHECKING:
+    from auditkit.reporting.public import PublicSummary
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _FILTERS = (
@@ -70,6 +73,16 @@ def render_html(document: ReportDocument, *, static: bool = False) -> str:
             figures=_embed({"figures": figures, "dark": DARK}),
         )
     )
+
+
+def render_public_html(summary: PublicSummary) -> str:
+    """The public summary as one page without scripts.
+
+    Args:
+        summary: What it states.
+    """
+    template = _environment().get_template("public.html.j2")
+    return template.render(summary=summary, style=Markup(_read("report.css")))
 
 
 def build_charts(document: ReportDocument) -> dict[str, Chart]:

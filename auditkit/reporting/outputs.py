@@ -6,12 +6,12 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from auditkit.errors import InputError
 from auditkit.reporting.document import ReportDocument
-from auditkit.reporting.html import render_html
+from auditkit.reporting.html import render_html, render_public_html
 from auditkit.reporting.manifest import MANIFEST, SIGNATURE, build_manifest
 from auditkit.reporting.reading import STREAM_FIGURES, load_document
 
@@ -57,7 +57,12 @@ def write_report(folder: str | Path, request: ReportRequest | None = None) -> Pa
         MissingExtraError: A format, or signing, needs a package that is not installed.
     """
     place, wanted = Path(folder), request or ReportRequest()
-    files = render_files(load_document(place, templates=wanted.templates), wanted)
+    document = load_document(place, templates=wanted.templates)
+    if wanted.against is not None:
+        from auditkit.reporting.changes import compare_runs
+
+        document = replace(document, changes=compare_runs(load_document(wanted.against), document))
+    files = render_files(document, wanted)
     manifest = build_manifest(place, files, added=(STREAM_FIGURES,))
     signature = _sign(place, manifest, wanted.sign)
     _write_whole(place, {**files, MANIFEST: manifest, **signature})
@@ -83,13 +88,25 @@ def render_files(document: ReportDocument, request: ReportRequest) -> dict[str, 
     for form in request.formats:
         name, render = WRITERS[form]
         files[name] = render(document)
+    if request.public:
+        from auditkit.reporting.public import render_public_json, summarize_publicly
+
+        summary = summarize_publicly(document)
+        files["public.json"] = render_public_json(summary).encode()
+        files["public.html"] = render_public_html(summary).encode()
     return files
 
 
 def _render_markdown(document: ReportDocument) -> bytes:
-    from auditkit.reporting.formats import render_markdown
+    from auditkit.reporting.markdown import render_whole_markdown
 
-    return render_markdown(document).encode()
+    return render_whole_markdown(document).encode()
+
+
+def _render_card(document: ReportDocument) -> bytes:
+    from auditkit.reporting.model_card import render_model_card
+
+    return render_model_card(document).encode()
 
 
 def _render_pdf(document: ReportDocument) -> bytes:
@@ -101,6 +118,7 @@ def _render_pdf(document: ReportDocument) -> bytes:
 WRITERS: dict[str, tuple[str, Callable[[ReportDocument], bytes]]] = {
     "pdf": ("report.pdf", _render_pdf),
     "md": ("report.md", _render_markdown),
+    "card": ("model_card.md", _render_card),
 }
 """Name of a format → its file, and how to render it."""
 

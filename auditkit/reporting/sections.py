@@ -161,3 +161,78 @@ class RegulatoryReport:
     items: tuple[RegulatoryItem, ...] = ()
     tables: tuple[RegulatoryTable, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class GapChange:
+    """One gap in an earlier run and in this one.
+
+    Attributes:
+        name: What is compared.
+        earlier: The signed gap then.
+        later: The signed gap now.
+        change: ``later`` less ``earlier``.
+        interval: Of the change, at once with those of all other gaps; None where one of the two has none.
+        said: "closer to zero", "farther from zero", "changed sign", "no change shown" or "not comparable".
+    """
+
+    name: str
+    earlier: float
+    later: float
+    change: float
+    interval: tuple[float, float] | None
+    said: str
+
+
+@dataclass(frozen=True)
+class CriterionChange:
+    """One criterion in an earlier run and in this one.
+
+    Attributes:
+        name: The criterion.
+        earlier_verdict: Then.
+        verdict: Now.
+        earlier_tolerance: ε then.
+        tolerance: ε now.
+        gaps: Every gap that both runs have.
+        only_earlier: Comparisons that only the earlier run has.
+        only_later: Comparisons that only this one has.
+    """
+
+    name: str
+    earlier_verdict: str
+    verdict: str
+    earlier_tolerance: float
+    tolerance: float
+    gaps: tuple[GapChange, ...]
+    only_earlier: tuple[str, ...]
+    only_later: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RunChanges:
+    """What changed from an earlier run to this one.
+
+    Attributes:
+        title: Name of the earlier audit.
+        finished: When it finished (UTC, ISO 8601); None when it did not record it.
+        rows: Its rows.
+        same_rows: Whether both rest on the same data file.
+        confidence: Joint confidence of the intervals of all changes.
+        basis: How the intervals were reached, and when they may be read so.
+        settings: What else differs between the runs.
+        criteria: Every criterion that both asked.
+        only_earlier: Criteria that only the earlier run asked.
+        only_later: Criteria that only this one asks.
+    """
+
+    title: str
+    finished: str | None
+    rows: int
+    same_rows: bool
+    confidence: float
+    basis: str
+    settings: tuple[str, ...]
+    criteria: tuple[CriterionChange, ...]
+    only_earlier: tuple[str, ...]
+    only_later: tuple[str, ...]
