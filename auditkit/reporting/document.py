@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from auditkit.decision_rules import MEDIAN
 from auditkit.reporting.sections import (
     GuaranteeRecord,
     Paragraph,
@@ -175,3 +176,8 @@ def combine(verdicts: list[str]) -> str:
     if "fail" in verdicts:
         return "fail"
     return "pass" if verdicts and all(verdict == "pass" for verdict in verdicts) else "inconclusive"
+
+
+def decides_by_median(audit: Json) -> bool:
+    """Whether a positive decision is a score above the median of all rows; the threshold may hold its value."""
+    return audit.get("threshold") == MEDIAN or f"full-sample {MEDIAN}" in (audit.get("decision_rule") or "")

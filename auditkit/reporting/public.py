@@ -17,8 +17,9 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from auditkit._typing import FloatArray
+from auditkit.decision_rules import MEDIAN
 from auditkit.errors import InputError
-from auditkit.reporting.document import CriterionRow, Json, Outcome, ReportDocument
+from auditkit.reporting.document import CriterionRow, Json, Outcome, ReportDocument, decides_by_median
 from auditkit.reporting.suppression import SMALL, Sums, hide_small
 from auditkit.reporting.wording import meaning
 
@@ -27,6 +28,13 @@ RULE = (
     "Groups of fewer than {k} people are hidden, and so are rates where fewer than {k} people were selected or fewer "
     "than {k} were not. Further figures are hidden so that these cannot be found by subtraction: each could still "
     "differ by {k} or more. Rates are rounded to whole percents and gaps to two decimals."
+)
+
+LIMITATIONS = (
+    "The figures describe the people counted here, and say nothing about others, or about groups that are not recorded.",
+    "A difference between groups can have many sources; its size is measured here, and neither explained nor excused.",
+    "Scores are not decisions: the criteria bound mean scores or mean errors, and rates depend on the decision rule.",
+    "No verdict here says that a law was kept or broken.",
 )
 
 
@@ -135,7 +143,7 @@ def summarize_publicly(document: ReportDocument, *, smallest: int = SMALL) -> Pu
         criteria=tuple(_criterion(row, smallest) for row in document.criteria),
         tables=_tables(document.audit, smallest),
         rule=RULE.format(k=smallest),
-        limitations=tuple(f"{part.heading}. {part.text}" for part in document.limitations if _is_general(part.heading)),
+        limitations=LIMITATIONS,
     )
 
 
@@ -145,18 +153,9 @@ def render_public_json(summary: PublicSummary) -> str:
 
 
 def _rule(audit: Json) -> str | None:
-    """The decision rule, without the score at the cut, which may be one person's."""
-    threshold = audit.get("threshold")
-    if audit.get("decision_rule") is None:
-        return None
-    if isinstance(threshold, str):
-        return f"scores above the full-sample {threshold}" if threshold == "median" else f"the {threshold} of scores"
-    return audit["decision_rule"]
-
-
-def _is_general(heading: str) -> bool:
-    """Limits that hold of every audit; those of this one's rows may name a group."""
-    return heading not in ("Too few rows", "Gaps that would go unseen")
+    """The decision rule, without the score at a median, which may be one person's."""
+    rule = audit.get("decision_rule")
+    return f"a score above the full-sample {MEDIAN}" if rule and decides_by_median(audit) else rule
 
 
 def _criterion(row: CriterionRow, smallest: int) -> PublicCriterion:

@@ -54,12 +54,26 @@ def hide_small(sums: Sums, hidden: BoolArray, *, smallest: float = SMALL) -> Boo
     Raises:
         SolverError: A linear program was not solved.
     """
-    secret, result = np.flatnonzero(hidden), hidden.copy()
-    while True:
-        exposed = [target for target in secret if _freedom(sums, result, target) < smallest]
-        if not exposed or result.all():
-            return result
-        result[_next_to_hide(sums, result, exposed[0])] = True
+    result = hidden.copy()
+    while (exposed := _first_exposed(sums, hidden, result, smallest)) is not None and not result.all():
+        result[_next_to_hide(sums, result, exposed)] = True
+    return _show_what_may_be(sums, hidden, result, smallest)
+
+
+def _first_exposed(sums: Sums, secret: BoolArray, hidden: BoolArray, smallest: float) -> int | None:
+    targets = map(int, np.flatnonzero(secret))
+    return next((target for target in targets if _freedom(sums, hidden, target) < smallest), None)
+
+
+def _show_what_may_be(sums: Sums, secret: BoolArray, hidden: BoolArray, smallest: float) -> BoolArray:
+    """The same without what was hidden on the way and need not be, the largest sums first."""
+    result = hidden.copy()
+    helpers = np.flatnonzero(hidden & ~secret)
+    for helper in helpers[np.argsort(-sums.values[helpers], kind="stable")]:
+        result[helper] = False
+        if _first_exposed(sums, secret, result, smallest) is not None:
+            result[helper] = True
+    return result
 
 
 def _next_to_hide(sums: Sums, hidden: BoolArray, target: int) -> int:

@@ -24,7 +24,7 @@ def number(value: float | None, digits: int = 3) -> str:
         return DASH
     if 0 < abs(value) < 0.5 * 10**-digits:
         return f"{value:.1e}".replace("-", "−")
-    return f"{value:.{digits}f}".replace("-", "−")
+    return f"{value + 0.0:.{digits}f}".replace("-", "−")  # + 0.0 takes the sign off a zero
 
 
 def p_value(value: float | None) -> str:

@@ -8,8 +8,7 @@ The rule sets no mark that a ratio must reach, and none is printed.
 
 from __future__ import annotations
 
-from auditkit.decision_rules import MEDIAN
-from auditkit.reporting.document import Json, ReportDocument
+from auditkit.reporting.document import Json, ReportDocument, decides_by_median
 from auditkit.reporting.facts import report_options
 from auditkit.reporting.regulation.base import (
     AS_OF,
@@ -106,7 +105,7 @@ def _table(
     categories, unknown = count_categories(audit, columns)
     if not categories:
         return None
-    scored = audit["threshold"] == MEDIAN
+    scored = decides_by_median(audit)
     rate, chosen = ("Scoring rate", "Above the median") if scored else ("Selection rate", "Selected")
     words = {"sex": "Sex", "race": "Race/ethnicity"}
     exclude = bool(report_options(document).get("exclude_small"))
