@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -258,7 +259,10 @@ def test_pdf(copy: Path) -> None:
     write_report(copy, ReportRequest(formats=("pdf",)))
     content = (copy / "report.pdf").read_bytes()
     assert content.startswith(b"%PDF-")
-    assert b"/StructTreeRoot" in content
+    streams = re.findall(rb"stream\r?\n(.*?)\r?\nendstream", content, re.DOTALL)
+    assert any(
+        b"/StructTreeRoot" in zlib.decompressobj().decompress(stream) for stream in streams if stream[:1] == b"x"
+    )
     assert not failed(copy)
 
 
@@ -348,6 +352,7 @@ def test_changes_on_the_same_rows_hold_for_any_dependence(made: Path, earlier: P
         assert one.interval[0] < other.interval[0] < other.interval[1] < one.interval[1]
 
 
+@pytest.mark.slow
 def test_intervals_of_changes_cover(rng: np.random.Generator, made: Path) -> None:
     import auditkit as ak
 
@@ -384,9 +389,7 @@ def test_hand_made_table_with_margins() -> None:
     hidden = hide_small(sums, sums.values < 10)
     assert hidden[5]
     assert not hidden[:5].any()
-    inner = hidden[5:].reshape(2, 3)
-    assert (inner.sum(axis=1) != 1).all()
-    assert (inner.sum(axis=0) != 1).all()
+    assert hidden[5:].reshape(2, 3).tolist() == [[True, True, False], [True, True, False]]
     assert not hide_small(sums, sums.values < 3).any()
 
 
@@ -417,13 +420,8 @@ def test_public_summary_holds_no_small_count_and_no_trace(tmp_path: Path) -> Non
     assert groups["Other"] == {"group": "Other", "people": None, "rate": None, "ratio": None}
     assert sum(group["people"] is None for group in groups.values()) == 2  # else the total gives it back
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    for secret in (
-        record["hashes"]["data"],
-        record["hashes"]["plan"],
-        "predictions.csv",
-        "rows_needed",
-        "fewer than 10 rows",
-    ):
+    hashes = (record["hashes"]["data"], record["hashes"]["plan"])
+    for secret in (*hashes, "predictions.csv", "rows_needed", "fewer than 10 rows"):
         assert secret not in text
     gap = json.loads((folder / "public.json").read_text())["criteria"][0]
     assert gap["gap"] is None

@@ -31,7 +31,7 @@ RULE = (
 )
 
 LIMITATIONS = (
-    "The figures describe the people counted here, and say nothing about others, or about groups that are not recorded.",
+    "The figures describe the people counted here, and say nothing about others or about groups not recorded.",
     "A difference between groups can have many sources; its size is measured here, and neither explained nor excused.",
     "Scores are not decisions: the criteria bound mean scores or mean errors, and rates depend on the decision rule.",
     "No verdict here says that a law was kept or broken.",
