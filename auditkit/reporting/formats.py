@@ -107,16 +107,16 @@ def _gap_lines(finding: Json) -> str:
 
 def _read_json(folder: Path) -> str:
     """What the command was for: the comparison of `compare`, else the audit of what would be deployed."""
-    command = json.loads((folder / "run.json").readreplace_unprintable(encoding="utf-8"))["command"]
+    command = json.loads((folder / "run.json").read_text(encoding="utf-8"))["command"]
     names = ["comparison.json"] if command == "compare" else ["audit_after.json", "audit.json"]
     found = next(folder / name for name in names if (folder / name).is_file())
-    return found.readreplace_unprintable(encoding="utf-8")
+    return found.read_text(encoding="utf-8")
 
 
 FORMATS: dict[str, Callable[[Path], str]] = {
     "json": _read_json,
     "md": lambda folder: render_markdown(load_document(folder)),
-    "html": lambda folder: (folder / "report.html").readreplace_unprintable(encoding="utf-8"),
+    "html": lambda folder: (folder / "report.html").read_text(encoding="utf-8"),
     "junit": lambda folder: render_junit(load_document(folder)),
 }
 """Name → how to write it."""

@@ -111,7 +111,8 @@ class _Drawing:
         self, traces: Sequence[Json], letter: str, options: Json, number: str, ends: tuple[float, float]
     ) -> _Axis:
         if options.get("range") is not None:
-            return _Axis(*options["range"], *ends, options)
+            first, last = options["range"]
+            return _Axis(first, last, ends[0], ends[1], options)
         values = [value for trace in traces for value in _extent(trace, letter)]
         for shape in self.layout.get("shapes", ()):
             if shape[f"{letter}ref"] == f"{letter}{number}":
@@ -121,7 +122,7 @@ class _Drawing:
         low, high = min(values, default=0.0), max(values, default=1.0)
         slack = 0.04 * (high - low) or 0.5
         floor = low if options.get("rangemode") == "tozero" and low == 0 else low - slack
-        return _Axis(floor, high + slack, *ends, options)
+        return _Axis(floor, high + slack, ends[0], ends[1], options)
 
     def parts(self) -> Iterator[str]:
         """Every element, from back to front."""

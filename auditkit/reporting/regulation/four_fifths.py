@@ -8,6 +8,7 @@ Fisher's exact test stands in for z where a group has fewer than 30 people or an
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from scipy import stats
 
@@ -125,7 +126,7 @@ def compare_rates(first: Category, second: Category) -> tuple[str | None, float 
     expected = min(size * share for size in n for share in (pooled, 1 - pooled))
     if min(n) < SMALL_GROUP or expected < SMALL_COUNT:
         table = [[hit, size - hit] for hit, size in zip(hits, n, strict=True)]
-        _, p_value = stats.fisher_exact(table)
-        return "Fisher", None, float(p_value)
+        exact: Any = stats.fisher_exact(table)
+        return "Fisher", None, float(exact.pvalue)
     z = (first.rate - second.rate) / math.sqrt(pooled * (1 - pooled) * (1 / n[0] + 1 / n[1]))
     return "z", z, float(2 * stats.norm.sf(abs(z)))
