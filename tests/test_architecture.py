@@ -93,7 +93,7 @@ HOMES = {
     "onnx": {"models/onnx_file.py", "models/onnx_model.py", "onnx_export.py"},
     "onnxruntime": {"models/onnx_model.py"},
     "osqp": {"solvers/osqp_solver.py"},
-    "plotly": {"reporting/charts.py", "reporting/reliability.py"},
+    "plotly": {"reporting/charts.py", "reporting/frontier.py", "reporting/reliability.py"},
     "pyspark": {"engines/spark_engine.py"},
     "skops": {"models/skops_file.py"},
     "streamlit": set(),

@@ -115,6 +115,22 @@ def test_stream_figures_beside_the_run_are_reported(copy: Path) -> None:
     assert "120 rows in 3 batches" in render_whole_markdown(load_document(copy))
 
 
+def test_a_frontier_beside_the_run_is_reported(copy: Path) -> None:
+    points = [
+        {"tolerance": e, "loss": 0.4, "quality": q, "gap": e, "head_gap": 0.2, "epochs": 5, "best_epoch": 3}
+        for e, q in ((0.1, 0.82), (0.01, 0.79))
+    ]
+    content = {"schema": "auditkit.frontier/1", "criteria": [], "config": {}, "measure": "accuracy", "points": points}
+    (copy / "frontier.json").write_text(json.dumps(content), encoding="utf-8")
+    page = write_report(copy).read_text(encoding="utf-8")
+    assert 'id="frontier"' in page
+    assert "0.790" in page
+    assert not failed(copy)
+    (copy / "frontier.json").write_text(json.dumps({**content, "schema": "auditkit.frontier/9"}), encoding="utf-8")
+    with pytest.raises(SchemaError, match=r"frontier\.json has schema 'auditkit\.frontier/9'"):
+        write_report(copy)
+
+
 # integrity
 
 

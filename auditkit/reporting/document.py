@@ -109,6 +109,7 @@ class ReportDocument:
         comparison: comparison.json, where there is one.
         timing: timing.json, where there is one.
         stream: stream.json, the figures of a stream that runs with these criteria, where there is one.
+        frontier: frontier.json, what every tolerance costs, where there is one.
         summary: The report in a few paragraphs.
         representation: The groups of every attribute in the data.
         plan: Whether what was tested had been fixed beforehand.
@@ -132,6 +133,7 @@ class ReportDocument:
     comparison: Json | None = None
     timing: Json | None = None
     stream: Json | None = None
+    frontier: Json | None = None
     summary: tuple[Paragraph, ...] = ()
     representation: tuple[Representation, ...] = ()
     plan: PlanRecord | None = None

@@ -61,6 +61,7 @@ def render_whole_markdown(document: ReportDocument) -> str:
         ("Subgroups", _subgroups(document.audit)),
         ("Guarantee", [] if document.guarantee is None else [escape(document.guarantee.text)]),
         ("Against the earlier run", [] if document.changes is None else _changes(document.changes)),
+        ("Frontier", _frontier(document.frontier)),
         ("Stream", _stream(document.stream)),
         *((escape(each.title), _rules(each)) for each in document.regulations),
         ("Limits", _paragraphs(document.limitations)),
@@ -222,6 +223,17 @@ def _changes(changes: RunChanges) -> list[str]:
         lines += ["", f"**{escape(criterion.name)}**: {verdicts}", ""]
         lines += table(["comparison", "earlier", "now", "change", "what it shows"], rows)
     return lines
+
+
+def _frontier(frontier: Json | None) -> list[str]:
+    if frontier is None:
+        return []
+    names = ("quality", "loss", "gap", "head_gap")
+    rows = [
+        [wording.tolerance(point["tolerance"]), *(wording.number(point[name]) for name in names)]
+        for point in frontier["points"]
+    ]
+    return table(["tolerance", frontier["measure"], "loss", "gap, projected", "gap of the head itself"], rows)
 
 
 def _stream(stream: Json | None) -> list[str]:

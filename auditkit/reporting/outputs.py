@@ -13,7 +13,7 @@ from auditkit.errors import InputError
 from auditkit.reporting.document import ReportDocument
 from auditkit.reporting.html import render_html, render_public_html
 from auditkit.reporting.manifest import MANIFEST, SIGNATURE, build_manifest
-from auditkit.reporting.reading import STREAM_FIGURES, load_document
+from auditkit.reporting.reading import FRONTIER, STREAM_FIGURES, load_document
 
 REPORT = "report.html"
 DOCUMENT = "report.json"
@@ -63,7 +63,7 @@ def write_report(folder: str | Path, request: ReportRequest | None = None) -> Pa
 
         document = replace(document, changes=compare_runs(load_document(wanted.against), document))
     files = render_files(document, wanted)
-    manifest = build_manifest(place, files, added=(STREAM_FIGURES,))
+    manifest = build_manifest(place, files, added=(STREAM_FIGURES, FRONTIER))
     signature = _sign(place, manifest, wanted.sign)
     _write_whole(place, {**files, MANIFEST: manifest, **signature})
     return place / REPORT

@@ -31,14 +31,15 @@ from auditkit.reporting.regulation import fill_template
 from auditkit.reporting.sections import Paragraph
 
 STREAM_FIGURES = "stream.json"
+FRONTIER = "frontier.json"
 
 
 def load_document(folder: str | Path, *, templates: Sequence[str] = ()) -> ReportDocument:
     """Read the files of a run's folder.
 
     Args:
-        folder: Holds run.json and audit.json, and may hold audit_after.json, comparison.json, timing.json and
-            stream.json.
+        folder: Holds run.json and audit.json, and may hold audit_after.json, comparison.json, timing.json,
+            stream.json and frontier.json.
         templates: Names of the regulatory templates to fill in; empty takes those of the audit file.
 
     Returns:
@@ -63,7 +64,8 @@ def load_document(folder: str | Path, *, templates: Sequence[str] = ()) -> Repor
             timing=read_part(place / "timing.json", None),
             stream=read_part(place / STREAM_FIGURES, None),
         )
-        return _complete(document, templates)
+        frontier = read_part(place / FRONTIER, "auditkit.frontier/1")
+        return _complete(replace(document, frontier=frontier), templates)
     except (AttributeError, KeyError, TypeError) as error:
         raise SchemaError(f"{place.name}: run.json and audit.json lack what a report needs ({error!r})") from error
 
