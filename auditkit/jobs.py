@@ -1,7 +1,7 @@
 """The jobs behind the command line and the app: read, score, audit, tune, calibrate, compare, write a run folder.
 
-A run folder appears whole or not at all. Everything in it but ``timing.json`` (and the dates that reports take from
-it) is the same for the same plan, data, model, seed and versions.
+A run folder appears whole or not at all. Everything in it but ``timing.json`` (and the dates that the report takes from
+it, with the report's hashes in the manifest) is the same for the same plan, data, model, seed and versions.
 """
 
 from __future__ import annotations

@@ -83,6 +83,7 @@ WITHIN_ROW = {
 
 HOMES = {
     "cvxpy": {"cvxpy_constraints.py", "solvers/cvxpy_solver.py"},
+    "cryptography": {"reporting/signing.py"},
     "daqp": {"solvers/active_set.py"},
     "fastapi": {"service/*.py"},
     "prometheus_client": {"service/metrics.py"},
@@ -97,12 +98,13 @@ HOMES = {
     "onnxruntime": {"models/onnx_model.py"},
     "osqp": {"solvers/osqp_solver.py"},
     "oxonfair": {"baselines/oxonfair_thresholds.py"},
-    "plotly": {"reporting/charts.py", "reporting/reliability.py"},
+    "plotly": {"reporting/charts.py", "reporting/frontier.py", "reporting/reliability.py"},
     "pyspark": {"engines/spark_engine.py"},
     "skops": {"models/skops_file.py"},
     "streamlit": set(),
     "timm": {"models/timm_model.py"},
     "transformers": set(),
+    "weasyprint": {"reporting/pdf.py"},
     "xgboost": {"models/boosted_model.py"},
 }
 """The only files of auditkit that may import a package, wherever in the file the import stands."""

@@ -21,7 +21,7 @@ from auditkit.reporting import verify_run
 
 def files(folder: Path) -> dict[str, str]:
     """Hash of every file of a run but the one that holds times and the one that quotes it."""
-    skipped = {"timing.json", "report.html"}
+    skipped = {"timing.json", "report.html", "report.json", "manifest.json"}
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))

@@ -16,7 +16,7 @@ from auditkit.config import load_config
 from auditkit.errors import InputError, SchemaError
 from auditkit.reporting import html, load_document, render_html, verify_run, wording, write_report
 from auditkit.reporting.charts import DARK
-from auditkit.reporting.document import read_part
+from auditkit.reporting.reading import read_part
 from auditkit.reporting.verification import recompute
 from tests.run_folders import HOSTILE, MARKED, predictions, write_case
 
@@ -103,7 +103,7 @@ def strings(value: Any) -> Iterator[str]:
 def test_document_is_json(full: Path) -> None:
     document = load_document(full)
     content = json.loads(json.dumps(document.to_dict(), allow_nan=False))
-    assert content["schema"] == "auditkit.report/1"
+    assert content["schema"] == "auditkit.report/2"
     assert [row["name"] for row in content["criteria"]] == ["ECP(sex)", "equalized odds(sex)"]
     assert [row["enforced_tolerance"] for row in content["criteria"]] == [0.05, None]
     assert document.after_verdict == document.enforced[0].after.verdict  # type: ignore[union-attr]

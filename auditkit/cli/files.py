@@ -11,13 +11,25 @@ from auditkit.cli.exit_codes import PASSED
 from auditkit.errors import InputError
 
 
-def schema() -> int:
-    """Print the JSON Schema of the audit file."""
+def schema(
+    what: Annotated[str, typer.Argument(metavar="[audit|report]", help="Of the audit file, or of report.json.")] = (
+        "audit"
+    ),
+) -> int:
+    """Print the JSON Schema of the audit file, or of a report's document."""
     import json
 
-    from auditkit.config import config_schema
+    if what not in ("audit", "report"):
+        raise InputError(f"schema is of audit or of report; got {what!r}")
+    if what == "audit":
+        from auditkit.config import config_schema
 
-    typer.echo(json.dumps(config_schema(), indent=2, ensure_ascii=False))
+        content = config_schema()
+    else:
+        from auditkit.reporting import report_schema
+
+        content = report_schema()
+    typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
     return PASSED
 
 

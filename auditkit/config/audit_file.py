@@ -10,6 +10,7 @@ import pydantic
 from pydantic import BeforeValidator, Field, PrivateAttr, WithJsonSchema, model_validator
 
 from auditkit.config.model_section import ModelSection, model_path
+from auditkit.config.report_section import ReportSpec
 from auditkit.criteria import ECP, EER, Criterion, demographic_parity, equal_opportunity, equalized_odds
 from auditkit.decision_rules import check_rule
 from auditkit.errors import InputError
@@ -218,6 +219,7 @@ class AuditFile(_Section):
     split: SplitSpec = SplitSpec()
     tune: TuneSpec = TuneSpec()
     methods: tuple[str, ...] = Field(default=METHODS, min_length=1, description="What compare puts side by side.")
+    report: ReportSpec = Field(default=ReportSpec(), description="What the report documents beside the figures.")
     _folder: Path = PrivateAttr(default_factory=Path)
 
     @model_validator(mode="before")

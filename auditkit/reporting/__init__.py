@@ -6,17 +6,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from auditkit.reporting.document import ReportDocument, load_document
+    from auditkit.reporting.document import ReportDocument
     from auditkit.reporting.formats import FORMATS, render_run, write_step_summary
-    from auditkit.reporting.html import render_html, write_report
+    from auditkit.reporting.html import render_html
+    from auditkit.reporting.outputs import ReportRequest, write_report
+    from auditkit.reporting.reading import load_document, read_document, report_schema
     from auditkit.reporting.verification import verify_run
 
 __all__ = [
     "FORMATS",
     "ReportDocument",
+    "ReportRequest",
     "load_document",
+    "read_document",
     "render_html",
     "render_run",
+    "report_schema",
     "verify_run",
     "write_report",
     "write_step_summary",
@@ -25,11 +30,14 @@ __all__ = [
 _HOMES = {
     "FORMATS": "formats",
     "ReportDocument": "document",
-    "load_document": "document",
+    "ReportRequest": "outputs",
+    "load_document": "reading",
+    "read_document": "reading",
     "render_html": "html",
     "render_run": "formats",
+    "report_schema": "reading",
     "verify_run": "verification",
-    "write_report": "html",
+    "write_report": "outputs",
     "write_step_summary": "formats",
 }
 

@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from auditkit.reporting import wording
-from auditkit.reporting.document import Json, Outcome, ReportDocument, load_document
+from auditkit.reporting.document import Json, Outcome, ReportDocument
+from auditkit.reporting.reading import load_document
 
 if TYPE_CHECKING:
     from pathlib import Path

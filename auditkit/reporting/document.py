@@ -1,17 +1,21 @@
-"""The report as data: the files of a run's folder, arranged criterion by criterion; no number is computed here."""
+"""The report as data: `ReportDocument` holds everything that a report states, and every renderer reads it alone."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from auditkit.auditing import SCHEMA as AUDIT_SCHEMA
-from auditkit.errors import InputError, SchemaError
-from auditkit.groups import value_in_words
+from auditkit.decision_rules import MEDIAN
+from auditkit.reporting.sections import (
+    GuaranteeRecord,
+    Paragraph,
+    PlanRecord,
+    RegulatoryReport,
+    Representation,
+    RunChanges,
+)
 
-SCHEMA = "auditkit.report/1"
+SCHEMA = "auditkit.report/2"
 RUN_SCHEMA = "auditkit.run/1"
 
 Json = dict[str, Any]
@@ -104,6 +108,17 @@ class ReportDocument:
         after: audit_after.json, where there is one.
         comparison: comparison.json, where there is one.
         timing: timing.json, where there is one.
+        stream: stream.json, the figures of a stream that runs with these criteria, where there is one.
+        frontier: frontier.json, what every tolerance costs, where there is one.
+        summary: The report in a few paragraphs.
+        representation: The groups of every attribute in the data.
+        plan: Whether what was tested had been fixed beforehand.
+        methods: How the figures were reached.
+        guarantee: What the corrections promise beyond their rows; None without corrections.
+        limitations: What the figures do not say.
+        glossary: The terms of the report.
+        regulations: The templates that were asked for, filled in.
+        changes: What changed since an earlier run; None where none was named.
         schema: Version of this layout.
     """
 
@@ -117,6 +132,17 @@ class ReportDocument:
     after: Json | None = None
     comparison: Json | None = None
     timing: Json | None = None
+    stream: Json | None = None
+    frontier: Json | None = None
+    summary: tuple[Paragraph, ...] = ()
+    representation: tuple[Representation, ...] = ()
+    plan: PlanRecord | None = None
+    methods: tuple[Paragraph, ...] = ()
+    guarantee: GuaranteeRecord | None = None
+    limitations: tuple[Paragraph, ...] = ()
+    glossary: tuple[Paragraph, ...] = ()
+    regulations: tuple[RegulatoryReport, ...] = ()
+    changes: RunChanges | None = None
     schema: str = SCHEMA
 
     @property
@@ -127,60 +153,6 @@ class ReportDocument:
     def to_dict(self) -> Json:
         """The document as JSON-ready values."""
         return asdict(self)
-
-
-def load_document(folder: str | Path) -> ReportDocument:
-    """Read the files of a run's folder.
-
-    Args:
-        folder: Holds run.json and audit.json, and may hold audit_after.json, comparison.json and timing.json.
-
-    Returns:
-        The document.
-
-    Raises:
-        InputError: The folder or one of its two necessary files is missing.
-        SchemaError: A file is not JSON, or not of the version that this release reads.
-    """
-    place = Path(folder)
-    if not place.is_dir():
-        raise InputError(f"folder: there is no folder {str(folder)!r}; name the folder of a run")
-    run = _required(place, "run", RUN_SCHEMA)
-    audit = _required(place, "audit", AUDIT_SCHEMA)
-    after = read_part(place / "audit_after.json", AUDIT_SCHEMA)
-    try:
-        return _assemble(
-            run,
-            audit,
-            after,
-            comparison=read_part(place / "comparison.json", "auditkit.comparison/2"),
-            timing=read_part(place / "timing.json", None),
-        )
-    except (AttributeError, KeyError, TypeError) as error:
-        raise SchemaError(f"{place.name}: run.json and audit.json lack what a report needs ({error!r})") from error
-
-
-def read_part(path: Path, schema: str | None) -> Json | None:
-    """One JSON file of a run's folder; None when it is not there.
-
-    Args:
-        path: The file.
-        schema: The value that its ``schema`` key must have; None for a file without one.
-
-    Raises:
-        SchemaError: It is not a JSON object, or of another schema.
-    """
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise SchemaError(f"{path.name} is not JSON ({error}); run the audit again") from error
-    if not isinstance(content, dict):
-        raise SchemaError(f"{path.name} must hold a JSON object; got {type(content).__name__}")
-    if schema is not None and content.get("schema") != schema:
-        raise SchemaError(f"{path.name} has schema {content.get('schema')!r}; this release reads {schema!r}")
-    return content
 
 
 def criterion_key(criterion: Json) -> tuple[Any, ...]:
@@ -208,79 +180,6 @@ def combine(verdicts: list[str]) -> str:
     return "pass" if verdicts and all(verdict == "pass" for verdict in verdicts) else "inconclusive"
 
 
-def _required(folder: Path, part: str, schema: str) -> Json:
-    content = read_part(folder / f"{part}.json", schema)
-    if content is None:
-        raise InputError(f"folder: {folder.name!r} holds no {part}.json; name the folder of a finished run")
-    return content
-
-
-def _assemble(
-    run: Json, audit: Json, after: Json | None, *, comparison: Json | None, timing: Json | None
-) -> ReportDocument:
-    rows = _rows(audit, after, enforced_tolerances(run))
-    judged = [row.after.verdict for row in rows if row.after is not None and row.enforced]
-    plan = run.get("plan") or {}
-    return ReportDocument(
-        title=str(plan.get("name") or (run.get("data") or {}).get("name") or "Audit"),
-        verdict=audit["verdict"],
-        after_verdict=None if after is None else combine(judged) if judged else after["verdict"],
-        criteria=rows,
-        decisions=_decision_pairs(audit, after),
-        run=run,
-        audit=audit,
-        after=after,
-        comparison=comparison,
-        timing=timing,
-    )
-
-
-def _rows(audit: Json, after: Json | None, enforced: dict[str, float]) -> tuple[CriterionRow, ...]:
-    later = {criterion_key(finding["criterion"]): finding for finding in (after or {}).get("findings", ())}
-    rows = []
-    for finding in audit["findings"]:
-        criterion = finding["criterion"]
-        match = later.get(criterion_key(criterion))
-        rows.append(
-            CriterionRow(
-                name=criterion["name"],
-                criterion=criterion,
-                tolerance=criterion["tolerance"],
-                enforced_tolerance=enforced.get(criterion["name"]),
-                before=_outcome(finding),
-                after=None if match is None else _outcome(match),
-            )
-        )
-    return tuple(rows)
-
-
-def _outcome(finding: Json) -> Outcome:
-    interval = finding["interval"]
-    return Outcome(
-        verdict=finding["verdict"],
-        gap=finding["gap"],
-        interval=None if interval is None else (interval[0], interval[1]),
-        reason=finding["reason"],
-        rows_needed=finding["rows_needed"],
-        rows_by_group=finding["rows_by_group"],
-        corrected_gap=finding["corrected_gap"],
-        detectable_gap=finding["detectable_gap"],
-        cells=tuple(finding["cells"]),
-        gaps=tuple(finding["gaps"]),
-    )
-
-
-def _decision_pairs(audit: Json, after: Json | None) -> tuple[DecisionPair, ...]:
-    later = {_table_key(table): table for table in (after or {}).get("decisions", ())}
-    return tuple(
-        DecisionPair(tuple(table["attributes"]), _in_words(table["output"]), table, later.get(_table_key(table)))
-        for table in audit["decisions"]
-    )
-
-
-def _table_key(table: Json) -> tuple[Any, ...]:
-    return tuple(table["attributes"]), table["output"]
-
-
-def _in_words(output: Any) -> str | None:
-    return None if output is None else value_in_words(output)
+def decides_by_median(audit: Json) -> bool:
+    """Whether a positive decision is a score above the median of all rows; the threshold may hold its value."""
+    return audit.get("threshold") == MEDIAN or f"full-sample {MEDIAN}" in (audit.get("decision_rule") or "")

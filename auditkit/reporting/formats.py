@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,13 +11,11 @@ from xml.etree import ElementTree
 
 from auditkit.errors import InputError
 from auditkit.reporting import wording
-from auditkit.reporting.document import Json, Outcome, ReportDocument, load_document
+from auditkit.reporting.document import Json, ReportDocument
+from auditkit.reporting.markdown import render_markdown, replace_unprintable
+from auditkit.reporting.reading import load_document
 
 SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
-MARKS = {"pass": "✅", "fail": "❌", "inconclusive": "⚠️"}
-_LINE_BREAKS = re.compile(r"\s+")
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+!|~$@&])")
-_NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def render_run(folder: str | Path, form: str) -> str:
@@ -53,31 +50,6 @@ def write_step_summary(folder: str | Path) -> None:
         warnings.warn(f"{SUMMARY_VARIABLE}: the summary was not written ({error})", stacklevel=2)
 
 
-def render_markdown(document: ReportDocument) -> str:
-    """Verdicts, gaps, reasons and decision tables as GitHub-flavoured Markdown.
-
-    Args:
-        document: The run.
-
-    Returns:
-        Markdown; what comes from the data is escaped.
-    """
-    verdict = document.after_verdict or document.verdict
-    lines = [f"## {MARKS[verdict]} {_escape(document.title)}: {wording.VERDICTS[verdict]}", "", *_criteria(document)]
-    reasons = [(row.name, row.after or row.before) for row in document.criteria]
-    lines += ["", *(f"- **{_escape(name)}** — {_escape(_reason(outcome))}" for name, outcome in reasons)]
-    for pair in document.decisions:
-        lines += ["", *_decisions(pair.after or pair.before)]
-    if document.comparison is not None:
-        lines += ["", *_methods(document.comparison)]
-    rows = document.audit["n_rows"]
-    lines += [
-        "",
-        f"{wording.count(rows)} rows; intervals hold together with {document.audit['confidence']:.0%} confidence.",
-    ]
-    return "\n".join([*lines, ""])
-
-
 def render_junit(document: ReportDocument) -> str:
     """One test case per criterion: a failure where it fails, an error where the data do not settle it.
 
@@ -93,7 +65,9 @@ def render_junit(document: ReportDocument) -> str:
     counts = {"tests": len(verdicts), "failures": verdicts.count("fail"), "errors": verdicts.count("inconclusive")}
     attributes = {name: str(count) for name, count in counts.items()}
     suites = ElementTree.Element("testsuites", {"name": "auditkit", **attributes})
-    suite = ElementTree.SubElement(suites, "testsuite", {"name": _text(document.title), **attributes, "skipped": "0"})
+    suite = ElementTree.SubElement(
+        suites, "testsuite", {"name": replace_unprintable(document.title), **attributes, "skipped": "0"}
+    )
     for finding in findings:
         _test_case(suite, finding)
     ElementTree.indent(suites)
@@ -102,24 +76,24 @@ def render_junit(document: ReportDocument) -> str:
 
 def _test_case(suite: ElementTree.Element, finding: Json) -> None:
     criterion = finding["criterion"]
-    names = {"classname": f"auditkit.{criterion['family']}", "name": _text(criterion["name"])}
+    names = {"classname": f"auditkit.{criterion['family']}", "name": replace_unprintable(criterion["name"])}
     case = ElementTree.SubElement(suite, "testcase", {**names, "time": "0"})
     properties = ElementTree.SubElement(case, "properties")
     for key, value in _scalars({"tolerance": criterion["tolerance"], **finding}):
         ElementTree.SubElement(properties, "property", {"name": key, "value": value})
     outcome = {"fail": "failure", "inconclusive": "error"}.get(finding["verdict"])
     if outcome is not None:
-        attributes = {"message": _text(finding["reason"]), "type": finding["verdict"]}
-        ElementTree.SubElement(case, outcome, attributes).text = _text(_gap_lines(finding))
+        attributes = {"message": replace_unprintable(finding["reason"]), "type": finding["verdict"]}
+        ElementTree.SubElement(case, outcome, attributes).text = replace_unprintable(_gap_lines(finding))
     else:
-        ElementTree.SubElement(case, "system-out").text = _text(_gap_lines(finding))
+        ElementTree.SubElement(case, "system-out").text = replace_unprintable(_gap_lines(finding))
 
 
 def _scalars(finding: Json) -> Iterator[tuple[str, str]]:
     """Every figure of a finding that is one value or an interval, whatever fields the audit's version has."""
     for key, value in finding.items():
         if isinstance(value, str | int | float):
-            yield key, _text(str(value))
+            yield key, replace_unprintable(str(value))
         elif key.endswith("interval") and isinstance(value, list | tuple):
             yield key, f"{value[0]} {value[1]}"
 
@@ -129,65 +103,6 @@ def _gap_lines(finding: Json) -> str:
         f"{g['name']}: {g['gap']:+.6g} {wording.interval(g.get('interval'))} {g['verdict']}" for g in finding["gaps"]
     )
     return "\n".join([f"{finding['verdict']}: {finding['reason']}", *gaps])
-
-
-def _criteria(document: ReportDocument) -> list[str]:
-    both = document.after is not None
-    titles = ["criterion", "ε", "gap", "interval", "verdict", *(["gap after", "interval", "verdict"] if both else [])]
-    rows = [titles, ["---", "---:", *["---:", "---", "---"] * (1 + both)]]
-    for row in document.criteria:
-        outcomes = [row.before, *([row.after] if both else [])]
-        found = [cell for outcome in outcomes for cell in _outcome(outcome)]
-        rows.append([_escape(row.name), wording.tolerance(row.tolerance), *found])
-    return [f"| {' | '.join(cells)} |" for cells in rows]
-
-
-def _outcome(outcome: Outcome | None) -> list[str]:
-    if outcome is None:
-        return [wording.DASH] * 3
-    interval = _escape(wording.interval(outcome.interval))
-    return [wording.number(outcome.gap), interval, f"{MARKS[outcome.verdict]} {outcome.verdict}"]
-
-
-def _reason(outcome: Outcome) -> str:
-    needed = outcome.rows_needed
-    return outcome.reason + (f" (about {needed:,} rows of the smaller group would settle it)" if needed else "")
-
-
-def _decisions(table: Json) -> list[str]:
-    title = " × ".join(_escape(name) for name in table["attributes"])
-    rows = [[title, "rows", "selected", "impact ratio", "true positives", "false positives"], ["---", *["---:"] * 5]]
-    for group in table["groups"]:
-        shares = [group["selection_rate"], group["true_positive_rate"], group["false_positive_rate"]]
-        selected, hits, alarms = map(wording.percent, shares)
-        ratio = wording.number(group["impact_ratio"])
-        rows.append([_escape(group["group"]), wording.count(group["count"]), selected, ratio, hits, alarms])
-    return [f"| {' | '.join(cells)} |" for cells in rows]
-
-
-def _methods(comparison: Json) -> list[str]:
-    """One row per method: utilities, gaps of the enforced criteria, and selection-rate gaps on the test rows."""
-    names = [criterion["name"] for criterion in comparison["criteria"]]
-    titles = ["method", *wording.METRICS.values(), *(f"gap {_escape(name)}" for name in names), "selection-rate gap"]
-    rows = [titles, ["---", *["---:"] * (len(titles) - 1)]]
-    for method in comparison["methods"]:
-        utility, gaps = method.get("utility") or {}, {gap["criterion"]: gap["gap"] for gap in method["gaps"]}
-        found = [wording.number((utility.get(key) or {}).get("value")) for key in wording.METRICS]
-        found += [wording.number(gaps.get(name)) for name in names]
-        rates = [f"{wording.percent(t['rate_gap'])} {_escape('×'.join(t['attributes']))}" for t in method["decisions"]]
-        rows.append([_escape(method.get("title") or method["name"]), *found, ", ".join(rates) or wording.DASH])
-    errors = [f"- **{_escape(m['title'])}** — {_escape(m['error'])}" for m in comparison["methods"] if m.get("error")]
-    return [*(f"| {' | '.join(cells)} |" for cells in rows), *(["", *errors] if errors else [])]
-
-
-def _escape(text: str) -> str:
-    """Text from the data that Markdown shows as it is, on one line."""
-    return _MARKDOWN.sub(r"\\\1", _LINE_BREAKS.sub(" ", _text(text)))
-
-
-def _text(text: str) -> str:
-    """Text without the characters that XML cannot hold."""
-    return _NOT_XML.sub("\ufffd", str(text))
 
 
 def _read_json(folder: Path) -> str:

@@ -9,24 +9,26 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
-import tempfile
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 from markupsafe import Markup
 
-from auditkit.errors import InputError
 from auditkit.reporting import wording
 from auditkit.reporting.charts import DARK, Chart, gap_chart, history_chart, mean_chart, rate_chart, trade_off_charts
-from auditkit.reporting.document import ReportDocument, load_document
+from auditkit.reporting.document import ReportDocument
+from auditkit.reporting.frontier import frontier_chart
 from auditkit.reporting.reliability import reliability_chart
+from auditkit.reporting.static_charts import draw_svg
 
-REPORT = "report.html"
+if TYPE_CHECKING:
+    from auditkit.reporting.public import PublicSummary
+
 _TEMPLATES = Path(__file__).parent / "templates"
 _FILTERS = (
+    "cell",
     "claim",
     "count",
     "interval",
@@ -43,63 +45,45 @@ _FILTERS = (
 _ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
 
-def render_html(document: ReportDocument) -> str:
+def render_html(document: ReportDocument, *, static: bool = False) -> str:
     """The report as one self-contained HTML page.
 
     Args:
         document: What it states.
+        static: Whether its charts are drawings and every table is open, for print; such a page holds no script.
 
     Returns:
         The page; equal documents give equal pages.
     """
     charts = build_charts(document)
-    plotly, script = _plotly_source(), _read("report.js")
-    figures = {key: chart.figure for key, chart in charts.items()}
+    plotly, script = ("", "") if static else (_plotly_source(), _read("report.js"))
+    figures = {} if static else {key: chart.figure for key, chart in charts.items()}
+    drawings = {key: Markup(draw_svg(chart)) for key, chart in charts.items()} if static else {}
     return (
         _environment()
         .get_template("report.html.j2")
         .render(
             doc=document,
             charts=charts,
-            summary=wording.summary(document),
-            style=Markup(_read("report.css")),
+            style=Markup(_read("report.css") + (_read("static.css") if static else "")),
             plotly=Markup(plotly),
             script=Markup(script),
-            hashes=[_policy_hash(plotly), _policy_hash(script)],
+            hashes=[] if static else [_policy_hash(plotly), _policy_hash(script)],
+            static=static,
+            drawings=drawings,
             figures=_embed({"figures": figures, "dark": DARK}),
         )
     )
 
 
-def write_report(folder: str | Path) -> Path:
-    """Write report.html into a run's folder, from the numbers that lie there; the file appears whole or not at all.
+def render_public_html(summary: PublicSummary) -> str:
+    """The public summary as one page without scripts.
 
     Args:
-        folder: The folder of a run.
-
-    Returns:
-        The file.
-
-    Raises:
-        InputError: The folder, run.json or audit.json is missing, or the folder cannot be written.
-        SchemaError: A file is not what this release reads.
+        summary: What it states.
     """
-    place = Path(folder)
-    page = render_html(load_document(place))
-    try:
-        handle, name = tempfile.mkstemp(dir=place, prefix=".report-", suffix=".html")
-    except OSError as error:
-        raise InputError(
-            f"folder: {place.name!r} cannot be written to ({error.strerror}); copy it elsewhere"
-        ) from error
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(page)
-        Path(name).chmod(0o644)
-        return Path(name).replace(place / REPORT)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    template = _environment().get_template("public.html.j2")
+    return template.render(summary=summary, style=Markup(_read("report.css")))
 
 
 def build_charts(document: ReportDocument) -> dict[str, Chart]:
@@ -110,7 +94,7 @@ def build_charts(document: ReportDocument) -> dict[str, Chart]:
     charts += [rate_chart(pair, key=f"rates-{position}") for position, pair in enumerate(document.decisions)]
     tables = enumerate(document.audit["reliability"])
     charts += [reliability_chart(table, key=f"reliability-{position}") for position, table in tables]
-    charts.append(history_chart(document))
+    charts += [history_chart(document), frontier_chart(document.frontier)]
     if document.comparison is not None:
         charts += trade_off_charts(document.comparison)
     return {chart.key: chart for chart in charts if chart is not None}
@@ -130,7 +114,6 @@ def _environment() -> jinja2.Environment:
         "METRICS": wording.METRICS,
         "VERDICTS": wording.VERDICTS,
         "tally": wording.tally,
-        "plan_followed": wording.plan_followed,
     }
     return environment
 

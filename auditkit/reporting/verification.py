@@ -1,6 +1,7 @@
 """`verify_run`: does a run's folder still say what was computed?
 
-Every file is compared with its hash in run.json, and every finding is computed again from the sums stored beside it.
+Every file is compared with its hash in run.json and in the manifest, the manifest with its signature, and every finding
+is computed again from the sums stored beside it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from auditkit.criteria import Criterion
 from auditkit.errors import AuditkitError, InputError, SchemaError
 from auditkit.groups import MISSING, CellTable
 from auditkit.moments import SUMS, Moments
-from auditkit.reporting.document import RUN_SCHEMA, Json, read_part
+from auditkit.reporting.document import RUN_SCHEMA, Json
+from auditkit.reporting.manifest import SIGNATURE, check_manifest
+from auditkit.reporting.reading import read_part
+from auditkit.reporting.signing import check_signature
 
 RELATIVE_ERROR = 1e-9
 """Largest relative difference at which two figures count as equal: another machine may round sums differently."""
@@ -29,18 +33,20 @@ _FIGURES = ("gap", "corrected_gap", "interval", "p_value", "p_equivalence", "det
 _AUDITS = ("audit.json", "audit_after.json")
 
 
-def verify_run(folder: str | Path) -> tuple[Check, ...]:
+def verify_run(folder: str | Path, *, public_key: str | Path | None = None) -> tuple[Check, ...]:
     """Verify a run's folder.
 
     Args:
-        folder: Holds run.json and what it lists.
+        folder: Holds run.json and what it lists, and a manifest.
+        public_key: PEM file of the Ed25519 key that the manifest must be signed with; None asks for no signature.
 
     Returns:
-        One check per listed file and per criterion of every audit.
+        One check per listed file, per file that differs from the manifest, and per criterion of every audit.
 
     Raises:
-        InputError: There is no such folder, or no run.json in it.
+        InputError: There is no such folder, no run.json in it, or no such key.
         SchemaError: A file is not JSON, or of another version.
+        MissingExtraError: There is a signature and cryptography is not installed.
     """
     place = Path(folder)
     run = read_part(place / "run.json", RUN_SCHEMA)
@@ -51,7 +57,9 @@ def verify_run(folder: str | Path) -> tuple[Check, ...]:
         stored = read_part(place / name, SCHEMA)
         if stored is not None:
             checks += _check_findings(name, stored)
-    return tuple(checks)
+    checks += check_manifest(place)
+    signed = check_signature(place, public_key) if public_key is not None or (place / SIGNATURE).exists() else None
+    return tuple(checks if signed is None else [*checks, signed])
 
 
 def _check_file(folder: Path, name: str, digest: str) -> Check:

@@ -24,7 +24,7 @@ def number(value: float | None, digits: int = 3) -> str:
         return DASH
     if 0 < abs(value) < 0.5 * 10**-digits:
         return f"{value:.1e}".replace("-", "−")
-    return f"{value:.{digits}f}".replace("-", "−")
+    return f"{value + 0.0:.{digits}f}".replace("-", "−")  # + 0.0 takes the sign off a zero
 
 
 def p_value(value: float | None) -> str:
@@ -54,7 +54,24 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 def count(value: float | None) -> str:
     """A whole number with thin spaces between thousands."""
-    return DASH if value is None else f"{int(value):,}".replace(",", "\u202f")
+    return DASH if value is None else f"{round(value):,}".replace(",", "\u202f")
+
+
+def cell(value: str | float | None, kind: str) -> str:
+    """A cell of a regulatory table as its column's kind shows it."""
+    if value is None or isinstance(value, str):
+        return value or DASH
+    shown = {"count": _amount, "percent": percent, "ratio": number, "p": _bare_p_value}
+    return shown.get(kind, number)(value)
+
+
+def _amount(value: float) -> str:
+    """A count, with a decimal where places or weights make it no whole number."""
+    return count(value) if abs(value - round(value)) < 1e-9 else number(value, 1)
+
+
+def _bare_p_value(value: float) -> str:
+    return p_value(value).removeprefix("= ")
 
 
 def tolerance(value: float) -> str:
@@ -107,17 +124,6 @@ def _condition(criterion: Json) -> str:
         else:
             parts.append("the same outcome")
     return f", among people with {join(parts)}" if parts else ""
-
-
-def plan_followed(audit: Json) -> str:
-    """Whether the audit followed a plan that was frozen beforehand, in a sentence."""
-    plan = audit.get("plan")
-    if not plan:
-        return "No plan was frozen before the data were read."
-    frozen = f"the plan frozen on {moment(plan['frozen_at'])} (SHA-256 {plan['hash']})"
-    if plan["followed"]:
-        return f"The audit followed {frozen}."
-    return f"The audit departed from {frozen}: {'; '.join(plan['differences'])}."
 
 
 def precision(outcome: Outcome) -> str:
