@@ -29,7 +29,8 @@ from auditkit.moment_maps import Collective, add_per_cell, sum_cells
 
 MAX_CELLS = 256
 MAX_STEPS = 40
-ACCURACY = 1e-14
+ACCURACY = 1e-13
+"""How far a mean may be from its goal: the rounding error of a sum over some thousand rows, several times over."""
 LEAST_SHARE = 1e-6
 """Share of free rows that a cell without any is given, so that it moves a little and then answers."""
 
