@@ -27,6 +27,8 @@ VIOLATION_TOLERANCE = 1e-12
 STEP_TOLERANCE = 1e-9
 KINK_TOLERANCE = 1e-7
 """Shortened steps below this have found the kink."""
+SHRINKS = 0.9
+"""Steps that do not shrink by this factor go back and forth, or nearly."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,15 +83,15 @@ def solve_affine(problem: ProjectionProblem, cells: Cells) -> AffineCorrection:
     basis = _make_basis(problem, scores, cells)
     size = cells.table.n_cells
     unknown = np.zeros(2 * size)
-    damping, last = 1.0, np.zeros_like(unknown)
+    damping, last = 1.0, np.inf
     for _ in range(MAX_STEPS):
         place = _place(problem, basis, scores, unknown)
         step = _linear_step(problem, basis, place, unknown, anchor=np.zeros_like(unknown)) - unknown
         length = float(np.abs(step).max(initial=0.0))
         if length <= STEP_TOLERANCE or damping * length <= KINK_TOLERANCE:
             return _make_feasible(problem, basis, scores, unknown)
-        damping = damping / 2 if step @ last < 0 else min(1.25 * damping, 1.0)  # turning back: a kink lies between
-        unknown, last = unknown + damping * step, step
+        damping = damping / 2 if length > SHRINKS * last else damping
+        unknown, last = unknown + damping * step, length
     raise _not_converged()
 
 
