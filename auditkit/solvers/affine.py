@@ -22,7 +22,7 @@ from auditkit.groups import Cells
 from auditkit.projection import ProjectionProblem
 from auditkit.solvers.active_set import solve_reduced
 
-MAX_STEPS = 100
+MAX_STEPS = 300
 VIOLATION_TOLERANCE = 1e-12
 STEP_TOLERANCE = 1e-9
 KINK_TOLERANCE = 1e-7
