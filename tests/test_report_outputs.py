@@ -249,7 +249,7 @@ def test_a_page_for_print_holds_no_script(made: Path) -> None:
     page = render_html(document, static=True)
     assert "<script" not in page
     assert page.count("<svg") == len(html.build_charts(document))
-    assert "script-src &#39;none&#39;" in page or "script-src 'none'" in page
+    assert "script-src 'none'" in page
 
 
 def test_drawn_gaps_are_the_gaps(made: Path) -> None:
@@ -305,7 +305,7 @@ def test_whole_markdown_has_every_section(made: Path) -> None:
     titles = re.findall(r"^### (.*)$", text, re.MULTILINE)
     assert titles == [
         "Summary", "Scope", "Plan", "Methods", "Errors by group", "Reliability by group", "Subgroups",
-        "New York City Local Law 144", "Four\\-fifths rule" if "Four\\-fifths" in text else "Four-fifths rule",
+        "New York City Local Law 144", "Four-fifths rule",
         "Limits", "Glossary", "Reproduction", "Sign-off",
     ]  # fmt: skip
     assert HOSTILE not in text
