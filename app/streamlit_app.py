@@ -1,4 +1,4 @@
-"""The app: choose data and a plan, audit, enforce, compare, and take the report away.
+"""The app: choose data and a plan, audit, enforce, compare, watch a stream, and take the report away.
 
 Start it with ``streamlit run app`` in the root of the repository.
 """
@@ -6,7 +6,7 @@ Start it with ``streamlit run app`` in the root of the repository.
 from __future__ import annotations
 
 import streamlit as st
-from screens import audit, compare, enforce, plan, report
+from screens import audit, compare, data, enforce, report, start, stream
 from screens.parts import session
 
 WIDTH = 1000
@@ -16,14 +16,17 @@ def main() -> None:
     """Draw the page that the visitor is on."""
     st.set_page_config(page_title="auditkit", page_icon=":material/balance:", layout="wide")
     pages = {
-        "plan": st.Page(plan.show, title="1 Plan", url_path="plan", default=True),
-        "audit": st.Page(audit.show, title="2 Audit", url_path="audit"),
-        "enforce": st.Page(enforce.show, title="3 Enforce", url_path="enforce"),
-        "compare": st.Page(compare.show, title="4 Compare", url_path="compare"),
-        "report": st.Page(report.show, title="5 Report", url_path="report"),
+        "start": st.Page(start.show, title="Start", url_path="start", default=True),
+        "data": st.Page(data.show, title="Data & model", url_path="data"),
+        "audit": st.Page(audit.show, title="Audit", url_path="audit"),
+        "enforce": st.Page(enforce.show, title="Enforce", url_path="enforce"),
+        "compare": st.Page(compare.show, title="Compare", url_path="compare"),
+        "stream": st.Page(stream.show, title="Stream", url_path="stream"),
+        "report": st.Page(report.show, title="Report", url_path="report"),
     }
     session.set_pages(pages)
     page = st.navigation(list(pages.values()), position="top")
+    session.note_address()
     with st.container(horizontal_alignment="center"), st.container(width=WIDTH):
         page.run()
 

@@ -25,16 +25,18 @@ if TYPE_CHECKING:
     from auditkit.deployment import Calibration, calibrate
     from auditkit.enforcement import project, verify_certificate
     from auditkit.errors import AuditkitError
-    from auditkit.feature_cache import extract_features, read_manifest
+    from auditkit.feature_cache import extract_features
     from auditkit.finetuning import TuneConfig, tune_head
     from auditkit.groups import Groups
     from auditkit.heads import FairHead
-    from auditkit.jobs import run_audit, run_compare, run_demo, run_tune
+    from auditkit.jobs import run_audit, run_compare, run_tune
     from auditkit.layer import FairnessLayer
     from auditkit.models import load_model
     from auditkit.moments import Moments
     from auditkit.observations import take_moments
     from auditkit.online_enforcer import OnlineEnforcer
+    from auditkit.stream_history import describe_stream
+    from auditkit.what_if import profile_scores
 
 _HOMES = {
     "AffineCriterion": "affine_criteria",
@@ -57,6 +59,7 @@ _HOMES = {
     "calibrate": "deployment",
     "compare": "comparison",
     "demographic_parity": "criteria",
+    "describe_stream": "stream_history",
     "equal_opportunity": "criteria",
     "equalized_odds": "criteria",
     "evaluate_moments": "auditing",
@@ -66,11 +69,10 @@ _HOMES = {
     "load_model": "models",
     "load_table": "datasets",
     "make_config": "config",
+    "profile_scores": "what_if",
     "project": "enforcement",
-    "read_manifest": "feature_cache",
     "run_audit": "jobs",
     "run_compare": "jobs",
-    "run_demo": "jobs",
     "run_tune": "jobs",
     "sample_config": "config",
     "split_rows": "datasets",
@@ -100,6 +102,7 @@ __all__ = [
     "calibrate",
     "compare",
     "demographic_parity",
+    "describe_stream",
     "equal_opportunity",
     "equalized_odds",
     "evaluate_moments",
@@ -109,11 +112,10 @@ __all__ = [
     "load_model",
     "load_table",
     "make_config",
+    "profile_scores",
     "project",
-    "read_manifest",
     "run_audit",
     "run_compare",
-    "run_demo",
     "run_tune",
     "sample_config",
     "split_rows",

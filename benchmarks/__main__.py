@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from benchmarks import audit, projection, streaming, tuning
+from benchmarks import audit, projection, streaming, tuning, what_if
 
 if __name__ == "__main__":
     projection.main()
     audit.main()
     streaming.main()
     tuning.main([])
+    what_if.main([])

@@ -35,7 +35,14 @@ def script_folder() -> Iterator[None]:
 
 @pytest.fixture
 def app() -> Any:
-    return start()
+    """The app on the page Data & model."""
+    return on_data()
+
+
+def on_data() -> Any:
+    app = start()
+    app.button(key="on-data").click().run()
+    return app
 
 
 def start() -> Any:
@@ -51,7 +58,26 @@ def assert_clean(app: Any) -> None:
 
 def press(app: Any, key: str) -> Any:
     app.button(key=key).click().run()
+    if key.startswith(("run-", "start-sample")):
+        wait(app)
     assert [error.message for error in app.exception] == []
+    return app
+
+
+def wait(app: Any) -> Any:
+    """Until the job is over; in a browser the page looks for itself."""
+    job = space_of(app).job
+    if job is None:
+        return app
+    job.wait(SECONDS)
+    assert not job.is_running
+    return app.run()
+
+
+def look_at(app: Any, view: str) -> Any:
+    """Choose a view of the audit page."""
+    app.segmented_control(key=space_of(app).runs["audit"].key("view")).set_value(view).run()
+    assert_clean(app)
     return app
 
 
@@ -105,6 +131,7 @@ def csv_of(frame: pd.DataFrame) -> bytes:
 def upload(app: Any, name: str, content: bytes) -> Any:
     app.radio(key="source").set_value("table").run()
     app.file_uploader(key="upload").upload(name, content, "text/csv").run()
+    wait(app)
     assert [error.message for error in app.exception] == []
     return app
 
@@ -132,23 +159,24 @@ def test_sample_audit_shows_what_the_library_finds(app: Any, tmp_path: Path) -> 
     press(app, "run-audit")
     assert_clean(app)
     expected = ak.run_audit(ak.sample_config(), out=tmp_path / "run").outcome
-    assert verdict_tables(app) == [verdicts(expected)] * 2
+    assert verdict_tables(app) == [verdicts(expected)]
     gaps = tables_with(app, "criterion", "verdict", "largest gap")[0]["largest gap"]
     for shown, finding in zip(gaps, expected.findings, strict=True):
         assert shown.startswith(f"{finding.gap:.3f} ")
     data = tables_with(app, "gap of")[0]
     assert list(data["gap"]) == [gap.gap for gap in expected.findings[0].gaps]
     assert list(zip(data["low"], data["high"], strict=True)) == [gap.interval for gap in expected.findings[0].gaps]
-    rates = tables_with(app, "selection_rate")[0]
+    rates = tables_with(look_at(app, "Decisions"), "selection_rate")[0]
     assert list(rates["selection_rate"]) == [group.selection_rate for group in expected.decisions[0].groups]
 
 
 def test_every_criterion_and_every_decision_table_can_be_looked_at(app: Any) -> None:
     press(go(app, "audit"), "run-audit")
-    for place in range(5):
+    for place in (1, 4):
         app.selectbox(key="audit-1-criterion").set_value(place).run()
         assert_clean(app)
-    for place in range(3):
+    look_at(app, "Decisions")
+    for place in (1, 2):
         app.selectbox(key="audit-1-decisions-by").set_value(place).run()
         assert_clean(app)
 
@@ -156,6 +184,7 @@ def test_every_criterion_and_every_decision_table_can_be_looked_at(app: Any) -> 
 def test_what_if_is_evaluated_from_the_moments(app: Any) -> None:
     press(go(app, "audit"), "run-audit")
     run = space_of(app).runs["audit"]
+    look_at(app, "What if")
     app.slider(key="audit-1-tolerance").set_value(0.25).run()
     app.slider(key="audit-1-confidence").set_value(0.9).run()
     assert_clean(app)
@@ -163,6 +192,43 @@ def test_what_if_is_evaluated_from_the_moments(app: Any) -> None:
     expected = ak.evaluate_moments(run.outcome.moments, criteria, threshold=0.5, confidence=0.9, seed=0)
     assert verdict_tables(app) == [verdicts(run.outcome), verdicts(expected)], "the audit on record stays as it is"
     assert verdicts(run.outcome) != verdicts(expected)
+
+
+@pytest.mark.slow
+def test_what_if_thresholds_are_those_of_the_rows(app: Any) -> None:
+    look_at(press(go(app, "audit"), "run-audit"), "What if")
+    app.segmented_control(key="audit-1-what-if-view").set_value("Decisions").run()
+    config = ak.sample_config()
+    data = ak.load_table(config.data_path, **config.table_options())
+    scores = ak.load_model("sample:adult_mlp").scores(data.features).double().numpy()
+    criteria = config.build_criteria()
+    for rule in (0.3, "top 10%"):
+        app.selectbox(key="audit-1-rule").set_value("threshold" if rule == 0.3 else rule).run()
+        if rule == 0.3:
+            app.select_slider(key="audit-1-threshold").set_value(0.3).run()
+        assert_clean(app)
+        expected = ak.audit(scores, data.groups, criteria, labels=data.labels, threshold=rule).decisions[0]
+        shown = tables_with(app, "selection_rate")[0]
+        assert list(shown["selection_rate"]) == pytest.approx([group.selection_rate for group in expected.groups])
+
+
+def test_every_view_of_the_audit_shows_what_audit_json_holds(app: Any) -> None:
+    press(go(app, "audit"), "run-audit")
+    run = space_of(app).runs["audit"]
+    audit = json.loads((run.folder / "audit.json").read_text("utf-8"))
+    shown = tables_with(look_at(app, "Errors"), "mean_residual")[0]
+    assert list(shown["root_mean_square_error"]) == [
+        group["root_mean_square_error"][0] for group in audit["errors"][0]["groups"]
+    ]
+    curves = tables_with(look_at(app, "Reliability"), "mean_label")[0]
+    assert list(curves["mean_label"]) == [
+        one["mean_label"] for group in audit["reliability"][0]["groups"] for one in group["bins"]
+    ]
+    found = tables_with(look_at(app, "Subgroups"), "q_value")[0]
+    assert list(found["gap"]) == [one["gap"] for one in audit["subgroups"][0]["subgroups"]]
+    spread = tables_with(look_at(app, "Distributions"), "share")[0]
+    assert spread.groupby("group")["share"].sum().tolist() == pytest.approx([1, 1])
+    assert [button.label for button in app.download_button if button.key == "distributions-csv"]
 
 
 @pytest.mark.slow
@@ -187,7 +253,7 @@ def test_sample_from_plan_to_report(app: Any) -> None:
     titles = [method["title"] for method in stored["methods"]]
     assert list(tables_with(app, "method", "reads the group", "accuracy")[0]["method"]) == titles
     assert len(stored["methods"]) == 3, "the model as found is always the reference"
-    check_report_page(go(app, "report"))
+    check_report_page(go(app, "stream", "report"))
 
 
 def check_report_page(app: Any) -> None:
@@ -226,7 +292,7 @@ def test_uploaded_predictions_through_every_page(app: Any) -> None:
     go(app, "compare")
     app.multiselect(key=space_of(app).key("methods")).set_value(["projection"]).run()
     press(app, "run-compare")
-    go(app, "report")
+    go(app, "stream", "report")
     assert_clean(app)
 
 
@@ -365,7 +431,7 @@ def test_a_refused_criterion_leaves_the_plan_alone(app: Any) -> None:
 def test_a_changed_plan_is_pointed_out(app: Any) -> None:
     press(go(app, "audit"), "run-audit")
     assert len(app.warning) == 0
-    press(app, "back-plan")
+    press(app, "back-data")
     app.slider(key=space_of(app).key("confidence")).set_value(0.9).run()
     go(app, "audit")
     assert "The plan has changed" in app.warning[0].value
@@ -377,7 +443,7 @@ def test_a_changed_plan_is_pointed_out(app: Any) -> None:
 def test_a_smaller_plan_after_a_choice_of_a_late_criterion(app: Any) -> None:
     press(go(app, "audit"), "run-audit")
     app.selectbox(key="audit-1-criterion").set_value(4).run()
-    press(app, "back-plan")
+    press(app, "back-data")
     for _ in range(4):
         press(app, space_of(app).key("remove-0"))
     press(go(app, "audit"), "run-audit")
@@ -390,7 +456,7 @@ def test_a_smaller_plan_after_a_choice_of_a_late_criterion(app: Any) -> None:
 def test_settings_outlive_a_visit_to_another_page(app: Any) -> None:
     app.number_input(key=space_of(app).key("threshold")).set_value(0.4).run()
     go(app, "audit")
-    press(app, "back-plan")
+    press(app, "back-data")
     assert app.number_input(key=space_of(app).key("threshold")).value == 0.4
 
 
@@ -407,7 +473,7 @@ def test_the_snippets_do_what_the_app_did(app: Any, tmp_path: Path, monkeypatch:
 
 
 def test_sessions_do_not_see_each_other() -> None:
-    one, two = start(), start()
+    one, two = on_data(), on_data()
     with_table(one, predictions())
     press(go(one, "audit"), "run-audit")
     two.run()
@@ -434,3 +500,59 @@ def test_names_from_data_are_text_and_no_markup(script_folder: None) -> None:
     assert words.number(-0.0001) == "0.000"
     assert words.number(-0.5) == "−0.500"
     assert words.interval(None) == words.DASH
+
+
+def test_start_audits_the_sample_in_one_press() -> None:
+    app = press(start(), "start-sample")
+    assert_clean(app)
+    assert app.title[0].value == "Audit"
+    assert set(verdict_tables(app)[0].values()) <= set(WORDS.values())
+
+
+def test_a_reload_brings_everything_back(app: Any) -> None:
+    press(go(app, "audit"), "run-audit")
+    token = space_of(app).token
+    again = testing.AppTest.from_file(str(APP / "streamlit_app.py"), default_timeout=SECONDS)
+    again.query_params["session"] = token
+    again.run()
+    assert space_of(again) is space_of(app)
+    assert set(space_of(again).runs) == {"audit"}
+
+
+@pytest.mark.parametrize("token", ["", "x", "../../etc/passwd", "A" * 32])
+def test_a_token_that_was_not_given_out_is_not_taken(token: str) -> None:
+    app = testing.AppTest.from_file(str(APP / "streamlit_app.py"), default_timeout=SECONDS)
+    app.query_params["session"] = token
+    app.run()
+    assert_clean(app)
+    assert space_of(app).token != token
+    assert len(space_of(app).token) == 32
+
+
+def test_forgetting_removes_the_folder_and_the_key(app: Any) -> None:
+    press(app, "back-start")
+    before = space_of(app)
+    press(app, "forget")
+    assert not before.folder.exists()
+    assert space_of(app).token != before.token
+
+
+def test_a_cancelled_job_leaves_at_its_next_report(script_folder: None) -> None:
+    from screens.parts.jobs import Job
+
+    reached: list[str] = []
+
+    def work(job: Job) -> None:
+        with job.stage("counting", 10**9) as advance:
+            while True:
+                advance()
+                reached[:] = [job.text]
+
+    job = Job("audit", work).start()
+    job.cancel()
+    job.wait(SECONDS)
+    assert job.state == "cancelled"
+    failed = Job("audit", lambda job: 1 / 0).start()  # type: ignore[arg-type,return-value]
+    failed.wait(SECONDS)
+    assert failed.state == "failed"
+    assert isinstance(failed.error, ZeroDivisionError)

@@ -20,6 +20,7 @@ import pytest
 import auditkit as ak
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; pip install playwright")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install axe-playwright-python")
 from playwright.sync_api import Browser, Page, expect  # noqa: E402
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("browser")]
@@ -29,8 +30,9 @@ FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
+VIEWS = ("Decisions", "Distributions", "Errors", "Reliability", "Subgroups", "What if")
 WIDTHS = {"phone": 390, "tablet": 820, "desktop": 1440}
-LONG = 90_000
+LONG = 300_000
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +93,7 @@ def open_app(browser: Browser, address: str, *, width: int = 1100, scheme: str =
     )  # pyright: ignore[reportArgumentType]
     page = context.new_page()
     page.goto(address)
-    expect(page.get_by_role("heading", name="Plan the audit")).to_be_visible(timeout=LONG)
+    expect(page.get_by_role("heading", name="Audit a model for group fairness")).to_be_visible(timeout=LONG)
     return page
 
 
@@ -123,20 +125,48 @@ def shoot(page: Page, folder: Path, name: str) -> None:
 
 
 def audit_sample(page: Page) -> None:
-    press(page, "on-audit")
+    press(page, "start-sample")
+    wait_for_audit(page)
+
+
+def wait_for_audit(page: Page) -> None:
     wait_for_heading(page, "Audit")
-    press(page, "run-audit")
+    expect(page.get_by_text("Model as found:")).to_be_visible(timeout=LONG)
     expect(page.locator(".js-plotly-plot .main-svg").first).to_be_visible(timeout=LONG)
     wait_until_idle(page)
 
 
+def open_page(page: Page, title: str) -> None:
+    page.get_by_role("link", name=title, exact=True).first.click()
+    wait_until_idle(page)
+
+
+def assert_accessible(page: Page, folder: Path, name: str) -> None:
+    """axe-core finds nothing that it calls serious or critical."""
+    wait_until_idle(page)
+    found = axe.Axe().run(page).response["violations"]
+    (folder / f"axe-{name}.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+    grave = [
+        f"{one['id']}: {node['target']} {node.get('failureSummary', '')[:200]}"
+        for one in found
+        if one["impact"] in ("serious", "critical")
+        for node in one["nodes"]
+    ]
+    assert not grave, name + ": " + "\n".join(grave)
+
+
 def test_sample_from_plan_to_report(browser: Browser, address: str, shots: Path, tmp_path: Path) -> None:
     page = open_app(browser, address)
-    shoot(page, shots, "1-plan")
+    shoot(page, shots, "0-start")
     audit_sample(page)
-    expect(page.get_by_text("Model as found:")).to_be_visible()
     expect(page.get_by_text("outside tolerance").first).to_be_visible()
     shoot(page, shots, "2-audit")
+    for view in VIEWS:
+        page.get_by_role("radio", name=view, exact=True).or_(page.get_by_role("button", name=view, exact=True)).click()
+        wait_until_idle(page)
+        shoot(page, shots, f"2-audit-{view.lower().replace(' ', '-')}")
+    page.reload()
+    wait_for_audit(page)
     press(page, "on-enforce")
     wait_for_heading(page, "Enforce")
     expect(page.get_by_text("Parity on a batch is not parity on the union of batches.")).to_be_visible()
@@ -151,6 +181,14 @@ def test_sample_from_plan_to_report(browser: Browser, address: str, shots: Path,
     wait_for_heading(page, "On the test rows")
     wait_until_idle(page)
     shoot(page, shots, "4-compare")
+    press(page, "on-stream")
+    wait_for_heading(page, "Stream")
+    press(page, "run-stream")
+    wait_for_heading(page, "Multipliers")
+    expect(page.get_by_text("No bound is crossed now.").or_(page.get_by_text("Looks at which")).first).to_be_visible(
+        timeout=LONG
+    )
+    shoot(page, shots, "6-stream")
     press(page, "on-report")
     wait_for_heading(page, "Report")
     shoot(page, shots, "5-report")
@@ -193,18 +231,21 @@ def test_upload_of_predictions(browser: Browser, address: str, shots: Path, tmp_
     table = write_predictions(tmp_path)
     (tmp_path / "broken.csv").write_text("a,b\n1,2\n3\n", encoding="utf-8")
     page = open_app(browser, address)
-    page.get_by_text("My predictions").click()
+    press(page, "start-table")
+    wait_for_heading(page, "Data & model")
     chooser = page.locator("[data-testid=stFileUploader] input[type=file]")
     chooser.set_input_files(tmp_path / "broken.csv")
     expect(page.get_by_role("alert")).to_contain_text("broken", timeout=LONG)
-    shoot(page, shots, "6-refused")
+    shoot(page, shots, "1-refused")
     page.locator("[data-testid=stFileUploader] input[type=file]").set_input_files(table)
     choose_option(page, "attributes", "group")
     press(page, "usual")
     wait_until_idle(page)
-    shoot(page, shots, "7-upload")
-    audit_sample(page)
-    expect(page.get_by_text("Model as found:")).to_be_visible()
+    shoot(page, shots, "1-upload")
+    press(page, "on-audit")
+    wait_for_heading(page, "Audit")
+    press(page, "run-audit")
+    wait_for_audit(page)
     expect(page.get_by_text("a − b").first).to_be_visible()
     frame = pd.read_csv(table)
     outcome = ak.audit(
@@ -216,7 +257,7 @@ def test_upload_of_predictions(browser: Browser, address: str, shots: Path, tmp_
 
 def test_cancelling_and_reloading_leave_a_working_app(browser: Browser, address: str) -> None:
     page = open_app(browser, address)
-    page.get_by_role("link", name="3 Enforce").click()
+    page.get_by_role("link", name="Enforce", exact=True).first.click()
     wait_for_heading(page, "Enforce")
     press(page, "run-tune")
     expect(page.get_by_text("tuning the head")).to_be_visible(timeout=LONG)
@@ -227,20 +268,53 @@ def test_cancelling_and_reloading_leave_a_working_app(browser: Browser, address:
     expect(page.get_by_text("tuning the head")).to_be_visible(timeout=LONG)
     page.reload()
     wait_for_heading(page, "Enforce")
-    wait_until_idle(page)
-    page.get_by_role("link", name="2 Audit").click()
-    wait_for_heading(page, "Audit")
-    press(page, "run-audit")
-    expect(page.get_by_text("Model as found:")).to_be_visible(timeout=LONG)
+    expect(page.locator(".st-key-cancel-tune")).to_be_visible(timeout=LONG)
+    wait_for_heading(page, "Before and after")
     page.context.close()
 
 
 def test_dark_theme(browser: Browser, address: str, shots: Path) -> None:
     page = open_app(browser, address, scheme="dark")
-    shoot(page, shots, "8-dark-plan")
     audit_sample(page)
-    page.get_by_text("Decisions", exact=True).click()
     shoot(page, shots, "9-dark-audit")
     background = page.evaluate("getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor")
     assert background == "rgb(18, 24, 31)"
+    page.context.close()
+
+
+def test_a_reload_keeps_and_another_visitor_sees_nothing(browser: Browser, address: str) -> None:
+    page = open_app(browser, address)
+    audit_sample(page)
+    assert "session=" in page.url
+    page.reload()
+    wait_for_audit(page)
+    other = open_app(browser, address)
+    open_page(other, "Audit")
+    expect(other.get_by_text("Model as found:")).to_have_count(0)
+    assert other.url != page.url
+    page.context.close()
+    other.context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_serious_issue(browser: Browser, address: str, shots: Path, scheme: str) -> None:
+    page = open_app(browser, address, scheme=scheme)
+    assert_accessible(page, shots, f"start-{scheme}")
+    audit_sample(page)
+    assert_accessible(page, shots, f"audit-{scheme}")
+    for title in ("Data & model", "Enforce", "Compare", "Stream", "Report"):
+        open_page(page, title)
+        expect(page.locator("[data-testid=stMain] h1")).to_be_visible(timeout=LONG)
+        assert_accessible(page, shots, f"{title.split()[0].lower()}-{scheme}")
+    page.context.close()
+
+
+def test_the_audit_can_be_run_by_keyboard(browser: Browser, address: str) -> None:
+    page = open_app(browser, address)
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.closest('.st-key-start-sample') !== null"):
+            break
+    page.keyboard.press("Enter")
+    wait_for_audit(page)
     page.context.close()

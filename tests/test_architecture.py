@@ -41,7 +41,8 @@ ROWS = (
     },
     {"auditing", "monitoring", "subgroups", "enforcement", "layer", "deployment", "streaming", "state_store"},
     {"finetuning", "tuning", "estimators", "baselines", "comparison", "online_enforcer"},
-    {"reporting", "config", "run_folder", "predictions", "subjects", "jobs"} | {"service", "stream_job"},
+    {"reporting", "config", "run_folder", "predictions", "subjects", "jobs"}
+    | {"service", "stream_job", "stream_history", "what_if"},
     {"cli", "__main__"},
 )
 """A module imports only from the rows above its own; a folder's name stands for every file in it."""
@@ -76,6 +77,7 @@ WITHIN_ROW = {
     "jobs": {"config", "run_folder", "predictions", "subjects"},
     "subjects": {"config", "run_folder", "predictions"},
     "predictions": {"config", "run_folder"},
+    "what_if": {"config", "subjects"},
     "__main__": {"cli"},
     "run_folder": {"reporting", "config"},
 }

@@ -15,6 +15,7 @@ import auditkit as ak
 from auditkit.cli import main
 from auditkit.decisions import decide
 from auditkit.errors import InputError, UntrustedFileError
+from auditkit.jobs import run_demo
 from auditkit.models import load_model
 from auditkit.reporting import verify_run
 
@@ -31,7 +32,7 @@ def files(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory):
-    return ak.run_demo(out=tmp_path_factory.mktemp("runs") / "demo", seed=0)
+    return run_demo(out=tmp_path_factory.mktemp("runs") / "demo", seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +93,7 @@ def test_the_saved_head_and_calibration_reproduce_the_audit_after(demo) -> None:
 
 
 def test_the_same_seed_gives_the_same_files(demo, tmp_path: Path) -> None:
-    again = ak.run_demo(out=tmp_path / "again", seed=0)
+    again = run_demo(out=tmp_path / "again", seed=0)
     assert files(again.folder) == files(demo.folder)
 
 
@@ -105,7 +106,7 @@ def test_hashes_in_the_record_are_those_of_the_files(demo) -> None:
 def test_a_folder_that_is_not_a_run_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "precious.txt").write_text("mine")
     with pytest.raises(InputError, match="holds something that is not a run"):
-        ak.run_demo(out=tmp_path)
+        run_demo(out=tmp_path)
     assert (tmp_path / "precious.txt").read_text() == "mine"
 
 

@@ -1,15 +1,19 @@
-"""Step 2: measure the gaps of the model as it is."""
+"""Audit: measure the gaps of the model as it is."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import streamlit as st
 
 import auditkit as ak
 
-from .parts import findings, planning, running, snippets
-from .parts.session import Json, Run, errors_shown, step_buttons, workspace
+from .parts import findings, group_charts, planning, running, snippets
+from .parts.session import Json, Run, errors_shown, kept, step_buttons, workspace
+
+THEN = "at these settings"
+NO_OUTCOME = "This needs an outcome of every row; name its column on the page Data & model."
 
 
 def show() -> None:
@@ -21,8 +25,9 @@ def show() -> None:
     running.start_button("audit", "Run the audit", make)
     run = space.runs.get("audit")
     if run is None:
-        _show_plan_error()
-        step_buttons(back="plan")
+        if space.job is None:
+            _show_plan_error()
+        step_buttons(back="data")
         return
     running.warn_if_outdated(run, make)
     audit = run.read("audit")
@@ -30,7 +35,7 @@ def show() -> None:
         _show_audit(run, audit)
     with errors_shown():
         snippets.show("audit", ak.make_config(run.plan, folder=space.folder))
-    step_buttons(back="plan", onward="enforce")
+    step_buttons(back="data", onward="enforce")
 
 
 def _show_plan_error() -> None:
@@ -45,14 +50,67 @@ def _show_audit(run: Run, audit: Json) -> None:
         "Within tolerance: every gap was shown to be below it. Outside: some gap was shown to be above it. "
         "Inconclusive: these rows cannot tell; missing evidence never counts as within."
     )
-    detail, decisions, what_if = st.tabs(["Score gaps", "Decisions", "What if"])
-    with detail:
-        place = findings.choose_finding(audit, key=run.key("criterion"))
-        findings.show_finding(audit["findings"][place], key="audit-finding")
-    with decisions:
-        findings.show_decisions(audit, key=run.key("decisions"))
-    with what_if:
-        _show_what_if(run, audit)
+    view = kept(
+        st.segmented_control, "Look at", key=run.key("view"), default="Score gaps", options=list(VIEWS),
+        label_visibility="collapsed",
+    )  # fmt: skip
+    VIEWS[view or "Score gaps"](run, audit)
+
+
+def _show_gaps(run: Run, audit: Json) -> None:
+    place = findings.choose_finding(audit, key=run.key("criterion"))
+    findings.show_finding(audit["findings"][place], key="audit-finding")
+
+
+def _show_decisions(run: Run, audit: Json) -> None:
+    findings.show_decisions(audit, key=run.key("decisions"))
+
+
+@st.fragment
+def _show_distributions(run: Run, audit: Json) -> None:
+    del audit
+    if run.profile is None:
+        st.caption("There are too many groups to keep the distribution of each.")
+        return
+    sets = list(run.outcome.attribute_sets)
+    names = [" × ".join(attributes) for attributes in sets]
+    place = st.selectbox("Distributions by", range(len(sets)), format_func=lambda k: names[k], key=run.key("spread-by"))
+    place = min(place or 0, len(sets) - 1)
+    group_charts.show_distributions(run.profile.distributions(sets[place]), by=names[place], key="distributions")
+
+
+@st.fragment
+def _show_errors(run: Run, audit: Json) -> None:
+    if not audit["errors"]:
+        st.caption(NO_OUTCOME)
+        return
+    table = group_charts.choose_table(audit["errors"], key=run.key("errors-by"), label="Errors by")
+    group_charts.show_errors(table, key="errors")
+
+
+@st.fragment
+def _show_reliability(run: Run, audit: Json) -> None:
+    if not audit["reliability"]:
+        st.caption("Reliability needs scores and outcomes between 0 and 1.")
+        return
+    table = group_charts.choose_table(audit["reliability"], key=run.key("reliability-by"), label="Reliability by")
+    group_charts.show_reliability(table, key="reliability")
+
+
+@st.fragment
+def _show_subgroups(run: Run, audit: Json) -> None:
+    searches = audit["subgroups"]
+    if not searches:
+        st.caption("There are too many subgroups to screen them here.")
+        return
+    st.markdown("Screening: a place to look further. No verdict depends on it.")
+    names = {"ECP": "mean scores", "EER": "mean residuals (outcome − score)"}
+    place = st.selectbox(
+        "Compared are", range(len(searches)), format_func=lambda k: names[searches[k]["family"]],
+        key=run.key("screened"),
+    )  # fmt: skip
+    search = searches[min(place or 0, len(searches) - 1)]
+    group_charts.show_subgroups(search, key=f"subgroups-{search['family']}")
 
 
 @st.fragment
@@ -67,17 +125,81 @@ def _show_what_if(run: Run, audit: Json) -> None:
         "Tolerance of every criterion", 0.0, max(0.5, 2 * first), first, 0.005, format="%.3f", key=run.key("tolerance")
     )
     confidence = right.slider("Confidence", 0.8, 0.99, float(audit["confidence"]), 0.01, key=run.key("confidence"))
+    view = st.segmented_control("What", ["Score gaps", "Decisions"], default="Score gaps", key=run.key("what-if-view"))
     with errors_shown():
-        outcome = reassess(run.outcome, tolerance=tolerance, confidence=confidence).to_dict()
-        findings.show_verdict(outcome, title="At these settings")
-        findings.show_table(findings.verdict_table(outcome), key="what-if-verdicts")
-        place = findings.choose_finding(outcome, key=run.key("what-if-criterion"))
-        findings.show_finding(outcome["findings"][place], key="what-if-finding", title="at these settings")
+        if view == "Decisions":
+            _show_other_decisions(run, audit, confidence)
+        else:
+            _show_other_gaps(run, tolerance, confidence)
 
 
-def reassess(outcome: ak.AuditResult, *, tolerance: float, confidence: float) -> ak.AuditResult:
-    """The same audit with one tolerance for every criterion and another confidence, from its moments."""
-    criteria = [finding.criterion.with_tolerance(tolerance) for finding in outcome.findings]
-    return ak.evaluate_moments(
-        outcome.moments, criteria, threshold=outcome.threshold, confidence=confidence, seed=outcome.seed
+def _show_other_gaps(run: Run, tolerance: float, confidence: float) -> None:
+    outcome = reassess(run, tolerance=tolerance, confidence=confidence)
+    findings.show_verdict(outcome, title="At these settings")
+    findings.show_table(findings.verdict_table(outcome), key="what-if-verdicts")
+    place = findings.choose_finding(outcome, key=run.key("what-if-criterion"))
+    findings.show_finding(outcome["findings"][place], key="what-if-finding", title=THEN)
+
+
+def reassess(run: Run, *, tolerance: float, confidence: float) -> Json:
+    """The findings of a run at one tolerance for every criterion and another confidence, from its sums.
+
+    Args:
+        run: The run.
+        tolerance: Of every criterion.
+        confidence: Joint confidence.
+
+    Returns:
+        The keys of audit.json that the findings are shown from.
+    """
+    before = run.outcome
+    if run.profile is not None:
+        outcome = run.profile.evaluate(rule=None, tolerance=tolerance, confidence=confidence)
+    else:
+        criteria = [finding.criterion.with_tolerance(tolerance) for finding in before.findings]
+        outcome = ak.evaluate_moments(before.moments, criteria, confidence=confidence, seed=before.seed)
+    found = [finding.to_dict() for finding in outcome.findings]
+    return {"verdict": outcome.verdict, "n_rows": outcome.n_rows, "confidence": confidence, "findings": found}
+
+
+def _show_other_decisions(run: Run, audit: Json, confidence: float) -> None:
+    if run.profile is None:
+        st.caption("There are too many groups to answer this without the rows.")
+        return
+    sets = list(run.outcome.attribute_sets)
+    names = [" × ".join(attributes) for attributes in sets]
+    left, right = st.columns(2)
+    place = left.selectbox("Groups", range(len(sets)), format_func=names.__getitem__, key=run.key("what-if-by")) or 0
+    with right:
+        rule = _choose_rule(run, audit)
+    table = run.profile.decisions(rule, sets[min(place, len(sets) - 1)], confidence=confidence).to_dict()
+    outcome = {"decisions": [table], "decision_rule": run.profile.describe_rule(rule)}
+    findings.show_decisions(outcome, key=run.key("what-if-decisions"), title=THEN)
+
+
+def _choose_rule(run: Run, audit: Json) -> float | str:
+    """A rule of decision among those that the sums by score can answer."""
+    titles = {"threshold": "scores from a threshold on"}
+    titles |= {name: f"the {name.removeprefix('top ')} highest scores" for name in run.profile.cuts}
+    titles |= {"median": "scores above the median"} if "median" in titles else {}
+    rule = st.selectbox("Positive are", list(titles), format_func=titles.__getitem__, key=run.key("rule"))
+    if rule != "threshold":
+        return rule
+    options = [float(value) for value in run.profile.thresholds]
+    wanted = 0.5 if audit["threshold"] is None else audit["threshold"]
+    start = min(options, key=lambda value: abs(value - wanted))
+    return st.select_slider(
+        "Threshold", options, start, format_func=lambda value: f"{value:.4g}", key=run.key("threshold")
     )
+
+
+VIEWS: dict[str, Callable[[Run, Json], None]] = {
+    "Score gaps": _show_gaps,
+    "Decisions": _show_decisions,
+    "Distributions": _show_distributions,
+    "Errors": _show_errors,
+    "Reliability": _show_reliability,
+    "Subgroups": _show_subgroups,
+    "What if": _show_what_if,
+}
+"""One is drawn at a time, so that the page stays quick."""

@@ -1,4 +1,4 @@
-"""Step 4: several methods on the same rows."""
+"""Compare: several methods on the same rows."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def show() -> None:
     """Draw the page."""
     st.title("Compare methods")
     st.markdown(
-        "Every method gets the same features, the same split and the criteria enforced in step 3, and is judged "
-        "on rows that none of them has seen."
+        "Every method gets the same features, the same split and the criteria chosen on the page Enforce, and is "
+        "judged on rows that none of them has seen."
     )
     space = workspace()
     make = partial(planning.build, space, enforce=True)
@@ -32,7 +32,7 @@ def show() -> None:
         _show_run(run)
         with errors_shown():
             snippets.show("compare", ak.make_config(run.plan, folder=space.folder))
-    step_buttons(back="enforce", onward="report")
+    step_buttons(back="enforce", onward="stream")
 
 
 def _show_choices(space: Workspace) -> bool:
@@ -43,7 +43,7 @@ def _show_choices(space: Workspace) -> bool:
         help="The model as found is always among them, as the reference.",
     )  # fmt: skip
     if space.source == "table" and not space.recall("label"):
-        st.info("Comparing needs the outcome; name its column in step 1.", icon=":material/info:")
+        st.info("Comparing needs the outcome; name its column on the page Data & model.", icon=":material/info:")
         return False
     return True
 
@@ -57,7 +57,7 @@ def _show_run(run: Run) -> None:
         if method["error"]:
             st.warning(f"{words.plain(method['title'])} could not be fitted: {words.plain(method['error'])}")
     level = f"{100 * comparison['confidence']:g} %"
-    st.subheader("On the test rows")
+    st.header("On the test rows")
     st.dataframe(_table(comparison), hide_index=True, key="methods", height="content")
     st.caption(f"Values with {level} intervals. A dash: the method gives decisions only, or the figure is not defined.")
     for place, criterion in enumerate(comparison["criteria"]):
@@ -68,7 +68,7 @@ def _show_run(run: Run) -> None:
         ]
         text = f"Accuracy against the largest gap of {criterion['name']}: {'; '.join(points)}."
         charts.draw(figure, key=f"trade-off-{place}", words_for_it=text, data=data)
-    st.subheader("Against the model as found")
+    st.header("Against the model as found")
     st.dataframe(_differences(comparison), hide_index=True, key="differences", height="content")
     st.caption("Paired differences on the same rows. An interval that holds zero shows no difference.")
     with st.expander("What the methods do and need", icon=":material/info:"):

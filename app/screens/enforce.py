@@ -1,4 +1,4 @@
-"""Step 3: tune a head through the fairness layer, calibrate it, and audit again."""
+"""Enforce: tune a head through the fairness layer, calibrate it, and audit again."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ STATEMENT = """
 - **Parity on a batch is not parity on the union of batches.** Scores that meet a criterion batch by batch can miss it
   over all rows together. The corrections found here are fixed on separate calibration rows and then applied row by row.
 - **A correction that reads the group may itself be differential treatment:** it moves one person's score by that
-  person's group. The group-blind alternative is the tuned head without the correction (method `head` in step 4), which
-  does not promise that the criteria hold.
+  person's group. The group-blind alternative is the tuned head without the correction (method `head` on the page
+  Compare), which does not promise that the criteria hold.
 - **Equalized residuals and equalized odds need outcomes** on the calibration rows only, not when a new row is scored.
 """
 
@@ -80,7 +80,10 @@ def _has_what_it_needs(space: Workspace) -> bool:
         name for name, key in (("the outcome", "label"), ("numeric features", "features")) if not space.recall(key)
     ]
     if lacking:
-        st.info(f"Enforcing needs {' and '.join(lacking)} of this table; name them in step 1.", icon=":material/info:")
+        st.info(
+            f"Enforcing needs {' and '.join(lacking)} of this table; name them on the page Data & model.",
+            icon=":material/info:",
+        )
     return not lacking
 
 
@@ -91,7 +94,7 @@ def _show_run(run: Run) -> None:
     if after is None:
         st.warning("Nothing was tuned: there were no features to tune a head on.")
         return
-    st.subheader("Before and after")
+    st.header("Before and after")
     split = ", ".join(f"{words.count(size)} to {name}" for name, size in record["split"].items())
     st.caption(f"Rows: {split}. Everything below is about the test rows.")
     enforced = [spec["name"] for spec in record["plan"]["enforce"]]

@@ -1,4 +1,4 @@
-"""Step 5: take the report and the run away."""
+"""Report: take the report and the run away."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def show() -> None:
     space = workspace()
     runs = [kind for kind in reversed(KINDS) if kind in space.runs]
     if not runs:
-        st.info("There is no run yet. Run the audit in step 2 first.", icon=":material/info:")
+        st.info("There is no run yet. Run the audit on the page Audit first.", icon=":material/info:")
         step_buttons(back="audit")
         return
     kind = st.radio("Run", runs, format_func=KINDS.__getitem__, key="report-run", horizontal=True)
@@ -35,7 +35,7 @@ def show() -> None:
         st.iframe(run.folder / "report.html", height=900)
     with errors_shown():
         snippets.show(run.kind, ak.make_config(run.plan, folder=space.folder))
-    step_buttons(back="compare")
+    step_buttons(back="stream")
 
 
 def _show_downloads(run: Run) -> None:

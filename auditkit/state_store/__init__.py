@@ -6,9 +6,9 @@ from pathlib import Path
 
 from auditkit.state_store.base import StateStore, Transaction
 from auditkit.state_store.memory_store import MemoryStore
-from auditkit.state_store.verification import verify_ledger
+from auditkit.state_store.verification import open_ledger, verify_ledger
 
-__all__ = ["MemoryStore", "StateStore", "Transaction", "open_store", "verify_ledger"]
+__all__ = ["MemoryStore", "StateStore", "Transaction", "open_ledger", "open_store", "verify_ledger"]
 
 
 def open_store(place: str | Path | None) -> StateStore:

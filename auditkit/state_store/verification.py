@@ -30,7 +30,7 @@ def verify_ledger(place: str | Path) -> tuple[Check, ...]:
     Raises:
         StoreError: The store cannot be read.
     """
-    store = _open(place)
+    store = open_ledger(place)
     try:
         config, state = store.read_config(), store.read_state()
         checks = [Check("file", (said := store.check_file()) == "ok", said)]
@@ -50,7 +50,12 @@ def verify_ledger(place: str | Path) -> tuple[Check, ...]:
     return (*checks, ledger.compare(state), *ledger.gaps())
 
 
-def _open(place: str | Path) -> DurableStore:
+def open_ledger(place: str | Path) -> DurableStore:
+    """A store that lies somewhere durable, to be read only where that can be had.
+
+    Raises:
+        StoreError: It cannot be opened.
+    """
     if "://" in str(place):
         from auditkit.state_store.sql_store import SqlStore
 

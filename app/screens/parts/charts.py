@@ -71,7 +71,7 @@ def dots(series: Sequence[Series], *, axis: str, labels: Sequence[str] = ()) -> 
     figure.update_yaxes(visible=False, range=[len(names) - 0.5, -0.7], fixedrange=True)
     figure.update_xaxes(title_text=axis, gridcolor=GRID, zeroline=False, fixedrange=True)
     figure.update_layout(showlegend=len(series) > 1, height=_FRAME + _ROW * len(names))
-    return _framed(figure)
+    return framed(figure)
 
 
 def _add_dots(
@@ -127,7 +127,7 @@ def trade_off(methods: Sequence[Json], criterion: Json) -> tuple[go.Figure, pd.D
     figure.update_yaxes(title_text="accuracy", tickformat=".1%", gridcolor=GRID, zeroline=False, fixedrange=True)
     figure.update_layout(height=520, showlegend=True)
     columns = ["method", "gap", "gap low", "gap high", "accuracy", "accuracy low", "accuracy high"]
-    return _framed(figure, legend_below=True), pd.DataFrame(rows, columns=columns)
+    return framed(figure, legend_below=True), pd.DataFrame(rows, columns=columns)
 
 
 def _add_point(figure: go.Figure, title: str, gap: Json, accuracy: Json, place: int) -> None:
@@ -154,7 +154,8 @@ def _error(value: float, low: float, high: float, colour: str) -> Json:
     }  # fmt: skip
 
 
-def _framed(figure: go.Figure, *, legend_below: bool = False) -> go.Figure:
+def framed(figure: go.Figure, *, legend_below: bool = False) -> go.Figure:
+    """The figure with the margins, legend and type of every chart."""
     legend: Json = {"orientation": "h", "x": 0, "xanchor": "left", "font": {"color": ink(), "size": 13}}
     legend |= {"y": 0, "yref": "container", "yanchor": "bottom"} if legend_below else {"y": 1, "yanchor": "bottom"}
     margin = {"l": 8, "r": 12, "t": 34, "b": 160 if legend_below else 48}
@@ -193,4 +194,4 @@ def lines(frame: pd.DataFrame, *, x: str, columns: Sequence[str], mark: float | 
     figure.update_xaxes(title_text=x, gridcolor=GRID, zeroline=False, fixedrange=True)
     figure.update_yaxes(gridcolor=GRID, zeroline=False, fixedrange=True)
     figure.update_layout(height=340)
-    return _framed(figure)
+    return framed(figure)

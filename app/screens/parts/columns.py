@@ -40,7 +40,7 @@ def choose(space: Workspace, table: Table) -> tuple[list[str], list[str], bool]:
     kept(
         st.multiselect, "Numeric features", key=space.key("features"), default=[],
         options=[name for name in table.numeric if name not in used],
-        help="Frozen features of the model. Needed to tune a head (step 3); an audit does without.",
+        help="Frozen features of the model. Needed to tune a head (page Enforce); an audit does without.",
     )  # fmt: skip
     return [*attributes, *banded], list(strata), label is not None
 

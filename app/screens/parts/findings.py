@@ -143,26 +143,26 @@ def _around(cell: Json) -> tuple[float, float]:
     return cell["value"] - cell["standard_error"], cell["value"] + cell["standard_error"]
 
 
-def show_decisions(audit: Json, *, key: str, after: Json | None = None) -> None:
-    """Selection rates with intervals and impact ratios, one table per set of attributes."""
+def show_decisions(audit: Json, *, key: str, after: Json | None = None, title: str = AS_FOUND) -> None:
+    """Selection rates with intervals and impact ratios; ``title`` is what the first audit is called."""
     if not audit["decisions"]:
         st.caption("The plan states no threshold, so there are no decisions to look at.")
         return
     names = [" × ".join(table["attributes"]) for table in audit["decisions"]]
     place = st.selectbox("Decisions by", range(len(names)), format_func=lambda k: names[k], key=f"{key}-by")
     place = min(place or 0, len(names) - 1)
-    tables = [(AS_FOUND, audit["decisions"][place])]
+    tables = [(title, audit["decisions"][place])]
     if after is not None:
         tables.append((AFTER, after["decisions"][place]))
-    series = [_rate_series(title, table["groups"]) for title, table in tables]
+    series = [_rate_series(when, table["groups"]) for when, table in tables]
     groups = tables[0][1]["groups"]
     later = {group["group"]: group for group in tables[-1][1]["groups"]} if after is not None else {}
     labels = [f"{group['group']} · impact ratio {_ratios(group, later.get(group['group']))}" for group in groups]
     figure = charts.dots(series, axis="share with a positive decision", labels=labels)
     figure.update_xaxes(tickformat=".0%", rangemode="tozero")
-    text = f"Selection rates by {names[place]} at a threshold of {audit['threshold']:g}. "
-    text += " ".join(_rate_words(title, table) for title, table in tables)
-    frames = [pd.DataFrame(_rate_rows(table["groups"])).assign(when=title) for title, table in tables]
+    text = f"Selection rates by {names[place]}; positive is {audit['decision_rule']}. "
+    text += " ".join(_rate_words(when, table) for when, table in tables)
+    frames = [pd.DataFrame(_rate_rows(table["groups"])).assign(when=when) for when, table in tables]
     charts.draw(figure, key=f"{key}-rates", words_for_it=text, data=pd.concat(frames))
     st.caption(
         "The impact ratio is a group's selection rate over the highest one. "

@@ -45,11 +45,19 @@ def values(space: Workspace, *, enforce: bool = False) -> Json:
         raise ak.AuditkitError("the plan has no criterion yet; add one below")
     content |= {
         "criteria": space.criteria,
-        "threshold": space.recall("threshold", 0.5) if space.recall("decide", True) else None,
+        "threshold": _rule(space) if space.recall("decide", True) else None,
         "confidence": space.recall("confidence", 0.95),
         "seed": int(space.recall("seed", 0)),
     }
     return content | _enforcement(space) if enforce else content
+
+
+def _rule(space: Workspace) -> float | str:
+    """What makes a decision positive, as an audit file says it."""
+    rule = space.recall("rule", "threshold")
+    if rule == "top":
+        return f"top {space.recall('top', 10.0):g}%"
+    return rule if rule == "median" else space.recall("threshold", 0.5)
 
 
 def enforced_default(space: Workspace) -> list[int]:

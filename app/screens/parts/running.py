@@ -1,65 +1,26 @@
-"""Running a job of the library: progress, cancelling, and keeping the run that came out."""
+"""Buttons that start a job, a bar that follows it, and the run that came out."""
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import streamlit as st
-from streamlit.delta_generator import DeltaGenerator
 
 import auditkit as ak
 
-from .session import Json, Run, errors_shown, workspace
+from .jobs import Job
+from .session import KINDS, Json, Run, Workspace, error_line, errors_shown, workspace
 
 JOBS: dict[str, Callable[..., Any]] = {"audit": ak.run_audit, "tune": ak.run_tune, "compare": ak.run_compare}
-CANCELLED = "cancelled"
-_SECONDS_BETWEEN = 0.15
-_ONE_AT_A_TIME = threading.Lock()  # holds nobody's data
-
-
-class Advance(Protocol):
-    """Reports that ``n`` more units are done."""
-
-    def __call__(self, n: int = 1) -> None:
-        """Advance by ``n`` units."""
-
-
-class BarProgress:
-    """Shows the library's stages on one bar.
-
-    Args:
-        place: Where to draw.
-    """
-
-    def __init__(self, place: DeltaGenerator) -> None:
-        self._place = place
-
-    @contextmanager
-    def stage(self, name: str, total: int | None = None) -> Iterator[Advance]:
-        """Draw a stage; every drawing is also where Streamlit stops a run that was cancelled."""
-        done, drawn = 0, time.monotonic()
-        self._place.progress(0.0, text=name)
-
-        def advance(n: int = 1) -> None:
-            nonlocal done, drawn
-            done += n
-            if time.monotonic() - drawn >= _SECONDS_BETWEEN:
-                drawn = time.monotonic()
-                text = f"{name}: {done} of {total}" if total else name
-                self._place.progress(min(1.0, done / total) if total else 0.0, text=text)
-
-        yield advance
-        self._place.progress(1.0, text=f"{name}: done; the next step follows")
+NAMES = {**KINDS, "stream": "Stream", "upload": "Reading of the table"}
+_NOTHING_KEPT = "Nothing of that run was kept; earlier results are as they were."
+_AFTER_CANCEL = {"stream": "What had been released until then is in the store, whole."}
+_SECONDS = 0.5
 
 
 def start_button(kind: str, label: str, make: Callable[[], ak.AuditFile], *, disabled: bool = False) -> None:
-    """A button that runs a job, with a bar and a button to cancel it.
-
-    A run folder appears whole or not at all, so a cancelled job leaves nothing behind.
+    """A button that runs a job of the library; a run folder appears whole or not at all.
 
     Args:
         kind: "audit", "tune" or "compare".
@@ -67,42 +28,78 @@ def start_button(kind: str, label: str, make: Callable[[], ak.AuditFile], *, dis
         make: Builds the audit file.
         disabled: Whether the button cannot be pressed.
     """
-    pressed = st.button(label, key=f"run-{kind}", type="primary", disabled=disabled, width="stretch")
-    if st.session_state.pop(CANCELLED, None) == kind and not pressed:
-        st.info("Cancelled. Nothing of that run was kept; earlier results are as they were.", icon=":material/block:")
-    if not pressed:
-        return
-    with errors_shown():
+
+    def begin(space: Workspace) -> Job:
         config = make()
-        with st.container(border=True):
-            bar = st.empty()
-            st.button("Cancel", key=f"cancel-{kind}", on_click=_note_cancelled, args=(kind,))
-            _run(kind, config, BarProgress(bar))
-        st.rerun()
+        return Job(kind, lambda job: _run(space, kind, config, job))
+
+    job_button(kind, label, begin, disabled=disabled)
 
 
-def _run(kind: str, config: ak.AuditFile, progress: BarProgress) -> None:
+def job_button(kind: str, label: str, begin: Callable[[Workspace], Job], *, disabled: bool = False) -> None:
+    """A button that starts a job, a bar while it runs, and a line when it was cancelled or failed.
+
+    Args:
+        kind: Of the job.
+        label: Of the button.
+        begin: Makes the job; what it raises is shown.
+        disabled: Whether the button cannot be pressed.
+    """
     space = workspace()
+    busy = space.job is not None and space.job.is_running
+    if st.button(label, key=f"run-{kind}", type="primary", disabled=disabled or busy, width="stretch"):
+        with errors_shown():
+            space.job = begin(space).start()
+            st.rerun()
+    follow(kind)
+
+
+def follow(kind: str) -> None:
+    """Show the job of the visitor, if there is one to speak of on this page."""
+    job = workspace().job
+    if job is None:
+        return
+    if job.is_running and job.kind != kind:
+        st.info(f"{NAMES[job.kind]} is running; it goes on whatever page you are on.", icon=":material/hourglass_top:")
+    elif job.is_running:
+        _show_progress(kind)
+    elif job.kind == kind and job.state == "cancelled":
+        st.info(f"Cancelled. {_AFTER_CANCEL.get(kind, _NOTHING_KEPT)}", icon=":material/block:")
+    elif job.kind == kind and job.error is not None:
+        known = isinstance(job.error, ak.AuditkitError)
+        text = error_line(job.error) if known else f"It failed with {type(job.error).__name__}; nothing was kept."
+        st.error(text, icon=":material/error:")
+
+
+@st.fragment(run_every=_SECONDS)
+def _show_progress(kind: str) -> None:
+    job = workspace().job
+    if job is None or not job.is_running:
+        st.rerun()
+    with st.container(border=True):
+        st.progress(job.share, text=job.text)
+        st.button("Cancel", key=f"cancel-{kind}", on_click=job.cancel)
+
+
+def audit_job(space: Workspace, config: ak.AuditFile) -> Job:
+    """The audit of an audit file, to be started."""
+    return Job("audit", lambda job: _run(space, "audit", config, job))
+
+
+def _run(space: Workspace, kind: str, config: ak.AuditFile, job: Job) -> None:
     folder = space.folder / f"{kind}-{next(space.numbers)}"
-    with _turn(progress), progress.stage("reading the data"):
-        result = JOBS[kind](config, out=folder, progress=progress)
-    space.runs[kind] = Run(kind, folder, config.to_dict(), result.outcome)
+    with job.turn(), job.stage("reading the data"):
+        result = JOBS[kind](config, out=folder, progress=job)
+        profile = _profile(config, job) if kind == "audit" else None
+    space.runs[kind] = Run(kind, folder, config.to_dict(), result.outcome, profile)
 
 
-@contextmanager
-def _turn(progress: BarProgress) -> Iterator[None]:
-    """One job at a time: training seeds the process's random numbers, and two would share the cores anyway."""
-    with progress.stage("waiting for another visitor's run") as advance:
-        while not _ONE_AT_A_TIME.acquire(timeout=_SECONDS_BETWEEN):
-            advance(0)
+def _profile(config: ak.AuditFile, job: Job) -> Any:
+    """The sums by score; None where there are too many groups for them, which the audit itself does without."""
     try:
-        yield
-    finally:
-        _ONE_AT_A_TIME.release()
-
-
-def _note_cancelled(kind: str) -> None:
-    st.session_state[CANCELLED] = kind
+        return ak.profile_scores(config, progress=job)
+    except ak.AuditkitError:
+        return None
 
 
 def warn_if_outdated(run: Run, make: Callable[[], ak.AuditFile]) -> None:

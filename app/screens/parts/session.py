@@ -1,16 +1,24 @@
-"""What one visitor has chosen and run. It lives in the visitor's own session and nowhere else."""
+"""What one visitor has chosen and run, kept under a secret that only the visitor's address bar holds.
+
+A workspace outlives a reload: the address carries a random token, made here and never taken from a visitor, and whoever
+brings a token that is known gets its workspace back. It is forgotten on request, after `IDLE_HOURS` without a visit,
+and when the app stops.
+"""
 
 from __future__ import annotations
 
 import itertools
 import json
 import os
+import secrets
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import streamlit as st
 from streamlit.navigation.page import StreamlitPage
@@ -20,7 +28,13 @@ import auditkit as ak
 from . import words
 from .uploads import Table
 
+if TYPE_CHECKING:
+    from .jobs import Job
+    from .streams import Replay
+
 Json = dict[str, Any]
+TOKEN = "session"
+IDLE_HOURS = 12.0
 KINDS = {"audit": "Audit", "tune": "Enforcement", "compare": "Comparison"}
 
 
@@ -33,12 +47,14 @@ class Run:
         folder: The run folder.
         plan: The plan it was run with.
         outcome: The audit of the model as found, with its moments.
+        profile: The sums by score, from which other thresholds are answered; None where there are none.
     """
 
     kind: str
     folder: Path
     plan: Json
     outcome: ak.AuditResult
+    profile: Any = None
 
     def key(self, name: str) -> str:
         """The key of a widget that belongs to this run and to no later one."""
@@ -55,22 +71,30 @@ class Workspace:
     """Everything that belongs to one visitor.
 
     Attributes:
-        place: A temporary folder, removed with the session.
+        place: A temporary folder, removed with the workspace.
+        token: The secret in the visitor's address.
         memory: Values of widgets by key, also of those that are not on the present page.
         criteria: The criteria of the plan, as in an audit file.
         table: The uploaded table, if any.
         runs: The latest finished run of each kind.
         generation: Goes up with every new table, so that no widget keeps a column of the old one.
         numbers: Numbers for run folders.
+        job: The job that runs, or that ran last.
+        stream: What is known of the stream that was replayed last.
+        seen: When the visitor was here last, by the monotonic clock.
     """
 
     place: tempfile.TemporaryDirectory[str]
+    token: str = field(default_factory=lambda: secrets.token_urlsafe(24))
     memory: dict[str, Any] = field(default_factory=dict)
     criteria: list[Json] = field(default_factory=list)
     table: Table | None = None
     runs: dict[str, Run] = field(default_factory=dict)
     generation: int = 0
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    job: Job | None = None
+    stream: Replay | None = None
+    seen: float = field(default_factory=time.monotonic)
 
     @property
     def folder(self) -> Path:
@@ -90,19 +114,68 @@ class Workspace:
         """The value of such a widget."""
         return self.memory.get(self.key(name), default)
 
+    def stop(self) -> None:
+        """Cancel what runs on data that are about to be replaced."""
+        if self.job is not None:
+            self.job.cancel()
+            self.job = None
+
     def restart(self, criteria: list[Json]) -> None:
         """Begin anew with other data."""
         self.criteria = criteria
         self.runs.clear()
 
 
+_KNOWN: dict[str, Workspace] = {}
+_GUARD = threading.Lock()
+
+
 def workspace() -> Workspace:
-    """The visitor's workspace."""
-    if "workspace" not in st.session_state:
-        fresh = Workspace(tempfile.TemporaryDirectory(prefix="auditkit-app-", ignore_cleanup_errors=True))
-        fresh.restart(sample_plan()["criteria"])
-        st.session_state["workspace"] = fresh
-    return st.session_state["workspace"]
+    """The visitor's workspace: the one of this visit, or of the token in the address, or a new one."""
+    space: Workspace | None = st.session_state.get("workspace")
+    if space is None or space.token not in _KNOWN:
+        space = _recall(st.query_params.get(TOKEN)) or _begin()
+        st.session_state["workspace"] = space
+    space.seen = time.monotonic()
+    return space
+
+
+def note_address() -> None:
+    """Write the token into the address, which changing the page takes away."""
+    token = workspace().token
+    if st.query_params.get(TOKEN) != token:
+        st.query_params[TOKEN] = token
+
+
+def forget(space: Workspace) -> None:
+    """Remove a workspace with everything in it; a job that runs is cancelled."""
+    with _GUARD:
+        _KNOWN.pop(space.token, None)
+    if space.job is not None:
+        space.job.cancel()
+    space.place.cleanup()
+
+
+def _recall(token: str | None) -> Workspace | None:
+    with _GUARD:
+        return _KNOWN.get(token or "")
+
+
+def _begin() -> Workspace:
+    _forget_idle()
+    fresh = Workspace(tempfile.TemporaryDirectory(prefix="auditkit-app-", ignore_cleanup_errors=True))
+    fresh.restart(sample_plan()["criteria"])
+    with _GUARD:
+        _KNOWN[fresh.token] = fresh
+    return fresh
+
+
+def _forget_idle() -> None:
+    oldest = time.monotonic() - 3600 * IDLE_HOURS
+    with _GUARD:
+        idle = [space for space in _KNOWN.values() if space.seen < oldest and not (space.job and space.job.is_running)]
+    for space in idle:
+        forget(space)
 
 
 def sample_plan() -> Json:
@@ -139,9 +212,15 @@ def step_buttons(*, back: str | None = None, onward: str | None = None) -> None:
     pages: dict[str, StreamlitPage] = st.session_state["pages"]
     left, right = st.columns(2)
     if back is not None and left.button(f"Back: {pages[back].title}", key=f"back-{back}", width="stretch"):
-        st.switch_page(pages[back])
+        goto(back)
     if onward is not None and right.button(f"Next: {pages[onward].title}", key=f"on-{onward}", width="stretch"):
-        st.switch_page(pages[onward])
+        goto(onward)
+
+
+def goto(name: str) -> NoReturn:
+    """Leave for another page."""
+    pages: dict[str, StreamlitPage] = st.session_state["pages"]
+    st.switch_page(pages[name], query_params={TOKEN: workspace().token})
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import streamlit as st
 import yaml
 
@@ -26,6 +28,32 @@ for finding in result.after.findings if result.after else ():
 _METHODS = """\
 for method in result.comparison["methods"]:
     print(method["title"], method["utility"]["accuracy"], [gap["gap"] for gap in method["gaps"]])
+"""
+
+
+STREAM_COMMAND = "auditkit stream stream.yaml batches.jsonl > released.jsonl"
+_STORE = """\
+import auditkit as ak
+
+found = ak.describe_stream("{store}", points=300)
+for gap in found["gaps"]:
+    print(gap["criterion"], gap["name"], gap["gap"], gap["bound"], gap["interval"])
+"""
+_STREAM = """\
+import json
+
+import auditkit as ak
+
+criteria = [ak.Criterion.from_dict(one) for one in {criteria}]
+with ak.OnlineEnforcer(criteria, store="state.db"{options}) as stream, open("batches.jsonl", encoding="utf-8") as lines:
+    for batch in map(json.loads, lines):
+        if "scores" in batch:
+            stream.step(batch["scores"], batch["groups"], batch_id=batch["batch_id"])
+        else:
+            stream.observe(batch["labels"], batch_id=batch["batch_id"])
+    report = stream.report()
+for gap in report.gaps:
+    print(gap.criterion, gap.name, gap.gap, gap.bound, gap.interval)
 """
 
 
@@ -59,3 +87,38 @@ def show(kind: str, config: ak.AuditFile) -> None:
         st.code(command(kind), language="bash")
         st.caption("In Python:")
         st.code(python(kind), language="python")
+
+
+def stream_file(settings: Json) -> str:
+    """A stream file as YAML."""
+    return yaml.safe_dump({**settings, "store": "state.db"}, sort_keys=False, allow_unicode=True, width=100)
+
+
+def stream_python(settings: Json, criteria: Sequence[ak.Criterion]) -> str:
+    """The same stream in Python."""
+    options = "".join(f", {name}={value!r}" for name, value in settings.items() if name != "criteria")
+    return _STREAM.format(criteria=[one.to_dict() for one in criteria], options=options)
+
+
+def show_stream(settings: Json, criteria: Sequence[ak.Criterion]) -> None:
+    """An expander with a stream file, the command and the code."""
+    with st.expander("The same outside this app", icon=":material/terminal:"):
+        text = stream_file(settings)
+        st.caption("Save this as stream.yaml, beside the batches:")
+        st.code(text, language="yaml")
+        st.download_button(
+            "Download stream.yaml", text, file_name="stream.yaml", mime="application/yaml", key="yaml-stream"
+        )
+        st.caption("On the command line:")
+        st.code(f"{STREAM_COMMAND}\nauditkit verify state.db", language="bash")
+        st.caption("In Python:")
+        st.code(stream_python(settings, criteria), language="python")
+
+
+def show_store(name: str) -> None:
+    """An expander with how a store is checked and read."""
+    with st.expander("The same outside this app", icon=":material/terminal:"):
+        st.caption("On the command line:")
+        st.code(f"auditkit verify {name}", language="bash")
+        st.caption("In Python:")
+        st.code(_STORE.format(store=name), language="python")

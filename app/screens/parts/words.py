@@ -21,6 +21,11 @@ FAMILIES = {
     "equal_opportunity": "Equal opportunity",
 }
 FORMS = {"absolute": "each group against zero", "pairwise": "groups against each other"}
+RULES = {
+    "threshold": "scores from a threshold on",
+    "median": "scores above the median of all rows",
+    "top": "the highest scores",
+}
 _MARKUP = re.compile(r"([\\`*_{}\[\]()#+\-.!|$~<>:^=&])")
 
 

@@ -1,4 +1,4 @@
-"""Step 1: the data, and what they are to be assessed for, before any result is seen."""
+"""Data & model, and what they are to be assessed for, before any result is seen."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import streamlit as st
 
 import auditkit as ak
 
-from .parts import columns, criteria, planning, snippets, uploads, words
+from .parts import columns, criteria, planning, running, snippets, uploads, words
+from .parts.jobs import Job
 from .parts.session import Workspace, errors_shown, kept, sample_plan, step_buttons, workspace
 
 SOURCES = {"sample": "Bundled sample", "table": "My predictions"}
@@ -14,20 +15,20 @@ SOURCES = {"sample": "Bundled sample", "table": "My predictions"}
 
 def show() -> None:
     """Draw the page."""
-    st.title("Plan the audit")
+    st.title("Data & model")
     st.markdown(
         "Choose what is assessed and how large a gap is accepted **before** looking at results. "
         "The plan is stored, with its hash, beside everything that is found."
     )
     space = workspace()
-    st.subheader("Data")
+    st.header("Data")
     _choose_source(space)
     attributes, strata, has_label = _show_sample(space) if space.source == "sample" else _show_upload(space)
     if space.source == "table" and space.table is None:
         return
-    st.subheader("Criteria")
+    st.header("Criteria")
     criteria.edit(space, attributes=attributes, strata=strata, has_label=has_label)
-    st.subheader("Settings")
+    st.header("Settings")
     _show_settings(space)
     _finish(space)
 
@@ -39,6 +40,7 @@ def _choose_source(space: Workspace) -> None:
         format_func=SOURCES.__getitem__, horizontal=True, label_visibility="collapsed",
     )  # fmt: skip
     if space.source != before:
+        space.stop()
         space.restart(sample_plan()["criteria"] if space.source == "sample" else [])
 
 
@@ -68,10 +70,14 @@ def _show_upload(space: Workspace) -> tuple[list[str], list[str], bool]:
         "after the session has ended, at the latest when the app stops."
     )
     if file is not None and st.session_state.pop("new-file", False):
-        with errors_shown():
-            take_upload(space, file.name, file.getvalue())
+        space.stop()
+        name, content = file.name, file.getvalue()
+        space.job = Job("upload", lambda job: take_upload(space, name, content, job)).start()
+        st.rerun()
+    running.follow("upload")
     if space.table is None:
         return [], [], False
+    st.markdown(f"**{words.plain(space.table.file_name)}**")
     _show_preview(space.table)
     return columns.choose(space, space.table)
 
@@ -83,13 +89,16 @@ def _note_new_file() -> None:
     space.restart([])
 
 
-def take_upload(space: Workspace, name: str, content: bytes) -> None:
+def take_upload(space: Workspace, name: str, content: bytes, job: Job) -> None:
     """Make an upload the data of this session.
 
     Raises:
         AuditkitError: It is refused; the session is without a table then.
     """
-    space.table = uploads.accept(space.folder, name, content)
+    job.report(f"reading {name}", 0.2)
+    table = uploads.accept(space.folder, name, content)
+    job.report(f"reading {name}", 1.0)
+    space.table = table
     space.generation += 1
     space.restart([])
 
@@ -102,10 +111,7 @@ def _show_preview(table: uploads.Table) -> None:
 def _show_settings(space: Workspace) -> None:
     decide = kept(st.toggle, "Look at decisions as well", key=space.key("decide"), default=True)
     if decide:
-        kept(
-            st.number_input, "Threshold", key=space.key("threshold"), default=0.5, step=0.05,
-            help="Scores at or above it are positive decisions.",
-        )  # fmt: skip
+        _choose_rule(space)
     left, right = st.columns(2)
     with left:
         kept(
@@ -116,10 +122,30 @@ def _show_settings(space: Workspace) -> None:
         kept(st.number_input, "Seed", key=space.key("seed"), default=0, min_value=0, step=1)
 
 
+def _choose_rule(space: Workspace) -> None:
+    left, right = st.columns(2)
+    with left:
+        rule = kept(
+            st.selectbox, "Positive are", key=space.key("rule"), default="threshold", options=list(words.RULES),
+            format_func=words.RULES.__getitem__,
+        )  # fmt: skip
+    with right:
+        if rule == "threshold":
+            kept(
+                st.number_input, "Threshold", key=space.key("threshold"), default=0.5, step=0.05,
+                help="Scores at or above it are positive decisions.",
+            )  # fmt: skip
+        elif rule == "top":
+            kept(
+                st.number_input, "Percent of the rows", key=space.key("top"), default=10.0, min_value=0.1,
+                max_value=100.0, step=1.0, help="Rows with equal scores at the cut share the places that are left.",
+            )  # fmt: skip
+
+
 def _finish(space: Workspace) -> None:
     config: ak.AuditFile | None = None
     with errors_shown():
         config = planning.build(space)
     if config is not None:
         snippets.show("audit", config)
-        step_buttons(onward="audit")
+        step_buttons(back="start", onward="audit")
