@@ -22,10 +22,10 @@ PACKAGE = ROOT / "auditkit"
 APP = ROOT / "app"
 
 ROWS = (
-    {"errors", "_typing", "_extras", "_validation", "progress", "checks"},
+    {"errors", "_typing", "_extras", "_validation", "progress", "checks", "expressions", "expression_values"},
     {"groups", "criteria", "affine_criteria", "cvxpy_constraints", "moments", "moment_maps", "row_sets"}
     | {"intervals", "multiplicity", "squares", "plans", "margins", "decision_rules"},
-    {"datasets", "splits", "_tables", "heads", "models", "feature_cache"}
+    {"datasets", "splits", "_tables", "heads", "models", "feature_cache", "table_roles", "leakage"}
     | {"constraints", "batches", "projection", "results", "jacobian"},
     {
         "solvers",
@@ -41,7 +41,7 @@ ROWS = (
     },
     {"auditing", "monitoring", "subgroups", "enforcement", "layer", "deployment", "streaming", "state_store"},
     {"finetuning", "baselines", "comparison", "online_enforcer"},
-    {"reporting", "config", "run_folder", "predictions", "subjects", "jobs"} | {"service", "stream_job"},
+    {"reporting", "config", "run_folder", "predictions", "subjects", "jobs", "splitting"} | {"service", "stream_job"},
     {"cli", "__main__"},
 )
 """A module imports only from the rows above its own; a folder's name stands for every file in it."""
@@ -58,7 +58,10 @@ WITHIN_ROW = {
     "observations": {"decisions"},
     "auditing": {"subgroups"},
     "plans": {"criteria"},
-    "datasets": {"_tables", "splits"},
+    "datasets": {"_tables", "splits", "table_roles"},
+    "table_roles": {"_tables"},
+    "expressions": {"errors"},
+    "expression_values": {"errors", "expressions"},
     "feature_cache": {"_tables", "datasets", "models"},
     "models": {"_tables"},
     "layer": {"enforcement"},
@@ -71,7 +74,8 @@ WITHIN_ROW = {
     "streaming": {"monitoring"},
     "baselines": {"finetuning"},
     "comparison": {"finetuning", "baselines"},
-    "jobs": {"config", "run_folder", "predictions", "subjects"},
+    "jobs": {"config", "run_folder", "predictions", "splitting", "subjects"},
+    "splitting": {"config", "subjects"},
     "subjects": {"config", "run_folder", "predictions"},
     "predictions": {"config", "run_folder"},
     "__main__": {"cli"},

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from auditkit.datasets import describe_missing
 from auditkit.engines.base import Column, Engine
 from auditkit.engines.statements import Roles
 from auditkit.errors import InputError, SchemaError
+from auditkit.table_roles import describe_missing
 
 
 def open_engine(table: Any, engine: str) -> Engine:
@@ -55,9 +55,11 @@ def check_kinds(engine: Engine, columns: Mapping[str, Column], roles: Roles) -> 
             numbers = f"name a column of numbers; the table has: {', '.join(engine.names)}"
             hint = "pass positive_label, the value that counts as 1" if role == "label" else numbers
             raise SchemaError(f"{role} column {name!r} of {engine.source} holds {columns[name].type_name}; {hint}")
-    for name, (source, bins) in roles.keys.items():
-        if bins is not None and columns[source].kind not in ("integer", "number"):
+    for name, key in roles.keys.items():
+        if key.bins is not None and columns[key.source].kind not in ("integer", "number"):
             raise SchemaError(
                 f"attribute {name!r}: only numeric columns can be cut into bins; "
-                f"{source!r} is {columns[source].type_name}"
+                f"{key.source!r} is {columns[key.source].type_name}"
             )
+        if key.expression is not None:
+            key.expression.check({source: columns[source].kind for source in key.sources})
