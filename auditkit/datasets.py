@@ -98,12 +98,13 @@ def load_table(
     decision: str | None = None,
     cluster: str | None = None,
     keep: Sequence[str] = (),
+    max_gib: float | None = None,
     name: str | None = None,
 ) -> AuditData:
     """Read a table and sort its columns into attributes, features, labels and scores.
 
     Args:
-        path: A .csv, .parquet, .arrow or .feather file.
+        path: A .csv, .parquet, .arrow, .feather, .npy or .npz file.
         attributes: Protected attributes: column names, or numeric columns to cut into bins, such as
             ``{"age_band": {"column": "age", "bins": [18, 30, 45, 60]}}``, or expressions such as
             ``{"native": {"expression": 'tongue in ["de", "fr"]'}}`` (`auditkit.expressions`). Bins hold their lower
@@ -120,6 +121,7 @@ def load_table(
         decision: Column of the decisions that were made, 0 or 1 (or their probabilities).
         cluster: Column that says whom a row is of, where several rows are of one person.
         keep: Columns to keep beside the roles, such as an id or a time to split by; they stay features unless excluded.
+        max_gib: Largest decoded size that the file may declare, in GiB; 16 by default.
         name: What reports call the data; the file's stem by default.
 
     Raises:
@@ -130,7 +132,7 @@ def load_table(
     roles = TableRoles.parse(attributes, strata, label, positive_label, score, features, exclude)
     refuse_file(source)
     with hashing([source]) as digest:
-        frame = read_table(source)
+        frame = read_table(source, max_gib=max_gib)
         origin = (name or source.stem, digest(), str(path))
     return _assemble(
         frame, replace(roles, weight=weight, decision=decision, cluster=cluster, keep=tuple(keep)), origin=origin

@@ -30,7 +30,8 @@ def audit_predictions(config: AuditFile, *, progress: Progress, clock: Clock) ->
     """
     criteria = config.build_criteria()
     with clock.stage("read"), progress.stage("reading the table", 1) as advance:
-        scanned = scan_table(config.data_path, criteria, roles_of(config), engine=config.engine)
+        limit = config.data.max_gib
+        scanned = scan_table(config.data_path, criteria, roles_of(config), engine=config.engine, max_gib=limit)
         advance(1)
     if scanned.sha256 is None:
         raise InputError(

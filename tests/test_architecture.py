@@ -26,6 +26,7 @@ ROWS = (
     {"groups", "criteria", "affine_criteria", "cvxpy_constraints", "moments", "moment_maps", "row_sets"}
     | {"intervals", "multiplicity", "squares", "plans", "margins", "decision_rules"},
     {"datasets", "splits", "_tables", "heads", "models", "feature_cache", "table_roles", "leakage"}
+    | {"table_limits", "array_files", "csv_export"}
     | {"constraints", "batches", "projection", "results", "jacobian"},
     {
         "solvers",
@@ -60,6 +61,8 @@ WITHIN_ROW = {
     "plans": {"criteria"},
     "datasets": {"_tables", "splits", "table_roles"},
     "table_roles": {"_tables"},
+    "_tables": {"array_files", "table_limits"},
+    "array_files": {"table_limits"},
     "expressions": {"errors"},
     "expression_values": {"errors", "expressions"},
     "feature_cache": {"_tables", "datasets", "models"},

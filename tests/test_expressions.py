@@ -160,7 +160,7 @@ def test_what_is_not_in_the_language_is_refused(text: str, message: str) -> None
         ("-tongue > 1", "column 'tongue' is text where number is needed"),
         (
             "agee > 1",
-            "attributes names column 'agee', which the table lacks .did you mean 'age'.; it has: age, retired",
+            r"'agee', which the table lacks \(did you mean 'age'\?\); it has: age, retired",
         ),
     ],
 )

@@ -206,12 +206,18 @@ def test_columns_of_a_split_are_no_features_unless_named(visits: Path) -> None:
     values["model"] = "sample:adult_mlp"
     options = ak.make_config(values, folder=visits).table_options()
     data = ak.load_table(visits / "visits.csv", **options)
+    assert data.features is not None
+    assert data.kept is not None
     assert list(data.features) == ["x", "part", "score"]
     assert list(data.kept) == ["day", "person"]
     values["data"]["features"] = ["x", "day"]
     data = ak.load_table(visits / "visits.csv", **ak.make_config(values, folder=visits).table_options())
+    some = data.take([3, 5])
+    assert data.features is not None
+    assert data.kept is not None
+    assert some.kept is not None
     assert list(data.features) == ["x", "day"]
-    assert data.take([3, 5]).kept["person"].tolist() == data.kept["person"].iloc[[3, 5]].tolist()
+    assert some.kept["person"].tolist() == data.kept["person"].iloc[[3, 5]].tolist()
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,12 @@ class DataSpec(_Section):
     )
     features: Names | None = Field(default=None, description="Columns the model reads; by default all others.")
     exclude: Names = Field(default=(), description="Columns to leave out.")
+    max_gib: Number | None = Field(
+        default=None,
+        gt=0,
+        description="Largest size that the file may declare, decoded, in GiB; by default 16 where it is read whole and "
+        "1024 where it is scanned.",
+    )
 
 
 class CriterionSpec(_Section):

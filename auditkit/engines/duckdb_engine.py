@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from auditkit._tables import MISSING_TEXTS, check_csv_schema, refuse_file
+from auditkit._tables import MISSING_TEXTS, check_csv_schema, read_arrow_table, refuse_file
 from auditkit.engines.base import SOURCE, Column, Engine, Kind, OutOfRangeError
 from auditkit.errors import InputError, SchemaError
+from auditkit.table_limits import check_declared_size
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,6 +33,7 @@ class DuckDBEngine(Engine):
         table: A path or glob pattern of .parquet, .csv, .arrow or .feather files, several of them, or a frame: pandas,
             pyarrow, or anything else that speaks the Arrow stream protocol (polars among them).
         threads: Number of threads; None takes one per core.
+        max_gib: Largest decoded size that each file may declare; None takes `auditkit.table_limits.SCANNED_GIB`.
 
     Raises:
         InputError: No such file, or one that cannot be read; a frame of an unknown kind.
@@ -39,7 +41,7 @@ class DuckDBEngine(Engine):
         UntrustedFileError: The file is a pickle.
     """
 
-    def __init__(self, table: Any, *, threads: int | None = None) -> None:
+    def __init__(self, table: Any, *, threads: int | None = None, max_gib: float | None = None) -> None:
         # nothing may be fetched or loaded on the way: the table is local, and DuckDB's own formats suffice
         config: dict[str, Any] = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
         # what does not fit in memory goes where temporary files go, not into the folder that happens to be current
@@ -50,12 +52,21 @@ class DuckDBEngine(Engine):
         self._dataset: pa_dataset.Dataset | None = None
         if isinstance(table, str | Path) or _is_path_list(table):
             self.files = find_files(table)
-            dataset = self._dataset = _open_files(self.files)
-            self.names, self.source = tuple(dataset.schema.names), _describe_files(self.files)
+            self.names, self.source = self._open(max_gib), _describe_files(self.files)
         else:
             self._frame = table
             self.names, self.source = _frame_names(table), f"the {type(table).__name__}"
         _check_unique(self.names, self.source)
+
+    def _open(self, max_gib: float | None) -> tuple[str, ...]:
+        """Open the files, and tell the names of their columns."""
+        if Path(self.files[0]).suffix.lower() in (".npy", ".npz"):
+            import pyarrow as pa
+
+            self._frame = pa.concat_tables([read_arrow_table(file, max_gib=max_gib) for file in self.files])
+            return tuple(self._frame.column_names)
+        self._dataset = _open_files(self.files, max_gib)
+        return tuple(self._dataset.schema.names)
 
     def bind(self, names: Iterable[str]) -> Mapping[str, Column]:
         """As `Engine.bind`."""
@@ -163,7 +174,7 @@ def _describe_files(files: Sequence[str]) -> str:
     return repr(files[0]) if len(files) == 1 else f"{files[0]!r} and {len(files) - 1} more files"
 
 
-def _open_files(files: Sequence[str]) -> pa_dataset.Dataset:
+def _open_files(files: Sequence[str], max_gib: float | None) -> pa_dataset.Dataset:
     import pyarrow as pa
     from pyarrow import csv
     from pyarrow import dataset as pa_dataset
@@ -175,12 +186,17 @@ def _open_files(files: Sequence[str]) -> pa_dataset.Dataset:
         convert_options=csv.ConvertOptions(strings_can_be_null=True, null_values=list(MISSING_TEXTS)),
     )
     try:
+        for file in files:
+            check_declared_size(Path(file), max_gib=max_gib, scanned=True)
         dataset = pa_dataset.dataset(list(files), format=reader if kind == "csv" else kind)
         dataset.schema.names  # noqa: B018  (Arrow decodes the header only when it is looked at)
     except UnicodeDecodeError as error:
         raise InputError(f"path: the header of {files[0]!r} is not UTF-8; save the file again as UTF-8") from error
     except (pa.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).split()).rpartition("Invalid: ")[2][:300]  # Arrow wraps it in what it was doing
+        _, twice, name = reason.partition("multiple columns named ")
+        if twice:
+            raise SchemaError(f"{_describe_files(files)} has several columns called {name!r}; rename them") from error
         raise InputError(f"path: {_describe_files(files)} cannot be read as {kind}: {reason}") from error
     if kind == "csv":
         check_csv_schema(dataset.schema, Path(files[0]))

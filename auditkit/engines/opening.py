@@ -11,7 +11,7 @@ from auditkit.errors import InputError, SchemaError
 from auditkit.table_roles import describe_missing
 
 
-def open_engine(table: Any, engine: str) -> Engine:
+def open_engine(table: Any, engine: str, *, max_gib: float | None = None) -> Engine:
     """The table in the named engine; a Spark frame is always Spark's.
 
     Raises:
@@ -26,7 +26,7 @@ def open_engine(table: Any, engine: str) -> Engine:
         raise InputError(f'engine must be "duckdb" or "spark"; got {engine!r}{whole}')
     from auditkit.engines.duckdb_engine import DuckDBEngine
 
-    return DuckDBEngine(table)
+    return DuckDBEngine(table, max_gib=max_gib)
 
 
 def check_columns(engine: Engine, roles: Roles) -> None:

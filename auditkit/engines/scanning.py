@@ -46,6 +46,7 @@ def scan(
     clusters: str | None = None,
     attributes: Sequence[AttributeSpec] | AttributeSpec = (),
     engine: str = "duckdb",
+    max_gib: float | None = None,
 ) -> Moments:
     """The sums per cell that an audit needs, from a table that may be larger than memory.
 
@@ -64,6 +65,7 @@ def scan(
         attributes: Attributes and strata that are not plain columns, such as
             ``{"age_band": {"column": "age", "bins": [18, 30, 45, 60]}}`` or ``{"old": {"expression": "age >= 65"}}``.
         engine: "duckdb", or "spark" for a table on a cluster.
+        max_gib: Largest decoded size that a file may declare, in GiB; 1024 by default. Spark is not held to it.
 
     Returns:
         The moments; `auditkit.evaluate_moments` gives the verdicts.
@@ -79,11 +81,13 @@ def scan(
     plain = {name: Key(name, name) for c in listed for name in c.columns if name != LABEL and name not in specs}
     used = {name: rule for name, rule in {**specs, **plain}.items() if any(name in c.columns for c in listed)}
     roles = Roles(score, label, positive_label, weight, decision, threshold, clusters, keys=used)
-    with open_engine(table, engine) as opened:
+    with open_engine(table, engine, max_gib=max_gib) as opened:
         return _Scan(opened, listed, roles).moments()
 
 
-def scan_table(table: Any, criteria: Sequence[Criterion], roles: Roles, *, engine: str = "duckdb") -> TableScan:
+def scan_table(
+    table: Any, criteria: Sequence[Criterion], roles: Roles, *, engine: str = "duckdb", max_gib: float | None = None
+) -> TableScan:
     """`scan` for roles that are already sorted out, with what else a record of the run states about the table.
 
     Args:
@@ -91,6 +95,7 @@ def scan_table(table: Any, criteria: Sequence[Criterion], roles: Roles, *, engin
         criteria: The criteria.
         roles: Which columns are what; keys that no criterion reads are counted as well.
         engine: As `scan`.
+        max_gib: As `scan`.
 
     Returns:
         Moments and counts.
@@ -98,7 +103,7 @@ def scan_table(table: Any, criteria: Sequence[Criterion], roles: Roles, *, engin
     Raises:
         InputError: As `scan`.
     """
-    with open_engine(table, engine) as opened, hashing(opened.files) as digest:
+    with open_engine(table, engine, max_gib=max_gib) as opened, hashing(opened.files) as digest:
         task = _Scan(opened, criteria, with_score_bins(roles))
         moments, bins = split_bins(task.moments())
         counts = {name: task.counts(name, moments) for name in roles.keys}
