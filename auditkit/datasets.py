@@ -16,6 +16,7 @@ from auditkit._tables import column, hash_file, hashing, read_table, refuse_file
 from auditkit._typing import FloatArray, IntArray, VectorLike
 from auditkit._validation import check_vector, to_numpy
 from auditkit.errors import InputError
+from auditkit.frames import to_pandas
 from auditkit.groups import Groups
 from auditkit.splits import split_rows
 from auditkit.table_roles import AttributeSpec, TableRoles, attribute_values, key_values
@@ -140,7 +141,7 @@ def load_table(
 
 
 def from_frame(
-    frame: pd.DataFrame,
+    frame: Any,
     *,
     attributes: Sequence[AttributeSpec] | AttributeSpec,
     label: str | None = None,
@@ -153,20 +154,41 @@ def from_frame(
     decision: str | None = None,
     cluster: str | None = None,
     keep: Sequence[str] = (),
+    columns: Sequence[str] | None = None,
     name: str | None = None,
 ) -> AuditData:
-    """Sort the columns of a DataFrame into roles; every option is that of :func:`load_table`."""
-    import pandas as pd
+    """Sort the columns of a table in memory into roles.
 
-    if not isinstance(frame, pd.DataFrame):
-        raise InputError(f"frame must be a pandas DataFrame; got {type(frame).__name__}; use load_table for a file")
-    if frame.empty:
-        raise InputError(f"frame must have rows and columns; got shape {frame.shape}")
+    Args:
+        frame: A frame of pandas or polars, a pyarrow table, or anything else that speaks the Arrow stream protocol; a
+            NumPy array, structured or with ``columns``; a scikit-learn Bunch, whose outcome is the column "target".
+            Text columns reach the model as they are.
+        attributes: Protected attributes, as in :func:`load_table`; so is every other option but ``columns``.
+        label: As there.
+        positive_label: As there.
+        score: As there.
+        features: As there.
+        exclude: As there.
+        strata: As there.
+        weight: As there.
+        decision: As there.
+        cluster: As there.
+        keep: As there.
+        columns: Names of the columns of a two-dimensional array.
+        name: What reports call the data; "frame" by default.
+
+    Raises:
+        SchemaError: A named column is missing or has the wrong kind; the message lists those there are.
+        InputError: It is no such table, or has no rows; a label or score is NaN; an attribute has a single value.
+    """
+    table = to_pandas(frame, columns=columns)
+    if table.empty:
+        raise InputError(f"frame must have rows and columns; got shape {table.shape}")
     roles = TableRoles.parse(attributes, strata, label, positive_label, score, features, exclude)
     return _assemble(
-        frame.reset_index(drop=True),
+        table.reset_index(drop=True),
         replace(roles, weight=weight, decision=decision, cluster=cluster, keep=tuple(keep)),
-        origin=(name or "frame", hash_frame(frame), "(DataFrame)"),
+        origin=(name or "frame", hash_frame(table), f"({type(frame).__name__})"),
     )
 
 

@@ -26,7 +26,7 @@ ROWS = (
     {"groups", "criteria", "affine_criteria", "cvxpy_constraints", "moments", "moment_maps", "row_sets"}
     | {"intervals", "multiplicity", "squares", "plans", "margins", "decision_rules"},
     {"datasets", "splits", "_tables", "heads", "models", "feature_cache", "table_roles", "leakage"}
-    | {"table_limits", "array_files", "csv_export"}
+    | {"table_limits", "array_files", "csv_export", "frames"}
     | {"constraints", "batches", "projection", "results", "jacobian"},
     {
         "solvers",
@@ -59,7 +59,7 @@ WITHIN_ROW = {
     "observations": {"decisions"},
     "auditing": {"subgroups"},
     "plans": {"criteria"},
-    "datasets": {"_tables", "splits", "table_roles"},
+    "datasets": {"_tables", "frames", "splits", "table_roles"},
     "table_roles": {"_tables"},
     "_tables": {"array_files", "table_limits"},
     "array_files": {"table_limits"},
@@ -110,6 +110,9 @@ HOMES = {
 """The only files of auditkit that may import a package, wherever in the file the import stands."""
 
 HEAVY = ("cvxpy", "pandas", "sklearn", "streamlit", "timm", "torch")
+APP_MODULES = {"auditkit.csv_export"}
+"""What screens may import beside the forty names of the package root: no screen writes a file of its own making."""
+
 MAX_PUBLIC_NAMES = 40
 MAX_MODULE_LINES = 400
 MAX_BODY_LINES = 60
@@ -239,7 +242,8 @@ def test_app_uses_the_public_names_only(path: Path) -> None:
     wrong = [
         f"{shown(path)}:{found.line} imports {found.target}"
         for found in imports_of(path)
-        if found.module.startswith("auditkit.") or (found.module == "auditkit" and found.target != "auditkit")
+        if (found.module.startswith("auditkit.") and found.module not in APP_MODULES)
+        or (found.module == "auditkit" and found.target != "auditkit")
     ]
     assert not wrong, "\n".join(wrong)
 
