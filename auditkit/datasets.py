@@ -135,7 +135,7 @@ def load_table(
     with hashing([source]) as digest:
         frame = read_table(source, max_gib=max_gib)
         origin = (name or source.stem, digest(), str(path))
-    return _assemble(
+    return assemble(
         frame, replace(roles, weight=weight, decision=decision, cluster=cluster, keep=tuple(keep)), origin=origin
     )
 
@@ -185,7 +185,7 @@ def from_frame(
     if table.empty:
         raise InputError(f"frame must have rows and columns; got shape {table.shape}")
     roles = TableRoles.parse(attributes, strata, label, positive_label, score, features, exclude)
-    return _assemble(
+    return assemble(
         table.reset_index(drop=True),
         replace(roles, weight=weight, decision=decision, cluster=cluster, keep=tuple(keep)),
         origin=(name or "frame", hash_frame(table), f"({type(frame).__name__})"),
@@ -201,7 +201,18 @@ def hash_frame(frame: pd.DataFrame) -> str:
     return digest.hexdigest()
 
 
-def _assemble(frame: pd.DataFrame, roles: TableRoles, *, origin: tuple[str, str, str]) -> AuditData:
+def assemble(frame: pd.DataFrame, roles: TableRoles, *, origin: tuple[str, str, str]) -> AuditData:
+    """A frame with its columns sorted into roles.
+
+    Args:
+        frame: The rows, numbered from 0.
+        roles: Which columns are what.
+        origin: Name, SHA-256 and source.
+
+    Raises:
+        SchemaError: A named column is missing or has the wrong kind.
+        InputError: A label or score is NaN; an attribute has a single value.
+    """
     import pandas as pd
 
     roles.check(frame)

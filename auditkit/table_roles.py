@@ -113,6 +113,13 @@ class TableRoles:
         """Columns that say something about a row beside its score and outcome."""
         return {"weight": self.weight, "decision": self.decision, "cluster": self.cluster}
 
+    @property
+    def read_beside_features(self) -> list[str]:
+        """The columns that say anything but what the model reads, each once."""
+        keys = [name for key in (*self.attributes, *self.strata) for name in key.sources]
+        named = [self.label, self.score, *self.beside.values(), *self.keep]
+        return list(dict.fromkeys([*keys, *(name for name in named if name is not None)]))
+
     def feature_columns(self, frame: pd.DataFrame) -> list[str] | None:
         """What the model reads; None where the table holds the scores and names no features."""
         if self.features is not None:

@@ -26,7 +26,7 @@ ROWS = (
     {"groups", "criteria", "affine_criteria", "cvxpy_constraints", "moments", "moment_maps", "row_sets"}
     | {"intervals", "multiplicity", "squares", "plans", "margins", "decision_rules"},
     {"datasets", "splits", "_tables", "heads", "models", "feature_cache", "table_roles", "leakage"}
-    | {"table_limits", "array_files", "csv_export", "frames"}
+    | {"table_limits", "array_files", "csv_export", "frames", "table_files"}
     | {"constraints", "batches", "projection", "results", "jacobian"},
     {
         "solvers",
@@ -42,7 +42,8 @@ ROWS = (
     },
     {"auditing", "monitoring", "subgroups", "enforcement", "layer", "deployment", "streaming", "state_store"},
     {"finetuning", "baselines", "comparison", "online_enforcer"},
-    {"reporting", "config", "run_folder", "predictions", "subjects", "jobs", "splitting"} | {"service", "stream_job"},
+    {"reporting", "config", "run_folder", "predictions", "subjects", "jobs", "splitting", "batch_scoring"}
+    | {"service", "stream_job"},
     {"cli", "__main__"},
 )
 """A module imports only from the rows above its own; a folder's name stands for every file in it."""
@@ -62,6 +63,7 @@ WITHIN_ROW = {
     "datasets": {"_tables", "frames", "splits", "table_roles"},
     "table_roles": {"_tables"},
     "_tables": {"array_files", "table_limits"},
+    "table_files": {"_tables", "table_limits"},
     "array_files": {"table_limits"},
     "expressions": {"errors"},
     "expression_values": {"errors", "expressions"},
@@ -79,7 +81,7 @@ WITHIN_ROW = {
     "comparison": {"finetuning", "baselines"},
     "jobs": {"config", "run_folder", "predictions", "splitting", "subjects"},
     "splitting": {"config", "subjects"},
-    "subjects": {"config", "run_folder", "predictions"},
+    "subjects": {"batch_scoring", "config", "run_folder", "predictions"},
     "predictions": {"config", "run_folder"},
     "__main__": {"cli"},
     "run_folder": {"reporting", "config"},

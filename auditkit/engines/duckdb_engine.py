@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from auditkit._tables import MISSING_TEXTS, check_csv_schema, read_arrow_table, refuse_file
+from auditkit._tables import read_arrow_table, refuse_file
 from auditkit.engines.base import SOURCE, Column, Engine, Kind, OutOfRangeError
 from auditkit.errors import InputError, SchemaError
-from auditkit.table_limits import check_declared_size
+from auditkit.table_files import describe_files, open_dataset
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 _INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"}
 _NUMBERS = {"FLOAT", "DOUBLE", "HUGEINT", "UHUGEINT", "UBIGINT"}
-_FORMATS = {".csv": "csv", ".parquet": "parquet", ".arrow": "ipc", ".feather": "ipc"}
 _RAW = "auditkit_raw"
 _KEPT = "auditkit_kept"
 
@@ -52,7 +51,7 @@ class DuckDBEngine(Engine):
         self._dataset: pa_dataset.Dataset | None = None
         if isinstance(table, str | Path) or _is_path_list(table):
             self.files = find_files(table)
-            self.names, self.source = self._open(max_gib), _describe_files(self.files)
+            self.names, self.source = self._open(max_gib), describe_files(self.files)
         else:
             self._frame = table
             self.names, self.source = _frame_names(table), f"the {type(table).__name__}"
@@ -65,7 +64,7 @@ class DuckDBEngine(Engine):
 
             self._frame = pa.concat_tables([read_arrow_table(file, max_gib=max_gib) for file in self.files])
             return tuple(self._frame.column_names)
-        self._dataset = _open_files(self.files, max_gib)
+        self._dataset = open_dataset(self.files, max_gib=max_gib)
         return tuple(self._dataset.schema.names)
 
     def bind(self, names: Iterable[str]) -> Mapping[str, Column]:
@@ -168,39 +167,6 @@ def find_files(table: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
 
 def _is_path_list(table: Any) -> bool:
     return isinstance(table, list | tuple) and bool(table) and all(isinstance(item, str | Path) for item in table)
-
-
-def _describe_files(files: Sequence[str]) -> str:
-    return repr(files[0]) if len(files) == 1 else f"{files[0]!r} and {len(files) - 1} more files"
-
-
-def _open_files(files: Sequence[str], max_gib: float | None) -> pa_dataset.Dataset:
-    import pyarrow as pa
-    from pyarrow import csv
-    from pyarrow import dataset as pa_dataset
-
-    kind = _FORMATS[Path(files[0]).suffix.lower()]
-    # the same reading of csv as a table that is loaded whole: strict on ragged rows, same missing values
-    reader = pa_dataset.CsvFileFormat(
-        parse_options=csv.ParseOptions(newlines_in_values=True),
-        convert_options=csv.ConvertOptions(strings_can_be_null=True, null_values=list(MISSING_TEXTS)),
-    )
-    try:
-        for file in files:
-            check_declared_size(Path(file), max_gib=max_gib, scanned=True)
-        dataset = pa_dataset.dataset(list(files), format=reader if kind == "csv" else kind)
-        dataset.schema.names  # noqa: B018  (Arrow decodes the header only when it is looked at)
-    except UnicodeDecodeError as error:
-        raise InputError(f"path: the header of {files[0]!r} is not UTF-8; save the file again as UTF-8") from error
-    except (pa.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split()).rpartition("Invalid: ")[2][:300]  # Arrow wraps it in what it was doing
-        _, twice, name = reason.partition("multiple columns named ")
-        if twice:
-            raise SchemaError(f"{_describe_files(files)} has several columns called {name!r}; rename them") from error
-        raise InputError(f"path: {_describe_files(files)} cannot be read as {kind}: {reason}") from error
-    if kind == "csv":
-        check_csv_schema(dataset.schema, Path(files[0]))
-    return dataset
 
 
 def _check_unique(names: Sequence[str], source: str) -> None:
