@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from auditkit._tables import column
 from auditkit.errors import SchemaError
 from auditkit.expressions import Expression, Node
 
@@ -43,9 +44,9 @@ def evaluate(expression: Expression, frame: pd.DataFrame) -> pd.Series:
     Raises:
         SchemaError: A column does not suit what is done with it.
     """
-    kinds = {name: _column_kind(frame[name]) for name in expression.columns}
+    kinds = {name: _column_kind(column(frame, name)) for name in expression.columns}
     result = expression.check(kinds)
-    columns = {name: _read(frame[name], kinds[name]) for name in expression.columns}
+    columns = {name: _read(column(frame, name), kinds[name]) for name in expression.columns}
     with np.errstate(all="ignore"):
         found = _Evaluator(columns, len(frame)).value(expression.root)
     if result == "number":

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
@@ -133,4 +133,4 @@ def _find_shared(kind: Kind, hashes: Any, known: Any, parts: Mapping[str, IntArr
 def _hash(values: pd.Series | pd.DataFrame) -> Any:
     import pandas as pd
 
-    return pd.util.hash_pandas_object(values, index=False).to_numpy()
+    return cast("Any", pd).util.hash_pandas_object(values, index=False).to_numpy()

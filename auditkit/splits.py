@@ -7,7 +7,7 @@ By chance (`split_rows`), with all rows of a person together (`split_by_group`),
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -65,7 +65,7 @@ def split_by_group(ids: pd.Series, *, fractions: Mapping[str, float], seed: int)
 
     cumulative = np.cumsum(_check_shares(fractions))
     _refuse_missing(ids, "an id")
-    hashes = pd.util.hash_pandas_object(ids, index=False).to_numpy()
+    hashes = cast("Any", pd).util.hash_pandas_object(ids, index=False).to_numpy()
     _, codes, sizes = np.unique(hashes, return_inverse=True, return_counts=True)
     order = np.random.default_rng(seed).permutation(len(sizes))
     middle = np.empty(len(sizes))

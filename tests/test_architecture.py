@@ -22,11 +22,11 @@ PACKAGE = ROOT / "auditkit"
 APP = ROOT / "app"
 
 ROWS = (
-    {"errors", "_typing", "_extras", "_validation", "progress", "checks", "expressions", "expression_values"},
+    {"errors", "_typing", "_extras", "_validation", "progress", "checks", "expressions"},
     {"groups", "criteria", "affine_criteria", "cvxpy_constraints", "moments", "moment_maps", "row_sets"}
     | {"intervals", "multiplicity", "squares", "plans", "margins", "decision_rules"},
     {"datasets", "splits", "_tables", "heads", "models", "feature_cache", "table_roles", "leakage"}
-    | {"table_limits", "array_files", "csv_export", "frames", "table_files"}
+    | {"expression_values", "table_limits", "array_files", "csv_export", "frames", "table_files"}
     | {"constraints", "batches", "projection", "results", "jacobian"},
     {
         "solvers",
@@ -61,12 +61,12 @@ WITHIN_ROW = {
     "auditing": {"subgroups"},
     "plans": {"criteria"},
     "datasets": {"_tables", "frames", "splits", "table_roles"},
-    "table_roles": {"_tables"},
+    "table_roles": {"_tables", "expression_values"},
     "_tables": {"array_files", "table_limits"},
     "table_files": {"_tables", "table_limits"},
     "array_files": {"table_limits"},
     "expressions": {"errors"},
-    "expression_values": {"errors", "expressions"},
+    "expression_values": {"_tables"},
     "feature_cache": {"_tables", "datasets", "models"},
     "models": {"_tables"},
     "layer": {"enforcement"},

@@ -80,7 +80,7 @@ def test_a_matrix_needs_names() -> None:
 def test_a_bunch_of_scikit_learn(as_frame: bool) -> None:
     from sklearn.datasets import load_breast_cancer
 
-    bunch = load_breast_cancer(as_frame=as_frame)
+    bunch: Any = load_breast_cancer(as_frame=as_frame)
     bands = {"size": {"column": "mean radius", "bins": [12, 15]}}
     data = ak.from_frame(bunch, attributes=[bands], label="target")
     assert data.labels is not None

@@ -64,8 +64,8 @@ class DuckDBEngine(Engine):
 
             self._frame = pa.concat_tables([read_arrow_table(file, max_gib=max_gib) for file in self.files])
             return tuple(self._frame.column_names)
-        self._dataset = open_dataset(self.files, max_gib=max_gib)
-        return tuple(self._dataset.schema.names)
+        dataset = self._dataset = open_dataset(self.files, max_gib=max_gib)
+        return tuple(dataset.schema.names)
 
     def bind(self, names: Iterable[str]) -> Mapping[str, Column]:
         """As `Engine.bind`."""
