@@ -77,7 +77,7 @@ def score_in_pieces(
             for piece in read_pieces(dataset, columns, [path], rows=PIECE_ROWS):
                 parts.append(model.scores(piece.to_pandas(ignore_metadata=True)).double().numpy())
                 advance(piece.num_rows)
-        data = assemble(frame, replace(roles, features=()), origin=(name, digest(), str(path)))
+        data = assemble(frame, replace(roles, features=(), exclude=()), origin=(name, digest(), str(path)))
     return replace(data, features=None), np.concatenate(parts)
 
 
