@@ -64,9 +64,9 @@ def test_pieces_have_the_same_rows_however_the_file_is_divided(tmp_path: Path) -
 
 
 def test_weights_and_clusters_are_heeded_and_an_audit_runs(adult: pd.DataFrame, tmp_path: Path) -> None:
-    rows = adult.head(4_000).assign(people=np.tile([1.0, 2.0], 2_000), person=np.arange(4_000) // 2)
+    rows = adult.head(4_000).assign(people=np.tile([1.0, 2.0], 2_000), person=np.arange(4_000) // 2, note="x")
     rows.to_parquet(tmp_path / "t.parquet")
-    config = config_for(tmp_path, "t.parquet", weight="people", cluster="person", exclude=["relationship"])
+    config = config_for(tmp_path, "t.parquet", weight="people", cluster="person", exclude=["note"])
     result = ak.run_audit(config, out=tmp_path / "run")
     whole = ak.load_table(tmp_path / "t.parquet", **config.table_options())
     scores = ak.load_model("sample:adult_mlp").scores(whole.features).numpy()
