@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from auditkit.errors import InputError, SchemaError, UntrustedFileError
+from auditkit.table_limits import check_declared_size
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,29 +23,38 @@ MISSING_TEXTS = ("", "NA", "N/A", "NaN", "nan", "null", "NULL")
 
 _CHUNK = 1 << 20
 _PICKLES = (".pkl", ".pickle", ".joblib")
+_PACKED = (".gz", ".zip", ".bz2", ".xz", ".zst", ".lz4")
+_PACKED_MAGIC = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zX", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18")
 
 
-def read_table(path: str | Path) -> pd.DataFrame:
-    """Read a .csv, .parquet, .arrow or .feather file.
+def read_table(path: str | Path, *, max_gib: float | None = None) -> pd.DataFrame:
+    """Read a .csv, .parquet, .arrow, .feather, .npy or .npz file.
 
     Args:
         path: The file. CSV must be UTF-8, comma-separated and have a header; the texts in ``MISSING_TEXTS`` are
-            missing values.
+            missing values. An .npy file holds a structured array, an .npz file a vector per column.
+        max_gib: Largest decoded size that the file may declare, in GiB; None takes `table_limits.WHOLE_GIB`.
 
     Returns:
         The rows, numbered from 0; a pandas index stored in the file is dropped.
 
     Raises:
-        InputError: The file is missing, a folder, empty, damaged, ragged or of an unsupported kind.
+        InputError: The file is missing, a folder, empty, damaged, ragged, too large or of an unsupported kind.
         SchemaError: Two columns have the same name.
-        UntrustedFileError: The file is a pickle.
+        UntrustedFileError: The file is a pickle, or holds Python objects.
     """
-    file = Path(path)
-    refuse_file(file)
-    table = _read_checked(_READERS[file.suffix.lower()], file)
-    _check_columns(table, file)
+    table = read_arrow_table(path, max_gib=max_gib)
     frame = table.to_pandas(ignore_metadata=True)
     return frame.drop(columns=[column for column in frame if str(column).startswith("__index_level_")])
+
+
+def read_arrow_table(path: str | Path, *, max_gib: float | None = None) -> pa.Table:
+    """As `read_table`, as an Arrow table."""
+    file = Path(path)
+    refuse_file(file)
+    table = _read_checked(_READERS[file.suffix.lower()], file, max_gib)
+    _check_columns(table, file)
+    return table
 
 
 def column(frame: pd.DataFrame, name: str) -> pd.Series:
@@ -109,21 +120,38 @@ def refuse_file(file: Path) -> None:
             "save the table with DataFrame.to_parquet or to_csv instead"
         )
     if suffix not in _READERS:
-        raise InputError(f"path: {file.name!r} has the suffix {suffix!r}; supported are {_supported()}")
+        unpack = "; unpack it first" if suffix in _PACKED else ""
+        raise InputError(f"path: {file.name!r} has the suffix {suffix!r}; supported are {_supported()}{unpack}")
     if not file.exists():
         raise InputError(f"path: there is no file {str(file)!r}; check the spelling and the working directory")
     if file.is_dir():
         raise InputError(f"path: {str(file)!r} is a folder; name one {_supported()} file in it")
     if file.stat().st_size == 0:
         raise InputError(f"path: {str(file)!r} is empty (0 bytes)")
+    if suffix == ".csv":
+        _refuse_binary(file)
 
 
-def _read_checked(reader: Callable[[Path], pa.Table], file: Path) -> pa.Table:
+def _refuse_binary(file: Path) -> None:
+    """Raise for a csv file that is compressed, UTF-16 or damaged: text in UTF-8 holds no zero byte."""
+    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if content[:4].startswith(_PACKED_MAGIC):
+            raise InputError(f"path: {file.name!r} is compressed; unpack it first, since it can unpack to any size")
+        place = content.find(b"\0")
+    if place >= 0:
+        raise InputError(
+            f"path: {file.name!r} holds a zero byte (at byte {place:,}), so it is not UTF-8 text: it is damaged, or "
+            "UTF-16; save it again as UTF-8"
+        )
+
+
+def _read_checked(reader: Callable[[Path, float | None], pa.Table], file: Path, max_gib: float | None) -> pa.Table:
     import pyarrow as pa
 
     try:
-        table = reader(file)
-    except (pa.ArrowException, OSError) as error:
+        check_declared_size(file, max_gib=max_gib)
+        table = reader(file, max_gib)
+    except (pa.ArrowException, OSError, MemoryError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"path: {str(file)!r} cannot be read as {file.suffix}: {reason}") from error
     if table.num_rows == 0:
@@ -166,9 +194,10 @@ def check_csv_schema(schema: pa.Schema, file: Path) -> None:
         raise SchemaError(f"path: {file.name!r} is not separated by commas (header {only[:60]!r}); save it with commas")
 
 
-def _read_csv(file: Path) -> pa.Table:
+def _read_csv(file: Path, max_gib: float | None) -> pa.Table:
     from pyarrow import csv
 
+    del max_gib  # rows take about as much memory as their text
     # Arrow rejects rows that are too short as well as too long; pandas would fill the short ones in silence.
     return csv.read_csv(
         file,
@@ -177,24 +206,40 @@ def _read_csv(file: Path) -> pa.Table:
     )
 
 
-def _read_parquet(file: Path) -> pa.Table:
+def _read_parquet(file: Path, max_gib: float | None) -> pa.Table:
     from pyarrow import parquet
 
+    del max_gib  # checked by what the file declares
     with parquet.ParquetFile(file) as stored:
         return stored.read()
 
 
-def _read_arrow(file: Path) -> pa.Table:
+def _read_arrow(file: Path, max_gib: float | None) -> pa.Table:
     from pyarrow import feather
 
+    del max_gib  # checked by what the file declares
     return feather.read_table(file, memory_map=False)
 
 
-_READERS: dict[str, Callable[[Path], pa.Table]] = {
+def _read_npy(file: Path, max_gib: float | None) -> pa.Table:
+    from auditkit.array_files import read_npy
+
+    return read_npy(file, max_gib=max_gib)
+
+
+def _read_npz(file: Path, max_gib: float | None) -> pa.Table:
+    from auditkit.array_files import read_npz
+
+    return read_npz(file, max_gib=max_gib)
+
+
+_READERS: dict[str, Callable[[Path, float | None], pa.Table]] = {
     ".csv": _read_csv,
     ".parquet": _read_parquet,
     ".arrow": _read_arrow,
     ".feather": _read_arrow,
+    ".npy": _read_npy,
+    ".npz": _read_npz,
 }
 
 

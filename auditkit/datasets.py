@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-import itertools
 import json
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from auditkit._tables import column, hash_file, hashing, read_table, refuse_file
 from auditkit._typing import FloatArray, IntArray, VectorLike
 from auditkit._validation import check_vector, to_numpy
-from auditkit.errors import InputError, SchemaError
+from auditkit.errors import InputError
+from auditkit.frames import to_pandas
 from auditkit.groups import Groups
 from auditkit.splits import split_rows
+from auditkit.table_roles import AttributeSpec, TableRoles, attribute_values, key_values
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["AttributeSpec", "AuditData", "from_frame", "hash_file", "load_table", "read_table", "split_rows"]
-
-AttributeSpec: TypeAlias = "str | Mapping[str, Mapping[str, Any]]"
-"""A column name, or ``{new name: {"column": numeric column, "bins": increasing edges}}``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +42,7 @@ class AuditData:
         weights: How many people each row stands for, shape (n,); None is one for every row.
         decisions: The decision that was made on each row, shape (n,), when the table holds them.
         clusters: Whom each row is of, shape (n,), when several rows are of one person.
+        kept: Columns as they are in the table that were asked for beside the roles, n rows: ids, times, parts.
     """
 
     name: str
@@ -57,6 +55,7 @@ class AuditData:
     weights: FloatArray | None = None
     decisions: FloatArray | None = None
     clusters: pd.Series | None = None
+    kept: pd.DataFrame | None = None
 
     @property
     def n_rows(self) -> int:
@@ -82,6 +81,7 @@ class AuditData:
             weights=None if self.weights is None else self.weights[chosen],
             decisions=None if self.decisions is None else self.decisions[chosen],
             clusters=None if self.clusters is None else self.clusters.iloc[chosen].reset_index(drop=True),
+            kept=None if self.kept is None else self.kept.iloc[chosen].reset_index(drop=True),
         )
 
 
@@ -98,26 +98,31 @@ def load_table(
     weight: str | None = None,
     decision: str | None = None,
     cluster: str | None = None,
+    keep: Sequence[str] = (),
+    max_gib: float | None = None,
     name: str | None = None,
 ) -> AuditData:
     """Read a table and sort its columns into attributes, features, labels and scores.
 
     Args:
-        path: A .csv, .parquet, .arrow or .feather file.
+        path: A .csv, .parquet, .arrow, .feather, .npy or .npz file.
         attributes: Protected attributes: column names, or numeric columns to cut into bins, such as
-            ``{"age_band": {"column": "age", "bins": [18, 30, 45, 60]}}``. Bins hold their lower edge; values below the
-            first or from the last edge on form open bins of their own.
+            ``{"age_band": {"column": "age", "bins": [18, 30, 45, 60]}}``, or expressions such as
+            ``{"native": {"expression": 'tongue in ["de", "fr"]'}}`` (`auditkit.expressions`). Bins hold their lower
+            edge; values below the first or from the last edge on form open bins of their own.
         label: Column of outcomes.
         positive_label: Value of ``label`` that becomes 1.0 (every other value 0.0); needed for text labels.
         score: Column of scores, for a table of predictions.
         features: Columns the model reads. By default none when ``score`` is given, and otherwise every column that is
-            not a plain attribute, the label, weight, decision, cluster or excluded. The source of a binned attribute
-            and the strata stay features: a model may legitimately read them.
+            not a plain attribute, the label, weight, decision, cluster or excluded. The columns that bands and
+            expressions are made of, and the strata, stay features: a model may legitimately read them.
         exclude: Columns to drop.
         strata: Legitimate conditions, written like ``attributes``.
         weight: Column of row weights: how many people a row stands for.
         decision: Column of the decisions that were made, 0 or 1 (or their probabilities).
         cluster: Column that says whom a row is of, where several rows are of one person.
+        keep: Columns to keep beside the roles, such as an id or a time to split by; they stay features unless excluded.
+        max_gib: Largest decoded size that the file may declare, in GiB; 16 by default.
         name: What reports call the data; the file's stem by default.
 
     Raises:
@@ -125,16 +130,18 @@ def load_table(
         InputError: The file cannot be read; a label or score is NaN; an attribute has a single value.
     """
     source = Path(path)
-    roles = _Roles.parse(attributes, strata, label, positive_label, score, features, exclude)
+    roles = TableRoles.parse(attributes, strata, label, positive_label, score, features, exclude)
     refuse_file(source)
     with hashing([source]) as digest:
-        frame = read_table(source)
+        frame = read_table(source, max_gib=max_gib)
         origin = (name or source.stem, digest(), str(path))
-    return _assemble(frame, replace(roles, weight=weight, decision=decision, cluster=cluster), origin=origin)
+    return assemble(
+        frame, replace(roles, weight=weight, decision=decision, cluster=cluster, keep=tuple(keep)), origin=origin
+    )
 
 
 def from_frame(
-    frame: pd.DataFrame,
+    frame: Any,
     *,
     attributes: Sequence[AttributeSpec] | AttributeSpec,
     label: str | None = None,
@@ -146,20 +153,42 @@ def from_frame(
     weight: str | None = None,
     decision: str | None = None,
     cluster: str | None = None,
+    keep: Sequence[str] = (),
+    columns: Sequence[str] | None = None,
     name: str | None = None,
 ) -> AuditData:
-    """Sort the columns of a DataFrame into roles; every option is that of :func:`load_table`."""
-    import pandas as pd
+    """Sort the columns of a table in memory into roles.
 
-    if not isinstance(frame, pd.DataFrame):
-        raise InputError(f"frame must be a pandas DataFrame; got {type(frame).__name__}; use load_table for a file")
-    if frame.empty:
-        raise InputError(f"frame must have rows and columns; got shape {frame.shape}")
-    roles = _Roles.parse(attributes, strata, label, positive_label, score, features, exclude)
-    return _assemble(
-        frame.reset_index(drop=True),
-        replace(roles, weight=weight, decision=decision, cluster=cluster),
-        origin=(name or "frame", hash_frame(frame), "(DataFrame)"),
+    Args:
+        frame: A frame of pandas or polars, a pyarrow table, or anything else that speaks the Arrow stream protocol; a
+            NumPy array, structured or with ``columns``; a scikit-learn Bunch, whose outcome is the column "target".
+            Text columns reach the model as they are.
+        attributes: Protected attributes, as in :func:`load_table`; so is every other option but ``columns``.
+        label: As there.
+        positive_label: As there.
+        score: As there.
+        features: As there.
+        exclude: As there.
+        strata: As there.
+        weight: As there.
+        decision: As there.
+        cluster: As there.
+        keep: As there.
+        columns: Names of the columns of a two-dimensional array.
+        name: What reports call the data; "frame" by default.
+
+    Raises:
+        SchemaError: A named column is missing or has the wrong kind; the message lists those there are.
+        InputError: It is no such table, or has no rows; a label or score is NaN; an attribute has a single value.
+    """
+    table = to_pandas(frame, columns=columns)
+    if table.empty:
+        raise InputError(f"frame must have rows and columns; got shape {table.shape}")
+    roles = TableRoles.parse(attributes, strata, label, positive_label, score, features, exclude)
+    return assemble(
+        table.reset_index(drop=True),
+        replace(roles, weight=weight, decision=decision, cluster=cluster, keep=tuple(keep)),
+        origin=(name or "frame", hash_frame(table), f"({type(frame).__name__})"),
     )
 
 
@@ -172,112 +201,24 @@ def hash_frame(frame: pd.DataFrame) -> str:
     return digest.hexdigest()
 
 
-@dataclass(frozen=True)
-class _Roles:
-    attributes: tuple[tuple[str, str, tuple[float, ...] | None], ...]  # (name, source column, bins)
-    strata: tuple[tuple[str, str, tuple[float, ...] | None], ...]
-    label: str | None
-    positive_label: Hashable | None
-    score: str | None
-    features: tuple[str, ...] | None
-    exclude: tuple[str, ...]
-    weight: str | None = None
-    decision: str | None = None
-    cluster: str | None = None
+def assemble(frame: pd.DataFrame, roles: TableRoles, *, origin: tuple[str, str, str]) -> AuditData:
+    """A frame with its columns sorted into roles.
 
-    @classmethod
-    def parse(
-        cls,
-        attributes: Sequence[AttributeSpec] | AttributeSpec,
-        strata: Sequence[AttributeSpec] | AttributeSpec,
-        label: str | None,
-        positive_label: Hashable | None,
-        score: str | None,
-        features: Sequence[str] | None,
-        exclude: Sequence[str],
-    ) -> _Roles:
-        if positive_label is not None and label is None:
-            raise InputError("positive_label needs label=, the column that it is a value of")
-        parsed = tuple(parse_specs("attributes", attributes)), tuple(parse_specs("strata", strata))
-        if not parsed[0]:
-            raise InputError('attributes must name at least one protected attribute, such as attributes=["sex"]')
-        names = [name for name, _, _ in (*parsed[0], *parsed[1])]
-        repeated = sorted({name for name in names if names.count(name) > 1})
-        if repeated:
-            raise SchemaError(f"attributes and strata name {', '.join(map(repr, repeated))} twice; name each one once")
-        chosen = None if features is None else _names("features", features)
-        return cls(*parsed, label, positive_label, score, chosen, _names("exclude", exclude))
+    Args:
+        frame: The rows, numbered from 0.
+        roles: Which columns are what.
+        origin: Name, SHA-256 and source.
 
-    def check(self, frame: pd.DataFrame) -> None:
-        """Raise SchemaError for the first named column that the frame lacks."""
-        wanted = {"label": self.label, "score": self.score, **self.beside}
-        pairs = [(role, name) for role, name in wanted.items() if name is not None]
-        pairs += [("attributes", name) for _, name, _ in self.attributes]
-        pairs += [("strata", name) for _, name, _ in self.strata]
-        pairs += [("features", name) for name in self.features or ()]
-        pairs += [("exclude", name) for name in self.exclude]
-        for role, name in pairs:
-            if name not in frame.columns:
-                raise SchemaError(describe_missing(role, name, [str(c) for c in frame.columns]))
-
-    @property
-    def beside(self) -> dict[str, str | None]:
-        """Columns that say something about a row beside its score and outcome."""
-        return {"weight": self.weight, "decision": self.decision, "cluster": self.cluster}
-
-    def feature_columns(self, frame: pd.DataFrame) -> list[str] | None:
-        if self.features is not None:
-            return [name for name in self.features if name not in self.exclude]
-        if self.score is not None:
-            return None
-        plain = {source for _, source, bins in self.attributes if bins is None}
-        taken = plain | {self.label, *self.beside.values()} | set(self.exclude)
-        return [name for name in frame.columns if name not in taken]
-
-
-def _names(argument: str, columns: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(columns, str):
-        raise InputError(f"{argument} must be a list of column names; write {argument}=[{columns!r}]")
-    return tuple(columns)
-
-
-def parse_specs(
-    argument: str, specs: Sequence[AttributeSpec] | AttributeSpec
-) -> Iterable[tuple[str, str, tuple[float, ...] | None]]:
-    """Name, source column and bin edges (None without bins) of every attribute."""
-    for spec in [specs] if isinstance(specs, str | Mapping) else specs:
-        if isinstance(spec, str):
-            yield spec, spec, None
-        elif isinstance(spec, Mapping):
-            for name, rule in spec.items():
-                yield name, *_parse_bins(f"{argument}[{name!r}]", rule)
-        else:
-            raise InputError(f"{argument} must hold column names or bin mappings; got {spec!r}")
-
-
-def _parse_bins(where: str, rule: Mapping[str, Any]) -> tuple[str, tuple[float, ...]]:
-    if not isinstance(rule, Mapping) or set(rule) != {"column", "bins"}:
-        raise SchemaError(f'{where} must be {{"column": name, "bins": [edges]}}; got {rule!r}')
-    edges = check_vector(f"{where} bins", rule["bins"])
-    if edges.size == 0 or (np.diff(edges) <= 0).any():
-        raise InputError(f"{where} bins must be increasing edges such as [18, 30, 45]; got {list(rule['bins'])}")
-    return str(rule["column"]), tuple(edges.tolist())
-
-
-def describe_missing(role: str, column: str, present: Sequence[str]) -> str:
-    """Say that a role names a column that the table lacks, with the nearest name and all there are."""
-    close = difflib.get_close_matches(column, present, n=1, cutoff=0.6)
-    hint = f" (did you mean {close[0]!r}?)" if close else ""
-    return f"{role} names column {column!r}, which the table lacks{hint}; it has: {', '.join(present)}"
-
-
-def _assemble(frame: pd.DataFrame, roles: _Roles, *, origin: tuple[str, str, str]) -> AuditData:
+    Raises:
+        SchemaError: A named column is missing or has the wrong kind.
+        InputError: A label or score is NaN; an attribute has a single value.
+    """
     import pandas as pd
 
     roles.check(frame)
     columns = roles.feature_columns(frame)
-    attributes = {name: _attribute(column(frame, source), name, bins) for name, source, bins in roles.attributes}
-    strata = {name: _binned(column(frame, source), name, bins) for name, source, bins in roles.strata}
+    attributes = {key.name: attribute_values(frame, key) for key in roles.attributes}
+    strata = {key.name: key_values(frame, key) for key in roles.strata}
     return AuditData(
         name=origin[0],
         attributes=pd.DataFrame(attributes | strata),
@@ -291,6 +232,7 @@ def _assemble(frame: pd.DataFrame, roles: _Roles, *, origin: tuple[str, str, str
         weights=None if roles.weight is None else _weights(column(frame, roles.weight), roles.weight),
         decisions=None if roles.decision is None else _decisions(column(frame, roles.decision), roles.decision),
         clusters=None if roles.cluster is None else _clusters(column(frame, roles.cluster), roles.cluster),
+        kept=cast("pd.DataFrame", frame[list(roles.keep)]) if roles.keep else None,
     )
 
 
@@ -318,32 +260,6 @@ def _clusters(values: pd.Series, name: str) -> pd.Series:
             f"cluster column {name!r} holds {missing} missing values; give every row the person that it is of"
         )
     return values
-
-
-def _attribute(values: pd.Series, name: str, bins: tuple[float, ...] | None) -> pd.Series:
-    groups = _binned(values, name, bins)
-    if groups.nunique(dropna=False) < 2:
-        raise InputError(f"attribute {name!r} has the single value {groups.iloc[0]!r}; there are no groups to compare")
-    return groups
-
-
-def _binned(values: pd.Series, name: str, bins: tuple[float, ...] | None) -> pd.Series:
-    import pandas as pd
-
-    if bins is None:
-        return values
-    if not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values):
-        raise SchemaError(f"attribute {name!r}: only numeric columns can be cut into bins; it is {values.dtype}")
-    titles = bin_titles(bins)
-    cut = pd.Series(pd.cut(values, [-np.inf, *bins, np.inf], right=False, labels=titles))
-    empty = sorted({titles[0], titles[-1]} - set(cut))
-    return cut.cat.remove_categories(empty)  # an open bin nobody falls into is no group the caller asked for
-
-
-def bin_titles(bins: Sequence[float]) -> list[str]:
-    """The names of the bands that inner edges cut a number line into."""
-    inner = [f"[{low:g}, {high:g})" for low, high in itertools.pairwise(bins)]
-    return [f"<{bins[0]:g}", *inner, f">={bins[-1]:g}"]
 
 
 def _labels(values: pd.Series, name: str, positive: Hashable | None) -> FloatArray:

@@ -27,7 +27,7 @@ from auditkit.plans import Plan, PlanCheck
 from auditkit.predictions import audit_predictions
 from auditkit.progress import NullProgress, Progress
 from auditkit.run_folder import Clock, check_out, describe_data, make_record, write_run
-from auditkit.splits import split_rows
+from auditkit.splitting import split_subject
 from auditkit.subjects import Subject, audit_sample, load_subject
 
 
@@ -151,7 +151,7 @@ def _run(command: str, config: AuditFile, *, out: str | Path, progress: Progress
     enforced = _check_request(config, subject)
     if not compared and subject.sample.features is None:
         raise InputError("tuning needs frozen features; give a model:, or name data.features in the predictions table")
-    parts = split_rows(subject.sample.n_rows, fractions=config.split.model_dump(), seed=config.seed)
+    parts, leakage = split_subject(config, subject)
     settings = _compare_config(config)
     test = subject.sample.take(parts["test"])
     with clock.stage("audit"):
@@ -166,7 +166,9 @@ def _run(command: str, config: AuditFile, *, out: str | Path, progress: Progress
             comparison = _comparison(config, enforced, settings, parts, runs)
     if subject.model is not None:
         subject.model.check_frozen()  # bit by bit: the guarantee is about the model that was found
-    record = make_record(command, config, describe_data(subject.data), subject.model, parts=parts, context=context)
+    record = make_record(
+        command, config, describe_data(subject.data), subject.model, parts=parts, leakage=leakage, context=context
+    )
     files = {
         "audit.json": outcome.to_dict(),
         "audit_after.json": after and after.to_dict(),
@@ -238,7 +240,7 @@ def _compare_config(config: AuditFile) -> CompareConfig:
         threshold=0.5 if config.threshold is None else config.threshold,
         confidence=config.confidence,
         guarantee=config.confidence,
-        split=tuple(config.split.model_dump().items()),
+        split=tuple(config.split.fractions.items()),
         tune=TuneConfig(seed=config.seed, **config.tune.model_dump()),
     )
 

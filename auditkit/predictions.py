@@ -7,11 +7,11 @@ from typing import Any
 
 from auditkit.auditing import AuditResult, evaluate_moments
 from auditkit.config import AuditFile
-from auditkit.datasets import parse_specs
 from auditkit.engines import Roles, TableScan, scan_table
 from auditkit.errors import InputError
 from auditkit.progress import Progress
 from auditkit.run_folder import Clock
+from auditkit.table_roles import parse_specs
 
 
 def audit_predictions(config: AuditFile, *, progress: Progress, clock: Clock) -> tuple[AuditResult, dict[str, Any]]:
@@ -30,7 +30,8 @@ def audit_predictions(config: AuditFile, *, progress: Progress, clock: Clock) ->
     """
     criteria = config.build_criteria()
     with clock.stage("read"), progress.stage("reading the table", 1) as advance:
-        scanned = scan_table(config.data_path, criteria, roles_of(config), engine=config.engine)
+        limit = config.data.max_gib
+        scanned = scan_table(config.data_path, criteria, roles_of(config), engine=config.engine, max_gib=limit)
         advance(1)
     if scanned.sha256 is None:
         raise InputError(
@@ -70,13 +71,13 @@ def roles_of(config: AuditFile) -> Roles:
         decision=config.data.decision,
         threshold=config.threshold,
         cluster=config.data.cluster,
-        keys={name: (source, bins) for name, source, bins in listed},
-        mentioned={"features": config.data.features or (), "exclude": config.data.exclude},
+        keys={key.name: key for key in listed},
+        mentioned={"features": config.data.features or (), "exclude": options["exclude"], "split": options["keep"]},
     )
 
 
 def _check_attributes(config: AuditFile, scanned: TableScan) -> None:
-    for name, _, _ in parse_specs("attributes", config.table_options()["attributes"]):
+    for name in [key.name for key in parse_specs("attributes", config.table_options()["attributes"])]:
         values = [value for value, count in scanned.counts[name].items() if count]
         if len(values) < 2:
             raise InputError(f"attribute {name!r} has the single value {values[0]!r}; there are no groups to compare")

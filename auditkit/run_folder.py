@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from auditkit.baselines import FitContext
     from auditkit.config import AuditFile
     from auditkit.datasets import AuditData
+    from auditkit.leakage import Leakage
     from auditkit.models import FrozenModel
 
 SCHEMA = "auditkit.run/1"
@@ -125,6 +126,7 @@ def make_record(
     model: FrozenModel | None = None,
     *,
     parts: Mapping[str, np.ndarray] | None = None,
+    leakage: Leakage | None = None,
     context: FitContext | None = None,
 ) -> dict[str, Any]:
     """What run.json holds, but for the hashes of the other files.
@@ -135,6 +137,7 @@ def make_record(
         data: What is said about the data, with their hash.
         model: The frozen model; None for a table of predictions.
         parts: Rows of every part, where they were split.
+        leakage: What the parts share.
         context: What was tuned and calibrated.
     """
     plan = config.to_dict()
@@ -155,6 +158,8 @@ def make_record(
         "model": None if model is None else describe_model(model),
         "data": data,
         "split": None if parts is None else {name: len(part) for name, part in parts.items()},
+        "split_rule": None if parts is None else config.split.describe(),
+        "leakage": None if leakage is None else leakage.to_dict(),
         "tuning": None if head is None or context is None else describe_training(head, context.config),
         "calibration": None if calibration is None else calibration.to_dict(),
     }

@@ -9,6 +9,7 @@ import numpy as np
 
 from auditkit.auditing import AuditResult, audit
 from auditkit.baselines import Sample
+from auditkit.batch_scoring import is_scored_in_pieces, score_in_pieces
 from auditkit.config import AuditFile
 from auditkit.datasets import AuditData, load_table
 from auditkit.errors import InputError
@@ -51,6 +52,11 @@ def load_subject(
         The data with its scores and features.
     """
     watch, reporter = clock or Clock(), progress or NullProgress()
+    if config.model_spec is not None and not features and is_scored_in_pieces(config.data_path):
+        with watch.stage("score"):
+            model = load_model(config.model_spec, **config.model_options)
+            if not model.needs_all_rows:
+                return _score_in_pieces(config, model, reporter)
     with watch.stage("read"):
         data = load_table(config.data_path, **config.table_options(), name=config.name)
     if config.model_spec is None:
@@ -62,6 +68,12 @@ def load_subject(
         frozen = model.features(data.features).double().numpy() if features and model.n_features else None
         advance(1)
     return Subject(data, Sample(scores, _labels(data), data.groups, frozen), model)
+
+
+def _score_in_pieces(config: AuditFile, model: FrozenModel, progress: Progress) -> Subject:
+    path, options = config.data_path, config.table_options()
+    data, scores = score_in_pieces(path, model, options, name=config.name, progress=progress)
+    return Subject(data, Sample(_flat(scores), _labels(data), data.groups, None), model)
 
 
 def audit_sample(config: AuditFile, sample: Sample, scores: np.ndarray, data: AuditData | None = None) -> AuditResult:

@@ -93,7 +93,7 @@ def pair_with_layer(file: Path, comparison: Json) -> Paired:
     """
     config = load_config(file)
     sample = load_subject(config).sample
-    parts = split_rows(sample.n_rows, fractions=config.split.model_dump(), seed=config.seed)
+    parts = split_rows(sample.n_rows, fractions=config.split.fractions, seed=config.seed)
     settings = CompareConfig(
         methods=config.methods, threshold=config.threshold or 0.5, confidence=config.confidence,
         guarantee=config.confidence, tune=TuneConfig(**config.tune.model_dump()),

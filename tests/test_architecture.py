@@ -22,10 +22,11 @@ PACKAGE = ROOT / "auditkit"
 APP = ROOT / "app"
 
 ROWS = (
-    {"errors", "_typing", "_extras", "_validation", "progress", "checks"},
+    {"errors", "_typing", "_extras", "_validation", "progress", "checks", "expressions"},
     {"groups", "criteria", "affine_criteria", "cvxpy_constraints", "moments", "moment_maps", "row_sets"}
     | {"intervals", "multiplicity", "squares", "plans", "margins", "decision_rules"},
-    {"datasets", "splits", "_tables", "heads", "models", "feature_cache"}
+    {"datasets", "splits", "_tables", "heads", "models", "feature_cache", "table_roles", "leakage"}
+    | {"expression_values", "table_limits", "array_files", "csv_export", "frames", "table_files"}
     | {"constraints", "batches", "projection", "results", "jacobian"},
     {
         "solvers",
@@ -41,7 +42,7 @@ ROWS = (
     },
     {"auditing", "monitoring", "subgroups", "enforcement", "layer", "deployment", "streaming", "state_store"},
     {"finetuning", "tuning", "estimators", "baselines", "comparison", "online_enforcer"},
-    {"reporting", "config", "run_folder", "predictions", "subjects", "jobs"}
+    {"reporting", "config", "run_folder", "predictions", "subjects", "jobs", "splitting", "batch_scoring"}
     | {"service", "stream_job", "stream_history", "what_if"},
     {"cli", "__main__"},
 )
@@ -59,7 +60,13 @@ WITHIN_ROW = {
     "observations": {"decisions"},
     "auditing": {"subgroups"},
     "plans": {"criteria"},
-    "datasets": {"_tables", "splits"},
+    "datasets": {"_tables", "frames", "splits", "table_roles"},
+    "table_roles": {"_tables", "expression_values"},
+    "_tables": {"array_files", "table_limits"},
+    "table_files": {"_tables", "table_limits"},
+    "array_files": {"table_limits"},
+    "expressions": {"errors"},
+    "expression_values": {"_tables"},
     "feature_cache": {"_tables", "datasets", "models"},
     "models": {"_tables"},
     "layer": {"enforcement"},
@@ -74,8 +81,9 @@ WITHIN_ROW = {
     "estimators": {"finetuning", "tuning"},
     "finetuning": {"tuning"},
     "comparison": {"finetuning", "baselines"},
-    "jobs": {"config", "run_folder", "predictions", "subjects"},
-    "subjects": {"config", "run_folder", "predictions"},
+    "jobs": {"config", "run_folder", "predictions", "splitting", "subjects"},
+    "splitting": {"config", "subjects"},
+    "subjects": {"batch_scoring", "config", "run_folder", "predictions"},
     "predictions": {"config", "run_folder"},
     "what_if": {"config", "subjects"},
     "__main__": {"cli"},
@@ -112,6 +120,9 @@ HOMES = {
 """The only files of auditkit that may import a package, wherever in the file the import stands."""
 
 HEAVY = ("cvxpy", "pandas", "sklearn", "streamlit", "timm", "torch")
+APP_MODULES = {"auditkit.csv_export"}
+"""What screens may import beside the forty names of the package root: no screen writes a file of its own making."""
+
 MAX_PUBLIC_NAMES = 40
 MAX_MODULE_LINES = 400
 MAX_BODY_LINES = 60
@@ -241,7 +252,8 @@ def test_app_uses_the_public_names_only(path: Path) -> None:
     wrong = [
         f"{shown(path)}:{found.line} imports {found.target}"
         for found in imports_of(path)
-        if found.module.startswith("auditkit.") or (found.module == "auditkit" and found.target != "auditkit")
+        if (found.module.startswith("auditkit.") and found.module not in APP_MODULES)
+        or (found.module == "auditkit" and found.target != "auditkit")
     ]
     assert not wrong, "\n".join(wrong)
 

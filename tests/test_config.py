@@ -92,7 +92,9 @@ def test_a_plan_reads_back_with_every_default_written_out() -> None:
     assert make_config(stored).to_dict() == stored
     assert [spec["name"] for spec in stored["enforce"]] == ["ECP(sex)"]
     assert stored["confidence"] == 0.95
-    assert stored["split"] == {"tune": 0.4, "calibrate": 0.3, "test": 0.3}
+    assert {name: stored["split"][name] for name in ("tune", "calibrate", "test", "by", "leakage")} == {
+        "tune": 0.4, "calibrate": 0.3, "test": 0.3, "by": "random", "leakage": "report",
+    }  # fmt: skip
 
 
 def test_a_model_with_options(tmp_path: Path) -> None:

@@ -235,7 +235,7 @@ def test_single_valued_attribute_is_an_error(frame: pd.DataFrame) -> None:
 
 
 def test_frame_of_another_kind_or_empty() -> None:
-    with pytest.raises(InputError, match="must be a pandas DataFrame; got dict"):
+    with pytest.raises(InputError, match="must be a frame of pandas or polars, .*; got dict"):
         from_frame({"sex": ["a"]}, attributes="sex")  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"got shape \(0, 1\)"):
         from_frame(pd.DataFrame({"sex": []}), attributes="sex")

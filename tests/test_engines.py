@@ -22,6 +22,7 @@ from auditkit.engines import Roles, scan, scan_table
 from auditkit.engines.duckdb_engine import DuckDBEngine
 from auditkit.errors import InputError, SchemaError, UntrustedFileError
 from auditkit.moments import SUMS
+from auditkit.table_roles import Key
 
 CRITERIA = (
     ak.ECP(("sex", "race"), tolerance=0.05),
@@ -30,7 +31,7 @@ CRITERIA = (
     ak.EER("sex", tolerance=0.05),
 )
 ROLES = {"score": "score", "label": "hired", "threshold": 0.5}
-KEYS = {name: (name, None) for name in ("sex", "race", "region")}
+KEYS = {name: Key(name, name) for name in ("sex", "race", "region")}
 CASES: dict[str, dict[str, Any]] = {
     "plain": {"threshold": 0.5},
     "weighted": {"threshold": 0.5, "weight": "people"},
@@ -463,7 +464,7 @@ def test_a_table_audited_where_it_is_has_the_reliability_curves_of_its_rows(tmp_
     path = tmp_path / "table.parquet"
     frame.to_parquet(path)
     weight = "w" if weighted else None
-    roles = Roles("z", "y", weight=weight, threshold=0.5, keys={"g": ("g", None)})
+    roles = Roles("z", "y", weight=weight, threshold=0.5, keys={"g": Key("g", "g")})
     criteria = [ak.ECP("g", tolerance=0.1)]
     scanned = scan_table(path, criteria, roles)
     found = ak.evaluate_moments(scanned.moments, criteria, threshold=0.5, bins=scanned.bins)
@@ -483,6 +484,6 @@ def test_scores_that_are_no_probabilities_have_no_reliability_curve(tmp_path: Pa
     frame.loc[99, "z"] = 1.5
     path = tmp_path / "table.csv"
     frame.to_csv(path, index=False)
-    scanned = scan_table(path, [ak.ECP("g", tolerance=0.1)], Roles("z", "y", keys={"g": ("g", None)}))
+    scanned = scan_table(path, [ak.ECP("g", tolerance=0.1)], Roles("z", "y", keys={"g": Key("g", "g")}))
     assert scanned.bins is None
     assert scanned.moments.count.sum() == 100

@@ -34,7 +34,10 @@ def schema(
 
 
 def init(
-    table: Annotated[Path | None, typer.Argument(metavar="[TABLE]", help="A table to take the columns from.")] = None,
+    source: Annotated[
+        str | None, typer.Argument(metavar="[TABLE|MODEL]", help="A table, or a model, to take the columns from.")
+    ] = None,
+    table: Annotated[Path | None, typer.Argument(metavar="[TABLE]", help="The table that a model scores.")] = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Where to write; by default stdout.")
     ] = None,
@@ -42,7 +45,7 @@ def init(
     """Write a commented audit file to start from."""
     from auditkit.config import example_config
 
-    text = example_config() if table is None else _config_for(table, out)
+    text = example_config() if source is None else _config_for(source, table, out)
     if out is None:
         typer.echo(text, nl=False)
         return PASSED
@@ -53,7 +56,22 @@ def init(
     return PASSED
 
 
-def _config_for(table: Path, out: Path | None) -> str:
-    from auditkit.config import config_for_table
+def _config_for(source: str, table: Path | None, out: Path | None) -> str:
+    from auditkit._tables import TABLE_SUFFIXES
+    from auditkit.config import config_for_model, config_for_table
 
-    return config_for_table(table, folder=Path.cwd() if out is None else out.parent)
+    folder = Path.cwd() if out is None else out.parent
+    if Path(source).suffix.lower() in TABLE_SUFFIXES:
+        if table is not None:
+            raise InputError(f"init takes one table, or a model and its table; got {source!r} and {str(table)!r}")
+        return config_for_table(Path(source), folder=folder)
+    from auditkit.models.inspection import is_model, sketch_model
+
+    if not is_model(source):
+        return config_for_table(Path(source), folder=folder)
+    sketch = sketch_model(source)
+    return (
+        config_for_model(sketch, folder=folder)
+        if table is None
+        else config_for_table(table, folder=folder, model=sketch)
+    )

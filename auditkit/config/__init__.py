@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from auditkit.config.audit_file import AuditFile, CriterionSpec, DataSpec, SplitSpec, TuneSpec
 from auditkit.config.reading import config_schema, example_config, load_config, make_config, sample_config
-from auditkit.config.starting import config_for_table, load_request
+from auditkit.config.starting import config_for_model, config_for_table, load_request
 from auditkit.config.stream_file import StreamFile, load_stream_file
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "SplitSpec",
     "StreamFile",
     "TuneSpec",
+    "config_for_model",
     "config_for_table",
     "config_schema",
     "example_config",

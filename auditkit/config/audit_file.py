@@ -7,13 +7,25 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import BeforeValidator, Field, PrivateAttr, WithJsonSchema, model_validator
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    PrivateAttr,
+    Tag,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from auditkit.config.model_section import ModelSection, model_path
 from auditkit.config.report_section import ReportSpec
+from auditkit.config.scalars import Names, Number, Whole, check_number
+from auditkit.config.split_section import SplitSpec
 from auditkit.criteria import ECP, EER, Criterion, demographic_parity, equal_opportunity, equalized_odds
 from auditkit.decision_rules import check_rule
 from auditkit.errors import InputError
+from auditkit.expressions import parse_expression
 from auditkit.groups import LABEL
 
 SAMPLE = "sample:"
@@ -33,7 +45,6 @@ _NAMED = {
     "equalized_odds": equalized_odds,
 }
 _RULE = {"anyOf": [{"type": "number"}, {"type": "string", "pattern": r"^(median|top \d+(\.\d+)?%?)$"}]}
-_STRING_LIST = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
 
 Location = tuple[str | int, ...]
 
@@ -46,16 +57,9 @@ class PlacedError(ValueError):
         self.location = location
 
 
-def _number(value: Any) -> Any:
-    """Refuse true and false as numbers; leave text such as 1e-2, which YAML 1.1 reads as a string, to pydantic."""
-    if isinstance(value, bool):
-        raise ValueError(f"must be a number; got {str(value).lower()}")
-    return value
-
-
 def _rule(value: Any) -> Any:
     """A decision rule; text such as 1e-2, which YAML 1.1 reads as a string, is a number."""
-    if not isinstance(_number(value), int | float | str):
+    if not isinstance(check_number(value), int | float | str):
         raise ValueError(f'must be a number, "median", "top 100", "top 5%" or null; got {value!r}')
     try:
         return check_rule(value)
@@ -63,21 +67,11 @@ def _rule(value: Any) -> Any:
         raise ValueError(str(error)) from error
 
 
-def _names(value: Any) -> Any:
-    listed = [value] if isinstance(value, str) else value
-    if not isinstance(listed, list | tuple) or not all(isinstance(name, str) and name for name in listed):
-        raise ValueError(f"must be a column name or a list of column names; got {value!r}")
-    return tuple(listed)
-
-
 def _specs(value: Any) -> Any:
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
-Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
-Whole = Annotated[int, BeforeValidator(_number)]
 DecisionRule = Annotated[float | str, BeforeValidator(_rule), WithJsonSchema(_RULE)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_names), WithJsonSchema(_STRING_LIST)]
 
 
 class _Section(pydantic.BaseModel):
@@ -91,7 +85,27 @@ class BinSpec(_Section):
     bins: tuple[Number, ...] = Field(description="Increasing inner edges; each band holds its lower edge.")
 
 
-AttributeSpec = str | dict[str, BinSpec]
+class ExpressionSpec(_Section):
+    """Groups made of several columns, in the small language of `auditkit.expressions`."""
+
+    expression: str = Field(description='Such as: age >= 65 and tongue in ["de", "fr"].')
+
+    @field_validator("expression")
+    @classmethod
+    def _check(cls, text: str) -> str:
+        parse_expression(text)
+        return text
+
+
+def _rule_kind(value: Any) -> str:
+    """Which of the two a rule is meant to be; its mistakes are then told as that one's."""
+    return "ExpressionSpec" if isinstance(value, dict) and "expression" in value else "BinSpec"
+
+
+KeyRule = Annotated[
+    Annotated[BinSpec, Tag("BinSpec")] | Annotated[ExpressionSpec, Tag("ExpressionSpec")], Discriminator(_rule_kind)
+]
+AttributeSpec = str | dict[str, KeyRule]
 Attributes = Annotated[tuple[AttributeSpec, ...], BeforeValidator(_specs)]
 
 
@@ -99,7 +113,7 @@ class DataSpec(_Section):
     """The table and the roles of its columns."""
 
     path: str = Field(description="csv, parquet or arrow, relative to this file; sample:<name> is a bundled table.")
-    attributes: Attributes = Field(description="Protected attributes: columns, or name: {column, bins}.")
+    attributes: Attributes = Field(description="Protected attributes: columns, name: {column, bins} or {expression}.")
     strata: Attributes = Field(default=(), description="Legitimate conditions that a criterion may be given.")
     label: str | None = Field(default=None, description="Column of outcomes.")
     positive_label: str | int | float | bool | None = Field(
@@ -120,6 +134,12 @@ class DataSpec(_Section):
     )
     features: Names | None = Field(default=None, description="Columns the model reads; by default all others.")
     exclude: Names = Field(default=(), description="Columns to leave out.")
+    max_gib: Number | None = Field(
+        default=None,
+        gt=0,
+        description="Largest size that the file may declare, decoded, in GiB; by default 16 where it is read whole and "
+        "1024 where it is scanned.",
+    )
 
 
 class CriterionSpec(_Section):
@@ -160,21 +180,6 @@ class CriterionSpec(_Section):
             built.label_value,
             name=self.name or built.name,
         )
-
-
-class SplitSpec(_Section):
-    """Shares of the rows that tune the head, calibrate it and test it."""
-
-    tune: Number = Field(default=0.4, gt=0, lt=1)
-    calibrate: Number = Field(default=0.3, gt=0, lt=1)
-    test: Number = Field(default=0.3, gt=0, lt=1)
-
-    @model_validator(mode="after")
-    def _check(self) -> SplitSpec:
-        total = self.tune + self.calibrate + self.test
-        if abs(total - 1) > 1e-9:
-            raise ValueError(f"tune + calibrate + test must be 1; got {total:g}")
-        return self
 
 
 class TuneSpec(_Section):
@@ -271,7 +276,10 @@ class AuditFile(_Section):
     def table_options(self) -> dict[str, Any]:
         """The keyword arguments of `auditkit.datasets.load_table`."""
         options = self.data.model_dump(mode="python").items()
-        return {name: value for name, value in options if name not in ("path", "engine", "images")}
+        given = {name: value for name, value in options if name not in ("path", "engine", "images")}
+        beside = [name for name in self.split.columns.values() if name not in (self.data.features or ())]
+        keep = dict.fromkeys((*self.split.columns.values(), *self.split.stratify))
+        return {**given, "exclude": tuple(dict.fromkeys((*self.data.exclude, *beside))), "keep": tuple(keep)}
 
     @property
     def engine(self) -> str:

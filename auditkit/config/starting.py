@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from auditkit._tables import TABLE_SUFFIXES
 from auditkit.config.audit_file import AuditFile
+from auditkit.config.model_lines import comment_text, describe_model, quote_text, relative_path
 from auditkit.config.reading import load_config, make_config
 from auditkit.engines import ColumnSummary, summarize_table
 from auditkit.errors import InputError
+
+if TYPE_CHECKING:
+    from auditkit.models.inspection import ModelSketch
 
 _ATTRIBUTES = r"sex|gender|race|ethnicity|ethnic|religion|disability|nationality|age|age_?(band|group)|marital.?status"
 _LABELS = r"label|target|outcome|y|y_?true|class|income.*|hired|approved|default(ed)?|income_over_50k"
@@ -24,12 +26,13 @@ _AGE_BINS = [25, 40, 55]
 _THRESHOLD = "threshold: 0.5   # scores from it are positive decisions; or median, top 100, top 5%; null states none"
 
 
-def config_for_table(table: Path, *, folder: Path) -> str:
+def config_for_table(table: Path, *, folder: Path, model: ModelSketch | None = None) -> str:
     """A commented audit file for a table, to be checked by whoever knows the columns.
 
     Args:
         table: Where the table lies; its columns are summarised there, it is not loaded.
-        folder: Where the audit file will lie; the table's path is written relative to it.
+        folder: Where the audit file will lie; paths are written relative to it.
+        model: The model that scores the table; None where the table holds scores, or the model is not known.
 
     Returns:
         YAML that `auditkit.config.load_config` accepts once the guesses are right.
@@ -40,7 +43,8 @@ def config_for_table(table: Path, *, folder: Path) -> str:
     roles = (_ATTRIBUTES, _LABELS, _SCORES)
     columns, found = summarize_table(table, lambda name: any(_is(name, pattern) for pattern in roles))
     label = next((name for name in found if _is(name, _LABELS) and found[name].distinct == 2), None)
-    score = next((name for name in found if _is(name, _SCORES) and found[name].kind == "number"), None)
+    scored = [name for name in found if _is(name, _SCORES) and found[name].kind == "number"]
+    score = None if model is not None else next(iter(scored), None)
     candidates = {name: _attribute(name, summary) for name, summary in found.items() if name not in (label, score)}
     attributes = {name: spec for name, spec in candidates.items() if spec}
     if not attributes:
@@ -48,10 +52,40 @@ def config_for_table(table: Path, *, folder: Path) -> str:
             f"{table.name} has no column that looks like a protected attribute ({', '.join(columns[:12])}); "
             "start from `auditkit init` and name it in data.attributes"
         )
-    path = Path(os.path.relpath(table.resolve(), folder.resolve())).as_posix()
+    path = relative_path(table, folder)
     outcome = None if label is None else found[label]
+    if model is None:
+        scoring = _scores(score)
+    else:
+        plain = [name for name, spec in attributes.items() if not spec.startswith("{")]
+        scoring = describe_model(model, folder, columns=columns, taken=[*plain, label])
+    head, roles = _head(table, path, columns, attributes), _outcome(label, outcome)
+    return "\n".join([*head, *roles, *scoring, *_tail(attributes, label)])
+
+
+def config_for_model(model: ModelSketch, *, folder: Path) -> str:
+    """A commented audit file for a model whose table is yet to be named.
+
+    Args:
+        model: What the model says about itself.
+        folder: Where the audit file will lie.
+
+    Returns:
+        YAML with the model, and the columns that it reads as the data's features.
+    """
+    named = [name for name in model.columns if _is(name, _ATTRIBUTES) and not _is(name, "age")] or ["sex"]
+    attributes = {name: quote_text(name) for name in named}
     return "\n".join(
-        [*_head(table, path, columns, attributes), *_roles(label, outcome, score), *_tail(attributes, label)]
+        [
+            f"# Made from {comment_text(model.spec)} alone; name the table and its protected attributes.",
+            f"name: {quote_text(Path(model.spec).stem)}",
+            "data:",
+            "  path: table.csv   # csv, parquet or arrow, relative to this file",
+            f"  attributes: [{', '.join(attributes.values())}]   # protected columns of the table",
+            *_outcome(None, None),
+            *describe_model(model, folder),
+            *_tail(attributes, None),
+        ]
     )
 
 
@@ -117,33 +151,36 @@ def _attribute(name: str, summary: ColumnSummary) -> str:
     if not _is(name, _ATTRIBUTES):
         return ""
     if summary.kind in ("integer", "number") and summary.distinct > _MOST_VALUES:
-        return f"{{{_quote(name + '_band')}: {{column: {_quote(name)}, bins: {_AGE_BINS}}}}}"
-    return _quote(name) if summary.distinct > 1 else ""
+        return f"{{{quote_text(name + '_band')}: {{column: {quote_text(name)}, bins: {_AGE_BINS}}}}}"
+    return quote_text(name) if summary.distinct > 1 else ""
 
 
 def _head(table: Path, path: str, columns: list[str], attributes: dict[str, str]) -> list[str]:
     return [
-        f"# Roles guessed from the columns of {_comment(table.name)}; check every line before you look at results.",
-        f"# Columns: {_comment(', '.join(columns))}",
-        f"name: {_quote(table.stem)}",
+        f"# Roles guessed from the columns of {comment_text(table.name)}; check every line before you look at results.",
+        f"# Columns: {comment_text(', '.join(columns))}",
+        f"name: {quote_text(table.stem)}",
         "data:",
-        f"  path: {_quote(path)}",
+        f"  path: {quote_text(path)}",
         f"  attributes: [{', '.join(attributes.values())}]   # protected",
     ]
 
 
-def _roles(label: str | None, outcome: ColumnSummary | None, score: str | None) -> list[str]:
+def _outcome(label: str | None, outcome: ColumnSummary | None) -> list[str]:
     lines = ["  # label: outcome               # needed by equalized_odds, equal_opportunity and EER"]
     if label is not None and outcome is not None:
-        lines = [f"  label: {_quote(label)}"]
+        lines = [f"  label: {quote_text(label)}"]
         if outcome.kind in ("text", "other"):
             values = str(outcome.lowest), str(outcome.highest)
-            lines.append(f"  positive_label: {_quote(values[-1])}   # of {_comment(', '.join(values))}")
+            lines.append(f"  positive_label: {quote_text(values[-1])}   # of {comment_text(', '.join(values))}")
+    return lines
+
+
+def _scores(score: str | None) -> list[str]:
     if score is None:
-        return [*lines, "model: model                    # a folder with model.json; or data.score, a column of scores"]
+        return ["model: model                    # a folder with model.json; or data.score, a column of scores"]
     return [
-        *lines,
-        f"  score: {_quote(score)}   # a column of scores; no model is needed",
+        f"  score: {quote_text(score)}   # a column of scores; no model is needed",
         "  # weight: people               # a column of row weights: how many people a row stands for",
         "  # decision: invited            # a column of the decisions themselves, 0 or 1; then leave threshold out",
         "  # cluster: person              # a column that says whom a row is of, where several rows are of one person",
@@ -152,18 +189,8 @@ def _roles(label: str | None, outcome: ColumnSummary | None, score: str | None) 
 
 
 def _tail(attributes: dict[str, str], label: str | None) -> list[str]:
-    names = [_quote(name + "_band") if spec.startswith("{") else spec for name, spec in attributes.items()]
+    names = [quote_text(name + "_band") if spec.startswith("{") else spec for name, spec in attributes.items()]
     lines = [f"  - {{family: ECP, attributes: {name}, tolerance: 0.05}}" for name in names]
     if label is not None:
         lines += [f"  - {{family: equalized_odds, attributes: {name}, tolerance: 0.05}}" for name in names]
     return ["criteria:   # tolerance: the largest gap accepted, in score units", *lines, _THRESHOLD, ""]
-
-
-def _quote(text: str) -> str:
-    """A string as YAML; what JSON writes, YAML reads."""
-    plain = re.fullmatch(r"[A-Za-z_]\w*", text) and not _is(text, "y|n|yes|no|on|off|true|false|null")
-    return text if plain else json.dumps(text)
-
-
-def _comment(text: str) -> str:
-    return " ".join(text.split())

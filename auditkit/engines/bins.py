@@ -7,13 +7,14 @@ from dataclasses import replace
 from auditkit.engines.statements import Roles
 from auditkit.margins import BIN_EDGES, SCORE_BIN, marginal
 from auditkit.moments import Moments, Rows
+from auditkit.table_roles import Key
 
 
 def with_score_bins(roles: Roles) -> Roles:
     """The roles with the bin of the score among the keys, where there are labels and rows are independent."""
     if roles.label is None or roles.cluster is not None:
         return roles
-    return replace(roles, keys={**roles.keys, SCORE_BIN: (roles.score, BIN_EDGES)})
+    return replace(roles, keys={**roles.keys, SCORE_BIN: Key(SCORE_BIN, roles.score, BIN_EDGES)})
 
 
 def has_probabilities(sample: Rows) -> bool:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from auditkit._tables import MISSING_TEXTS, check_csv_schema, refuse_file
+from auditkit._tables import read_arrow_table, refuse_file
 from auditkit.engines.base import SOURCE, Column, Engine, Kind, OutOfRangeError
 from auditkit.errors import InputError, SchemaError
+from auditkit.table_files import describe_files, open_dataset
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 _INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"}
 _NUMBERS = {"FLOAT", "DOUBLE", "HUGEINT", "UHUGEINT", "UBIGINT"}
-_FORMATS = {".csv": "csv", ".parquet": "parquet", ".arrow": "ipc", ".feather": "ipc"}
 _RAW = "auditkit_raw"
 _KEPT = "auditkit_kept"
 
@@ -32,6 +32,7 @@ class DuckDBEngine(Engine):
         table: A path or glob pattern of .parquet, .csv, .arrow or .feather files, several of them, or a frame: pandas,
             pyarrow, or anything else that speaks the Arrow stream protocol (polars among them).
         threads: Number of threads; None takes one per core.
+        max_gib: Largest decoded size that each file may declare; None takes `auditkit.table_limits.SCANNED_GIB`.
 
     Raises:
         InputError: No such file, or one that cannot be read; a frame of an unknown kind.
@@ -39,7 +40,7 @@ class DuckDBEngine(Engine):
         UntrustedFileError: The file is a pickle.
     """
 
-    def __init__(self, table: Any, *, threads: int | None = None) -> None:
+    def __init__(self, table: Any, *, threads: int | None = None, max_gib: float | None = None) -> None:
         # nothing may be fetched or loaded on the way: the table is local, and DuckDB's own formats suffice
         config: dict[str, Any] = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
         # what does not fit in memory goes where temporary files go, not into the folder that happens to be current
@@ -50,12 +51,21 @@ class DuckDBEngine(Engine):
         self._dataset: pa_dataset.Dataset | None = None
         if isinstance(table, str | Path) or _is_path_list(table):
             self.files = find_files(table)
-            dataset = self._dataset = _open_files(self.files)
-            self.names, self.source = tuple(dataset.schema.names), _describe_files(self.files)
+            self.names, self.source = self._open(max_gib), describe_files(self.files)
         else:
             self._frame = table
             self.names, self.source = _frame_names(table), f"the {type(table).__name__}"
         _check_unique(self.names, self.source)
+
+    def _open(self, max_gib: float | None) -> tuple[str, ...]:
+        """Open the files, and tell the names of their columns."""
+        if Path(self.files[0]).suffix.lower() in (".npy", ".npz"):
+            import pyarrow as pa
+
+            self._frame = pa.concat_tables([read_arrow_table(file, max_gib=max_gib) for file in self.files])
+            return tuple(self._frame.column_names)
+        dataset = self._dataset = open_dataset(self.files, max_gib=max_gib)
+        return tuple(dataset.schema.names)
 
     def bind(self, names: Iterable[str]) -> Mapping[str, Column]:
         """As `Engine.bind`."""
@@ -157,34 +167,6 @@ def find_files(table: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
 
 def _is_path_list(table: Any) -> bool:
     return isinstance(table, list | tuple) and bool(table) and all(isinstance(item, str | Path) for item in table)
-
-
-def _describe_files(files: Sequence[str]) -> str:
-    return repr(files[0]) if len(files) == 1 else f"{files[0]!r} and {len(files) - 1} more files"
-
-
-def _open_files(files: Sequence[str]) -> pa_dataset.Dataset:
-    import pyarrow as pa
-    from pyarrow import csv
-    from pyarrow import dataset as pa_dataset
-
-    kind = _FORMATS[Path(files[0]).suffix.lower()]
-    # the same reading of csv as a table that is loaded whole: strict on ragged rows, same missing values
-    reader = pa_dataset.CsvFileFormat(
-        parse_options=csv.ParseOptions(newlines_in_values=True),
-        convert_options=csv.ConvertOptions(strings_can_be_null=True, null_values=list(MISSING_TEXTS)),
-    )
-    try:
-        dataset = pa_dataset.dataset(list(files), format=reader if kind == "csv" else kind)
-        dataset.schema.names  # noqa: B018  (Arrow decodes the header only when it is looked at)
-    except UnicodeDecodeError as error:
-        raise InputError(f"path: the header of {files[0]!r} is not UTF-8; save the file again as UTF-8") from error
-    except (pa.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(f"path: {_describe_files(files)} cannot be read as {kind}: {reason}") from error
-    if kind == "csv":
-        check_csv_schema(dataset.schema, Path(files[0]))
-    return dataset
 
 
 def _check_unique(names: Sequence[str], source: str) -> None:

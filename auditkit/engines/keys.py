@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
-from auditkit.datasets import bin_titles
 from auditkit.engines.base import Column
 from auditkit.groups import object_array
+from auditkit.table_roles import Key, bin_titles
 
 
-def key_values(column: Column, bins: tuple[float, ...] | None, values: Sequence[Any]) -> Any:
+def key_values(columns: Mapping[str, Column], key: Key, values: Sequence[Any]) -> Any:
     """What an engine answered for a key, as values of an attribute.
 
     Args:
-        column: The column that the key is made of.
-        bins: The edges that it is cut at; None takes it as it is.
+        columns: The columns of the table.
+        key: What it is made of.
         values: The engine's values, or numbers of bands; shape (combinations,).
 
     Returns:
@@ -23,16 +23,17 @@ def key_values(column: Column, bins: tuple[float, ...] | None, values: Sequence[
     """
     import pandas as pd
 
-    if bins is not None:
-        titles = bin_titles(bins)
+    if key.bins is not None:
+        titles = bin_titles(key.bins)
         codes = [-1 if value is None else int(value) for value in values]
         kept = [t for i, t in enumerate(titles) if i in codes or 0 < i < len(titles) - 1]
         return pd.Categorical([None if code < 0 else titles[code] for code in codes], categories=kept)
     plain = [_plain(value) for value in values]
-    if column.categories is None:
+    declared = columns[key.source].categories if key.is_plain else None
+    if declared is None:
         return object_array(plain)
-    extra = dict.fromkeys(value for value in plain if value is not None and value not in column.categories)
-    return pd.Categorical(plain, categories=[*column.categories, *extra])
+    extra = dict.fromkeys(value for value in plain if value is not None and value not in declared)
+    return pd.Categorical(plain, categories=[*declared, *extra])
 
 
 def _plain(value: Any) -> Hashable:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from auditkit.datasets import describe_missing
 from auditkit.engines.base import Column, Engine
 from auditkit.engines.statements import Roles
 from auditkit.errors import InputError, SchemaError
+from auditkit.table_roles import describe_missing
 
 
-def open_engine(table: Any, engine: str) -> Engine:
+def open_engine(table: Any, engine: str, *, max_gib: float | None = None) -> Engine:
     """The table in the named engine; a Spark frame is always Spark's.
 
     Raises:
@@ -26,7 +26,7 @@ def open_engine(table: Any, engine: str) -> Engine:
         raise InputError(f'engine must be "duckdb" or "spark"; got {engine!r}{whole}')
     from auditkit.engines.duckdb_engine import DuckDBEngine
 
-    return DuckDBEngine(table)
+    return DuckDBEngine(table, max_gib=max_gib)
 
 
 def check_columns(engine: Engine, roles: Roles) -> None:
@@ -55,9 +55,11 @@ def check_kinds(engine: Engine, columns: Mapping[str, Column], roles: Roles) -> 
             numbers = f"name a column of numbers; the table has: {', '.join(engine.names)}"
             hint = "pass positive_label, the value that counts as 1" if role == "label" else numbers
             raise SchemaError(f"{role} column {name!r} of {engine.source} holds {columns[name].type_name}; {hint}")
-    for name, (source, bins) in roles.keys.items():
-        if bins is not None and columns[source].kind not in ("integer", "number"):
+    for name, key in roles.keys.items():
+        if key.bins is not None and columns[key.source].kind not in ("integer", "number"):
             raise SchemaError(
                 f"attribute {name!r}: only numeric columns can be cut into bins; "
-                f"{source!r} is {columns[source].type_name}"
+                f"{key.source!r} is {columns[key.source].type_name}"
             )
+        if key.expression is not None:
+            key.expression.check({source: columns[source].kind for source in key.sources})

@@ -12,7 +12,6 @@ import numpy as np
 from auditkit._tables import hashing
 from auditkit._typing import FloatArray
 from auditkit.criteria import Criterion, check_criteria
-from auditkit.datasets import AttributeSpec, parse_specs
 from auditkit.decision_rules import Rule
 from auditkit.engines import clusters, labels, statements
 from auditkit.engines.base import Engine, OutOfRangeError, TableScan
@@ -25,6 +24,7 @@ from auditkit.errors import InputError
 from auditkit.groups import LABEL, Cells, Groups
 from auditkit.margins import SCORE_BIN
 from auditkit.moments import MAX_LABEL_STRATA, Moments, Rows, cell_columns, check_clustered_cells, products
+from auditkit.table_roles import AttributeSpec, Key, parse_specs
 
 SAMPLE_ROWS = 10_000
 MAX_PASSES = 5
@@ -46,6 +46,7 @@ def scan(
     clusters: str | None = None,
     attributes: Sequence[AttributeSpec] | AttributeSpec = (),
     engine: str = "duckdb",
+    max_gib: float | None = None,
 ) -> Moments:
     """The sums per cell that an audit needs, from a table that may be larger than memory.
 
@@ -62,8 +63,9 @@ def scan(
             `auditkit.decisions.decide` takes them.
         clusters: Column that says whom each row is of, where several rows are of one person.
         attributes: Attributes and strata that are not plain columns, such as
-            ``{"age_band": {"column": "age", "bins": [18, 30, 45, 60]}}``.
+            ``{"age_band": {"column": "age", "bins": [18, 30, 45, 60]}}`` or ``{"old": {"expression": "age >= 65"}}``.
         engine: "duckdb", or "spark" for a table on a cluster.
+        max_gib: Largest decoded size that a file may declare, in GiB; 1024 by default. Spark is not held to it.
 
     Returns:
         The moments; `auditkit.evaluate_moments` gives the verdicts.
@@ -75,15 +77,17 @@ def scan(
         MissingExtraError: The engine is not installed.
     """
     listed = check_criteria(criteria)
-    specs = {name: (source, bins) for name, source, bins in parse_specs("attributes", attributes)}
-    plain = {name: (name, None) for c in listed for name in c.columns if name != LABEL and name not in specs}
+    specs = {key.name: key for key in parse_specs("attributes", attributes)}
+    plain = {name: Key(name, name) for c in listed for name in c.columns if name != LABEL and name not in specs}
     used = {name: rule for name, rule in {**specs, **plain}.items() if any(name in c.columns for c in listed)}
     roles = Roles(score, label, positive_label, weight, decision, threshold, clusters, keys=used)
-    with open_engine(table, engine) as opened:
+    with open_engine(table, engine, max_gib=max_gib) as opened:
         return _Scan(opened, listed, roles).moments()
 
 
-def scan_table(table: Any, criteria: Sequence[Criterion], roles: Roles, *, engine: str = "duckdb") -> TableScan:
+def scan_table(
+    table: Any, criteria: Sequence[Criterion], roles: Roles, *, engine: str = "duckdb", max_gib: float | None = None
+) -> TableScan:
     """`scan` for roles that are already sorted out, with what else a record of the run states about the table.
 
     Args:
@@ -91,6 +95,7 @@ def scan_table(table: Any, criteria: Sequence[Criterion], roles: Roles, *, engin
         criteria: The criteria.
         roles: Which columns are what; keys that no criterion reads are counted as well.
         engine: As `scan`.
+        max_gib: As `scan`.
 
     Returns:
         Moments and counts.
@@ -98,7 +103,7 @@ def scan_table(table: Any, criteria: Sequence[Criterion], roles: Roles, *, engin
     Raises:
         InputError: As `scan`.
     """
-    with open_engine(table, engine) as opened, hashing(opened.files) as digest:
+    with open_engine(table, engine, max_gib=max_gib) as opened, hashing(opened.files) as digest:
         task = _Scan(opened, criteria, with_score_bins(roles))
         moments, bins = split_bins(task.moments())
         counts = {name: task.counts(name, moments) for name in roles.keys}
@@ -359,8 +364,7 @@ class _Scan:
     def _values(self, name: str, values: list[Any]) -> Any:
         if name == SCORE_BIN:
             return np.array(values, dtype=np.int64)
-        source, bins = self.roles.keys[name]
-        return key_values(self.columns[source], bins, values)
+        return key_values(self.columns, self.roles.keys[name], values)
 
     def counts(self, name: str, moments: Moments) -> dict[Hashable, int]:
         """Rows by value of one attribute or stratum; asked of the engine only where no criterion reads it."""

@@ -21,7 +21,9 @@ import numpy as np
 from auditkit._typing import FloatArray
 from auditkit.decision_rules import Cut, Rule
 from auditkit.engines.base import SOURCE, Column, Engine
+from auditkit.engines.expression_sql import write_expression
 from auditkit.moments import FACTORS, Rows, products
+from auditkit.table_roles import Key
 
 CENTRED: dict[tuple[str, ...], tuple[str, ...]] = {("z-shift",): ("z",), ("y-shift",): ("y",)}
 """Sums that follow from another and the number of rows: Σ(z − shift) = Σz − n·shift, in exact arithmetic."""
@@ -50,7 +52,7 @@ class Roles:
         decision: Column of decisions d.
         threshold: The rule that decisions are made by, where there is no column of them.
         cluster: Column that says whom each row is of.
-        keys: Attributes and strata: name → source column and bin edges.
+        keys: Attributes and strata: name → what they are made of.
         mentioned: Further roles with the columns they name, which must be there but are not read.
         cut: Where the rule cuts the scores; None as long as that is not known.
     """
@@ -62,7 +64,7 @@ class Roles:
     decision: str | None = None
     threshold: Rule | None = None
     cluster: str | None = None
-    keys: Mapping[str, tuple[str, tuple[float, ...] | None]] = field(default_factory=dict)
+    keys: Mapping[str, Key] = field(default_factory=dict)
     mentioned: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     cut: Cut | None = None
 
@@ -73,7 +75,7 @@ class Roles:
             "cluster": self.cluster,
         }  # fmt: skip
         named = {role: (name,) for role, name in single.items() if name is not None}
-        return {**named, "attributes": tuple(source for source, _ in self.keys.values())}
+        return {**named, "attributes": tuple(name for key in self.keys.values() for name in key.sources)}
 
     @property
     def given(self) -> set[str]:
@@ -168,7 +170,10 @@ def select_rows(
         parts.append(f"{_as_float(columns[roles.weight])} AS w")
     if roles.cluster is not None:
         parts.append(f"{present(columns[roles.cluster])} AS g")
-    parts += [f"{_key(columns[roles.keys[name][0]], roles.keys[name][1])} AS k{i}" for i, name in enumerate(keys)]
+    for i, name in enumerate(keys):
+        value, given = _key(roles.keys[name], columns)
+        parts.append(f"{value} AS k{i}")
+        parameters += given
     text = f"SELECT {', '.join(parts)} FROM {SOURCE}"
     if label_key and roles.positive_label is not None:
         text = f"SELECT *, y AS ky FROM ({text}) labelled"
@@ -196,13 +201,16 @@ def present(column: Column) -> str:
     return f"CASE WHEN isnan({_as_float(column)}) THEN NULL ELSE {column.alias} END"
 
 
-def _key(column: Column, bins: tuple[float, ...] | None) -> str:
-    """A key: the value itself, or the number of its band; missing values stay missing."""
+def _key(key: Key, columns: Mapping[str, Column]) -> tuple[str, tuple[Any, ...]]:
+    """A key: the value itself, the number of its band, or an expression; missing values stay missing."""
+    if key.expression is not None:
+        return write_expression(key.expression, columns)
+    column, bins = columns[key.source], key.bins
     if bins is None:
-        return column.alias
+        return column.alias, ()
     value = _as_float(column)
     bands = " ".join(f"WHEN {value} < {number(edge)} THEN {position}" for position, edge in enumerate(bins))
-    return f"CASE WHEN {value} IS NULL OR isnan({value}) THEN NULL {bands} ELSE {len(bins)} END"
+    return f"CASE WHEN {value} IS NULL OR isnan({value}) THEN NULL {bands} ELSE {len(bins)} END", ()
 
 
 def plan_terms(given: set[str], sample: Rows, *, whole: set[str], label_is_key: bool) -> tuple[Term, ...]:

@@ -59,6 +59,11 @@ class FrozenModel(abc.ABC):
         self.trust = trust
         self._repeated: set[str] = set()
 
+    @property
+    def needs_all_rows(self) -> bool:
+        """Whether a batch must be all rows of the data; only a table of predictions without a key needs them."""
+        return False
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {self.task}, d={self.n_features}, {self.fingerprint[:12]})"
 

@@ -48,6 +48,11 @@ class BoostedModel(FrozenModel):
             fingerprint=self._measure(),
         )
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns that it reads, in order; empty where the file has none."""
+        return tuple(self._trees.columns or ())
+
     def _measure(self) -> str:
         digest = hashlib.sha256(hash_description({"kind": "boosted", "library": self._trees.library}).encode())
         digest.update(self._trees.dump())

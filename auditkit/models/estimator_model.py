@@ -39,6 +39,11 @@ class EstimatorModel(FrozenModel):
             name=name, task=task, n_features=0, chunk_rows=CHUNK_ROWS, fingerprint=self._measure(), trust=trust
         )
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns that it reads, in order; empty where it was fitted without names."""
+        return tuple(map(str, getattr(self._estimator, "feature_names_in_", ())))
+
     def _measure(self) -> str:
         return hash_object(self._estimator)
 

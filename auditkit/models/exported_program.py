@@ -78,6 +78,11 @@ class ExportedProgram(FrozenModel):
             weights_sha256=weights_hash(state_tensors(module)),
         )
 
+    @property
+    def input_shape(self) -> tuple[int | None, ...]:
+        """Shape of what it reads; None for a size that may be any."""
+        return tuple(size if isinstance(size, int) else None for size in self._shape)
+
     def _measure(self) -> str:
         return fingerprint_of(self._module, describe=self._description)
 

@@ -73,6 +73,11 @@ class PredictionsModel(FrozenModel):
             fingerprint=self._measure(),
         )
 
+    @property
+    def needs_all_rows(self) -> bool:
+        """Without a key, rows are told by their place alone."""
+        return self._keys is None
+
     def _measure(self) -> str:
         digest = hashlib.sha256(hash_description(self._description).encode())
         digest.update(self._values.numpy().tobytes())

@@ -12,6 +12,28 @@ from auditkit.errors import InputError, UntrustedFileError
 from auditkit.models.archives import check_archive
 from auditkit.models.estimator_model import EstimatorModel
 
+_DAMAGED = (zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError, EOFError, json.JSONDecodeError)
+
+
+def list_untrusted(path: Path) -> list[str]:
+    """The types that a .skops file would construct beyond those that skops knows to be harmless; none is constructed.
+
+    Raises:
+        UntrustedFileError: It unpacks to far more than it weighs.
+        InputError: The file is missing or damaged.
+        MissingExtraError: skops is not installed.
+    """
+    if not path.is_file():
+        raise InputError(f"spec: there is no file {str(path)!r}")
+    io = import_extra("skops.io")
+    try:
+        check_archive(path, what="skops file")
+        return sorted(set(io.get_untrusted_types(file=path)))
+    except UntrustedFileError:
+        raise
+    except _DAMAGED as error:
+        raise InputError(f"spec: {str(path)!r} is damaged or no skops file ({error}); save it again") from error
+
 
 def load_skops(path: str | Path, *, trust: Sequence[str] = ()) -> EstimatorModel:
     """Load a scikit-learn estimator from a .skops file.
@@ -30,24 +52,14 @@ def load_skops(path: str | Path, *, trust: Sequence[str] = ()) -> EstimatorModel
         MissingExtraError: skops is not installed.
     """
     file = Path(path)
-    if not file.is_file():
-        raise InputError(f"spec: there is no file {str(path)!r}")
-    io = import_extra("skops.io")
-    damaged = (zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError, EOFError, json.JSONDecodeError)
-    try:
-        check_archive(file, what="skops file")
-        unknown = sorted(set(io.get_untrusted_types(file=file)) - set(trust))
-    except UntrustedFileError:
-        raise
-    except damaged as error:
-        raise InputError(f"spec: {str(path)!r} is damaged or no skops file ({error}); save it again") from error
+    unknown = [name for name in list_untrusted(file) if name not in trust]
     if unknown:
         raise UntrustedFileError(
             f"spec: {file.name!r} would construct {', '.join(unknown)}; if you trust all of these types, "
             f"pass trust={unknown!r}"
         )
     try:
-        estimator = io.load(file, trusted=list(trust))
-    except damaged as error:
+        estimator = import_extra("skops.io").load(file, trusted=list(trust))
+    except _DAMAGED as error:
         raise InputError(f"spec: {str(path)!r} is damaged ({error}); save it again") from error
     return EstimatorModel(estimator, name=file.stem, trust=", ".join(sorted(trust)))

@@ -9,6 +9,8 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
+from auditkit.csv_export import write_csv
+
 from . import words
 from .words import Json
 
@@ -178,7 +180,7 @@ def draw(figure: go.Figure, *, key: str, words_for_it: str, data: pd.DataFrame) 
     st.caption(words.plain(words_for_it))
     with st.expander("Data behind this chart", icon=":material/table:"):
         st.dataframe(data, hide_index=True, key=f"{key}-data")
-        text = data.to_csv(index=False)
+        text = write_csv(data)
         st.download_button("Download as CSV", text, file_name=f"{key}.csv", mime="text/csv", key=f"{key}-csv")
 
 

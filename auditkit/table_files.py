@@ -1,0 +1,112 @@
+"""Table files that are read piece by piece: one Arrow data set over files of one kind, never whole in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from auditkit._tables import MISSING_TEXTS, check_csv_schema
+from auditkit.errors import InputError, SchemaError
+from auditkit.table_limits import check_declared_size
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyarrow import dataset as pa_dataset
+
+_FORMATS = {".csv": "csv", ".parquet": "parquet", ".arrow": "ipc", ".feather": "ipc"}
+
+
+def open_dataset(files: Sequence[str | Path], *, max_gib: float | None = None) -> pa_dataset.Dataset:
+    """Files of one kind as one table that is read in pieces.
+
+    Args:
+        files: .csv, .parquet, .arrow or .feather files.
+        max_gib: Largest decoded size that each may declare; None takes `auditkit.table_limits.SCANNED_GIB`.
+
+    Raises:
+        InputError: They cannot be read, or declare more than the limit.
+        SchemaError: A csv file has a column twice, or is not separated by commas.
+    """
+    import pyarrow as pa
+    from pyarrow import csv
+    from pyarrow import dataset as pa_dataset
+
+    kind = _FORMATS[Path(files[0]).suffix.lower()]
+    # the same reading of csv as a table that is loaded whole: strict on ragged rows, same missing values
+    reader = pa_dataset.CsvFileFormat(
+        parse_options=csv.ParseOptions(newlines_in_values=True),
+        convert_options=csv.ConvertOptions(strings_can_be_null=True, null_values=list(MISSING_TEXTS)),
+    )
+    try:
+        for file in files:
+            check_declared_size(Path(file), max_gib=max_gib, scanned=True)
+        dataset = pa_dataset.dataset([str(file) for file in files], format=reader if kind == "csv" else kind)
+        dataset.schema.names  # noqa: B018  (Arrow decodes the header only when it is looked at)
+    except UnicodeDecodeError as error:
+        raise InputError(f"path: the header of {str(files[0])!r} is not UTF-8; save the file again as UTF-8") from error
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(error, files) from error
+    if kind == "csv":
+        check_csv_schema(dataset.schema, Path(files[0]))
+    return dataset
+
+
+def describe_files(files: Sequence[str | Path]) -> str:
+    """The files in words."""
+    first = repr(str(files[0]))
+    return first if len(files) == 1 else f"{first} and {len(files) - 1} more files"
+
+
+def read_columns(dataset: pa_dataset.Dataset, columns: Sequence[str], files: Sequence[str | Path]) -> pa.Table:
+    """Some columns, whole.
+
+    Raises:
+        InputError: They cannot be read.
+    """
+    import pyarrow as pa
+
+    try:
+        return dataset.to_table(columns=list(columns))
+    except (pa.ArrowException, OSError, MemoryError) as error:
+        raise _unreadable(error, files) from error
+
+
+def read_pieces(
+    dataset: pa_dataset.Dataset, columns: Sequence[str], files: Sequence[str | Path], *, rows: int
+) -> Iterator[pa.Table]:
+    """Some columns in pieces of exactly ``rows`` rows, the last one shorter, in the order of the files.
+
+    A piece holds the same rows however the files are divided, so that what is computed by piece is the same, too.
+
+    Raises:
+        InputError: They cannot be read.
+    """
+    import pyarrow as pa
+
+    pending: list[pa.RecordBatch] = []
+    held = 0
+    try:
+        # reading far ahead would hold what is not looked at yet
+        scanned = dataset.to_batches(columns=list(columns), batch_size=rows, batch_readahead=1, fragment_readahead=1)
+        for batch in scanned:
+            pending.append(batch)
+            held += batch.num_rows
+            while held >= rows:
+                table = pa.Table.from_batches(pending)
+                yield table.slice(0, rows)
+                pending = [part for part in table.slice(rows).to_batches() if part.num_rows]
+                held -= rows
+    except (pa.ArrowException, OSError, MemoryError) as error:
+        raise _unreadable(error, files) from error
+    if held:
+        yield pa.Table.from_batches(pending)
+
+
+def _unreadable(error: Exception, files: Sequence[str | Path]) -> InputError:
+    reason = " ".join(str(error).split()).rpartition("Invalid: ")[2][:300]  # Arrow wraps it in what it was doing
+    _, twice, name = reason.partition("multiple columns named ")
+    if twice:
+        return SchemaError(f"{describe_files(files)} has several columns called {name!r}; rename them")
+    suffix = Path(files[0]).suffix
+    return InputError(f"path: {describe_files(files)} cannot be read as {suffix.removeprefix('.')}: {reason}")

@@ -1,0 +1,110 @@
+"""A table that a model scores is read in pieces, and the audit is that of the table in memory, to the last bit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import auditkit as ak
+from auditkit import batch_scoring
+from auditkit.errors import InputError, SchemaError
+from auditkit.subjects import load_subject
+from auditkit.table_files import open_dataset, read_pieces
+
+
+@pytest.fixture(scope="module")
+def adult() -> pd.DataFrame:
+    config = ak.sample_config()
+    return pd.read_parquet(config.data_path)
+
+
+def config_for(folder: Path, name: str, **changes: object) -> ak.AuditFile:
+    plan = ak.sample_config().to_dict()
+    plan["data"] = {**plan["data"], "path": name, **changes}
+    return ak.make_config(plan, folder=folder)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "feather"])
+def test_the_audit_in_pieces_is_that_in_memory(
+    adult: pd.DataFrame, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_scoring, "PIECE_ROWS", 4_000)
+    rows = adult.head(9_001)
+    if suffix == "parquet":
+        rows.to_parquet(tmp_path / "t.parquet", row_group_size=1_700)
+    else:
+        rows.reset_index(drop=True).to_feather(tmp_path / "t.feather")
+    config = config_for(tmp_path, f"t.{suffix}")
+    pieces = load_subject(config, features=False)
+    whole = load_subject(config, features=True)
+    assert pieces.data.features is None
+    assert whole.data.features is not None
+    assert pieces.data.sha256 == whole.data.sha256
+    np.testing.assert_allclose(pieces.sample.scores, whole.sample.scores, rtol=0, atol=1e-7)
+    np.testing.assert_array_equal(pieces.sample.labels, whole.sample.labels)
+    for name in whole.data.groups.names:
+        assert pieces.data.groups.categories(name) == whole.data.groups.categories(name)
+        np.testing.assert_array_equal(pieces.data.groups.codes(name), whole.data.groups.codes(name))
+
+
+def test_pieces_have_the_same_rows_however_the_file_is_divided(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"x": np.arange(10_000), "y": np.arange(10_000) % 7})
+    found = []
+    for size in (333, 4_096, 10_000):
+        frame.to_parquet(tmp_path / f"{size}.parquet", row_group_size=size)
+        dataset = open_dataset([tmp_path / f"{size}.parquet"])
+        pieces = list(read_pieces(dataset, ["x"], ["t"], rows=3_000))
+        assert [piece.num_rows for piece in pieces] == [3_000, 3_000, 3_000, 1_000]
+        found.append([piece.column("x").to_pylist() for piece in pieces])
+    assert found[0] == found[1] == found[2] == [frame["x"][i : i + 3_000].tolist() for i in range(0, 10_000, 3_000)]
+
+
+def test_weights_and_clusters_are_heeded_and_an_audit_runs(adult: pd.DataFrame, tmp_path: Path) -> None:
+    rows = adult.head(4_000).assign(people=np.tile([1.0, 2.0], 2_000), person=np.arange(4_000) // 2, note="x")
+    rows.to_parquet(tmp_path / "t.parquet")
+    config = config_for(tmp_path, "t.parquet", weight="people", cluster="person", exclude=["note"])
+    result = ak.run_audit(config, out=tmp_path / "run")
+    whole = ak.load_table(tmp_path / "t.parquet", **config.table_options())
+    scores = ak.load_model("sample:adult_mlp").scores(whole.features).numpy()
+    expected = ak.audit(
+        scores, whole.groups, config.build_criteria(), labels=whole.labels, weights=whole.weights,
+        clusters=whole.clusters, threshold=0.5,
+    )  # fmt: skip
+    for found, other in zip(result.outcome.findings, expected.findings, strict=True):
+        assert found.gap == pytest.approx(other.gap, abs=1e-7)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["data"]["rows"] == 4_000
+
+
+def test_a_table_of_predictions_without_a_key_is_read_whole(adult: pd.DataFrame, tmp_path: Path) -> None:
+    rows = adult.head(500).reset_index(drop=True)
+    rows.to_parquet(tmp_path / "t.parquet")
+    pd.DataFrame({"score": np.linspace(0.1, 0.9, 500)}).to_csv(tmp_path / "scores.csv", index=False)
+    plan = config_for(tmp_path, "t.parquet").to_dict()
+    plan["model"] = {"path": "scores.csv", "score": "score"}
+    subject = load_subject(ak.make_config(plan, folder=tmp_path), features=False)
+    assert subject.sample.scores.tolist() == pytest.approx(np.linspace(0.1, 0.9, 500).tolist())
+
+
+def test_a_long_csv_is_read_in_pieces_and_says_where_it_cannot_be(
+    adult: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_scoring, "WHOLE_CSV_BYTES", 1_000)
+    adult.head(3_000).to_csv(tmp_path / "t.csv", index=False)
+    config = config_for(tmp_path, "t.csv")
+    pieces, whole = (load_subject(config, features=features) for features in (False, True))
+    np.testing.assert_allclose(pieces.sample.scores, whole.sample.scores, rtol=0, atol=1e-7)
+    with pytest.raises(SchemaError, match="'sexx', which the table lacks"):
+        load_subject(config_for(tmp_path, "t.csv", weight="sexx"), features=False)
+    text = (tmp_path / "t.csv").read_text()
+    rows = text.splitlines()
+    place = rows[0].split(",").index("age")
+    last = rows[-1].split(",")
+    last[place] = "old"
+    (tmp_path / "t.csv").write_text("\n".join([rows[0], *rows[1:] * 10, ",".join(last)]) + "\n")
+    with pytest.raises(InputError, match="cannot be read as csv: .*'old'"):
+        load_subject(config, features=False)
