@@ -12,10 +12,11 @@ from auditkit.baselines import Sample
 from auditkit.config import AuditFile
 from auditkit.datasets import AuditData, load_table
 from auditkit.errors import InputError
+from auditkit.image_scoring import read_images, score_images
 from auditkit.models import load_model
 from auditkit.predictions import describe_decisions
 from auditkit.progress import NullProgress, Progress
-from auditkit.run_folder import Clock
+from auditkit.run_folder import Clock, describe_data
 
 if TYPE_CHECKING:
     from auditkit.models import FrozenModel
@@ -29,11 +30,18 @@ class Subject:
         data: The table.
         sample: Scores, labels, groups and features of its rows.
         model: The frozen model; None for a table of predictions.
+        images: What run.json holds about the images; None where the rows are none.
     """
 
     data: AuditData
     sample: Sample
     model: FrozenModel | None
+    images: dict[str, Any] | None = None
+
+    def describe_data(self) -> dict[str, Any]:
+        """What run.json holds about the data."""
+        facts = describe_data(self.data)
+        return facts if self.images is None else {**facts, "images": self.images}
 
 
 def load_subject(
@@ -51,6 +59,8 @@ def load_subject(
         The data with its scores and features.
     """
     watch, reporter = clock or Clock(), progress or NullProgress()
+    if config.data.images is not None:
+        return _load_images(config, reporter, watch)
     with watch.stage("read"):
         data = load_table(config.data_path, **config.table_options(), name=config.name)
     if config.model_spec is None:
@@ -62,6 +72,18 @@ def load_subject(
         frozen = model.features(data.features).double().numpy() if features and model.n_features else None
         advance(1)
     return Subject(data, Sample(scores, _labels(data), data.groups, frozen), model)
+
+
+def _load_images(config: AuditFile, reporter: Progress, watch: Clock) -> Subject:
+    """Images with their scores and features, which one pass gives: whatever the job, the next one finds them."""
+    with watch.stage("read"), reporter.stage("reading the manifest and hashing the images", 1) as advance:
+        manifest = read_images(config)
+        manifest.hash_images()
+        advance()
+    with watch.stage("score"):
+        found = score_images(config, manifest, progress=reporter)
+    sample = Sample(found.scores, _labels(found.data), found.data.groups, found.features)
+    return Subject(found.data, sample, found.model, found.facts)
 
 
 def audit_sample(config: AuditFile, sample: Sample, scores: np.ndarray, data: AuditData | None = None) -> AuditResult:

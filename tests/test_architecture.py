@@ -22,10 +22,10 @@ PACKAGE = ROOT / "auditkit"
 APP = ROOT / "app"
 
 ROWS = (
-    {"errors", "_typing", "_extras", "_validation", "progress", "checks"},
+    {"errors", "_typing", "_extras", "_validation", "progress", "checks", "_locks"},
     {"groups", "criteria", "affine_criteria", "cvxpy_constraints", "moments", "moment_maps", "row_sets"}
     | {"intervals", "multiplicity", "squares", "plans", "margins", "decision_rules"},
-    {"datasets", "splits", "_tables", "heads", "models", "feature_cache"}
+    {"datasets", "splits", "_tables", "heads", "models", "feature_cache", "images"}
     | {"constraints", "batches", "projection", "results", "jacobian"},
     {
         "solvers",
@@ -41,7 +41,8 @@ ROWS = (
     },
     {"auditing", "monitoring", "subgroups", "enforcement", "layer", "deployment", "streaming", "state_store"},
     {"finetuning", "tuning", "estimators", "baselines", "comparison", "online_enforcer"},
-    {"reporting", "config", "run_folder", "predictions", "subjects", "jobs"} | {"service", "stream_job"},
+    {"reporting", "config", "run_folder", "predictions", "subjects", "jobs", "image_scoring"}
+    | {"service", "stream_job"},
     {"cli", "__main__"},
 )
 """A module imports only from the rows above its own; a folder's name stands for every file in it."""
@@ -59,7 +60,8 @@ WITHIN_ROW = {
     "auditing": {"subgroups"},
     "plans": {"criteria"},
     "datasets": {"_tables", "splits"},
-    "feature_cache": {"_tables", "datasets", "models"},
+    "feature_cache": {"datasets", "images", "models"},
+    "images": {"_tables", "datasets"},
     "models": {"_tables"},
     "layer": {"enforcement"},
     "projection": {"constraints"},
@@ -74,7 +76,8 @@ WITHIN_ROW = {
     "finetuning": {"tuning"},
     "comparison": {"finetuning", "baselines"},
     "jobs": {"config", "run_folder", "predictions", "subjects"},
-    "subjects": {"config", "run_folder", "predictions"},
+    "subjects": {"config", "image_scoring", "run_folder", "predictions"},
+    "image_scoring": {"config"},
     "predictions": {"config", "run_folder"},
     "__main__": {"cli"},
     "run_folder": {"reporting", "config"},
