@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from auditkit._image_checks import describe_missing_pixels
 from auditkit._tables import hash_file, read_table
 from auditkit._typing import FloatArray, VectorLike
 from auditkit._validation import to_numpy
@@ -41,6 +42,9 @@ MODES = ("1", "CMYK", "L", "LA", "P", "PA", "RGB", "RGBA", "YCbCr")
 
 MAX_PIXELS = 89_478_485
 """Largest width × height that is decoded, 256 MiB of RGB: Pillow's own limit, as an error instead of a warning."""
+
+LARGEST_LIMIT = 2 * MAX_PIXELS
+"""Where Pillow refuses on its own."""
 
 HASHING_THREADS = 4
 
@@ -194,9 +198,13 @@ def decode_image(path: Path, content: bytes, *, max_pixels: int = MAX_PIXELS) ->
             image.load()
             if image.size != size:
                 raise _corrupt(path, f"its header says {_shown(size)}, its pixels are {_shown(image.size)}")
+            if lacking := describe_missing_pixels(image, content):
+                raise _corrupt(path, lacking)
             return image.convert("RGB")
     except CorruptImageError:
         raise
+    except Image.DecompressionBombError as error:
+        raise _corrupt(path, f"its header promises far more pixels than the limit of {max_pixels:,}") from error
     except Image.UnidentifiedImageError as error:
         raise _corrupt(path, f"its {len(content):,} bytes are no image of a kind that is read") from error
     except Exception as error:  # decoders raise whatever damaged bytes lead them to
@@ -211,7 +219,7 @@ def _check_header(image: Image, path: Path, expected: str, max_pixels: int) -> N
         raise _corrupt(path, f"its name says {expected}, its bytes are {found}")
     width, height = image.size
     if width * height > max_pixels:
-        raise _corrupt(path, f"its header says {_shown(image.size)} pixels, more than the limit of {max_pixels:,}")
+        raise _corrupt(path, f"its header promises {_shown(image.size)} pixels, more than the limit of {max_pixels:,}")
     frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     if frames != 1:
         raise _corrupt(path, f"it holds {frames} frames; save the one that is meant")

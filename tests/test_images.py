@@ -47,6 +47,30 @@ def with_header_size(png: bytes, width: int, height: int) -> bytes:
     return png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:]
 
 
+def with_jpeg_height(jpeg: bytes, height: int) -> bytes:
+    """A JPEG whose header promises more rows than were encoded; decoders fill them with grey."""
+    place = max(jpeg.find(b"\xff\xc0"), jpeg.find(b"\xff\xc2"))
+    return jpeg[: place + 5] + struct.pack(">H", height) + jpeg[place + 7 :]
+
+
+def interlaced(width: int, height: int) -> bytes:
+    """An Adam7 PNG in 8-bit grey, packed by hand: Pillow reads them and writes none."""
+    passes = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+    lines = [
+        b"\0" + bytes(10 * y + x for x in range(x0, width, dx))
+        for x0, y0, dx, dy in passes
+        for y in range(y0, height, dy)
+        if x0 < width
+    ]
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 1)
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"".join(lines))) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
 # Decoding
 
 
@@ -59,6 +83,24 @@ def test_what_is_decoded_is_what_was_encoded() -> None:
     assert decode_image(Path("a.webp"), encoded(image, "WEBP")).size == (20, 16)
 
 
+MODES = [("PNG", mode) for mode in ("1", "L", "LA", "P", "RGB", "RGBA")]
+MODES += [("JPEG", mode) for mode in ("L", "RGB", "CMYK")]
+
+
+@pytest.mark.parametrize(("kind", "mode"), MODES)
+def test_grey_edges_and_every_kind_of_pixel_are_no_damage(kind: str, mode: str) -> None:
+    pixels = np.full((21, 37, 3), 128, dtype=np.uint8)
+    pixels[:9] = np.asarray(noise(37, 9))
+    for options in ({}, {"progressive": True}) if kind == "JPEG" else ({}, {"bits": 2} if mode == "P" else {}):
+        content = encoded(Image.fromarray(pixels).convert(mode), kind, **options)
+        assert decode_image(Path(f"a.{kind.lower()}"), content).size == (37, 21)
+
+
+def test_an_interlaced_image_is_no_damage() -> None:
+    pixels = np.asarray(decode_image(Path("a.png"), interlaced(5, 3)))[:, :, 0]
+    assert pixels.tolist() == [[10 * y + x for x in range(5)] for y in range(3)]
+
+
 CASES: dict[str, tuple[str, bytes, str]] = {
     "empty": ("a.png", b"", "its 0 bytes are no image"),
     "text": ("a.png", b"hello world", "its 11 bytes are no image"),
@@ -66,9 +108,15 @@ CASES: dict[str, tuple[str, bytes, str]] = {
     "cut short JPEG": ("a.jpg", encoded(noise(200, 200), "JPEG")[:4000], "truncated"),
     "wrong extension": ("a.jpg", encoded(noise()), "its name says JPEG, its bytes are PNG"),
     "unknown extension": ("a.exe", encoded(noise()), r"the suffix '\.exe' is not among \.bmp"),
-    "bomb": ("a.png", with_header_size(encoded(noise()), 60_000, 60_000), "60000 × 60000 pixels, more than the limit"),
-    "promises more": ("a.png", with_header_size(encoded(noise()), 20, 4_000), "cannot be read"),
-    "flipped bits": ("a.png", encoded(noise())[:200] + b"\0\1\2" + encoded(noise())[203:], "cannot be read"),
+    "bomb": ("a.png", with_header_size(encoded(noise()), 60_000, 60_000), "promises far more pixels than the limit"),
+    "large": ("a.png", with_header_size(encoded(noise()), 9_500, 9_500), "9500 × 9500 pixels, more than the limit"),
+    "promises more": ("a.png", with_header_size(encoded(noise()), 20, 18), "promises 1,098 bytes of .* holds 976"),
+    "promises less": ("a.png", with_header_size(encoded(noise()), 20, 15), "promises 915 bytes of .* holds more"),
+    "promises more, JPEG": ("a.jpg", with_jpeg_height(encoded(noise(64, 64), "JPEG"), 96), "ends before the 64 × 96"),
+    "promises more, progressive JPEG": (
+        "a.jpg", with_jpeg_height(encoded(noise(64, 64), "JPEG", progressive=True), 640), "ends before the 64 × 640"
+    ),
+    "flipped bits": ("a.png", encoded(noise())[:200] + b"\0\1\2" + encoded(noise())[203:], "broken data stream"),
     "16 bits": ("a.png", encoded(Image.fromarray(np.full((4, 4), 40_000, dtype=np.uint16))), "mode 'I;16'"),
     "several frames": (
         "a.tiff", encoded(noise(), "TIFF", save_all=True, append_images=[noise(seed=1)]), "holds 2 frames"
@@ -86,7 +134,7 @@ def test_damaged_and_lying_files_are_named(case: str) -> None:
 
 def test_the_limit_of_pixels_is_asked_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("pixels were decoded"))
-    with pytest.raises(CorruptImageError, match="20 × 16 pixels, more than the limit of 319"):
+    with pytest.raises(CorruptImageError, match="promises 20 × 16 pixels, more than the limit of 319"):
         decode_image(Path("a.png"), encoded(noise()), max_pixels=319)
 
 
@@ -315,7 +363,7 @@ def test_an_audit_of_images_is_the_audit_of_their_scores(audited: Callable[..., 
     with torch.no_grad():
         table["score"] = torch.sigmoid(network()(images)[:, 0]).double().numpy()
     means = table.groupby("sex")["score"].mean()
-    assert result.outcome.findings[0].gap.value == pytest.approx(abs(means["f"] - means["m"]), abs=1e-6)
+    assert result.outcome.findings[0].gap == pytest.approx(abs(means["f"] - means["m"]), abs=1e-6)
     run = json.loads((folder / "run" / "run.json").read_text())
     assert run["data"]["images"]["files"] == run["data"]["images"]["different"] == N
     assert run["data"]["images"]["skipped"] == 0
@@ -324,17 +372,14 @@ def test_an_audit_of_images_is_the_audit_of_their_scores(audited: Callable[..., 
 
 def test_runs_with_and_without_the_cache_are_the_same(audited: Callable[..., Path], folder: Path) -> None:
     config = load_config(audited())
-    runs = {
-        "cold": config,
-        "warm": config,
-        "elsewhere": config.with_cache(folder / "other"),
-        "none": config.with_cache(False),
-    }
-    for name, chosen in runs.items():
+    for name, chosen in {"cold": config, "elsewhere": config.with_cache(folder / "other")}.items():
+        run_audit(chosen, out=folder / name)
+    for name, chosen in {"warm": config, "none": config.with_cache(False)}.items():
         run_tune(chosen, out=folder / name)
     assert len(list_entries(folder / "kept")) == len(list_entries(folder / "other")) == 1
-    for file in ("run.json", "audit.json", "audit_after.json"):
-        assert len({(folder / name / file).read_bytes() for name in runs}) == 1
+    for one, other, files in (("cold", "elsewhere", 2), ("warm", "none", 3)):
+        for file in ("run.json", "audit.json", "audit_after.json")[:files]:
+            assert (folder / one / file).read_bytes() == (folder / other / file).read_bytes()
 
 
 def test_skipped_images_are_counted_in_the_run_and_the_report(

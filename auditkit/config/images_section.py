@@ -23,7 +23,9 @@ class ImagesSection(pydantic.BaseModel):
     on_corrupt: Literal["fail", "skip"] = Field(
         default="fail", description="Stop at an image that cannot be read, or skip it; skipped images are counted."
     )
-    max_pixels: int = Field(default=89_478_485, ge=1, description="Largest width x height that is decoded.")
+    max_pixels: int = Field(
+        default=89_478_485, ge=1, le=178_956_970, description="Largest width x height that is decoded."
+    )
     size: tuple[int, int] | None = Field(
         default=None, description="Height and width for a model that does not bring its own preprocessing."
     )

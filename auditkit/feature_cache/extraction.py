@@ -22,7 +22,7 @@ from auditkit.feature_cache.entries import Content, Entry, FeatureArray, Layout,
 from auditkit.feature_cache.folders import lock_path
 from auditkit.feature_cache.ranks import Ranks, current_ranks
 from auditkit.feature_cache.sources import Batch, ImagePreprocessing, RowSource, make_source, package_versions
-from auditkit.images import MAX_PIXELS
+from auditkit.images import LARGEST_LIMIT, MAX_PIXELS
 from auditkit.progress import Advance, NullProgress, Progress
 
 if TYPE_CHECKING:
@@ -60,11 +60,12 @@ class ExtractionConfig:
     preprocessing: ImagePreprocessing | None = None
 
     def __post_init__(self) -> None:
-        if (self.batch_size is not None and self.batch_size < 1) or self.workers < 0 or self.max_pixels < 1:
+        if (self.batch_size is not None and self.batch_size < 1) or self.workers < 0:
             raise InputError(
-                f"batch_size and max_pixels must be ≥ 1 and workers ≥ 0; got batch_size={self.batch_size}, "
-                f"max_pixels={self.max_pixels}, workers={self.workers}"
+                f"batch_size must be ≥ 1 and workers ≥ 0; got batch_size={self.batch_size}, workers={self.workers}"
             )
+        if not 1 <= self.max_pixels <= LARGEST_LIMIT:
+            raise InputError(f"max_pixels must lie in 1…{LARGEST_LIMIT}; got {self.max_pixels}")
         if self.on_corrupt not in ("fail", "skip"):
             raise InputError(f"on_corrupt must be 'fail' or 'skip'; got {self.on_corrupt!r}")
 
