@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from auditkit._locks import hold_lock
 from auditkit._typing import FloatArray, IntArray
 from auditkit.errors import InputError
+from auditkit.feature_cache.devices import half_precision, placed
 from auditkit.feature_cache.entries import Content, Entry, FeatureArray, Layout, Skipped, collect, disk_error
 from auditkit.feature_cache.folders import lock_path
 from auditkit.feature_cache.ranks import Ranks, current_ranks
@@ -176,15 +177,15 @@ def extract_outputs(
     """
     if outputs not in OUTPUTS:
         raise InputError(f"outputs must be one of {', '.join(map(str, OUTPUTS))}; got {outputs!r}")
-    if "features" in outputs and model.n_features == 0:
-        raise InputError(f"model {model.name!r} has no last layer to read features from; only its scores can be used")
+    if "features" in outputs:
+        model.require_features()
     chosen = config or ExtractionConfig()
     source = make_source(
         model, rows, preprocessing=chosen.preprocessing, batch_size=chosen.batch_size, max_pixels=chosen.max_pixels
     )
     if source.n_rows == 0:
         raise InputError("rows must hold at least one row; got none")
-    with _placed(model, chosen.device) as device:
+    with placed(model, chosen.device) as device:
         job = _Job(model, source, outputs, chosen, device, progress or NullProgress())
         found = _in_memory(job) if cache_dir is None else _in_cache(job, Path(cache_dir))
     _refuse_skipped(found.skipped, job)
@@ -204,8 +205,8 @@ class _Job:
     ranks: Ranks = field(default_factory=current_ranks)
 
     def content(self) -> Content:
-        """What decides the numbers; processes of a group take it from the first, which alone hashes the rows."""
-        precision = _half_precision(self.device) if self.config.mixed else "full"
+        """What decides the numbers; processes of a group take it from the first."""
+        precision = half_precision(self.device) if self.config.mixed else "full"
         versions = package_versions(["torch", "onnxruntime", *self.source.packages])
         described = self.ranks.on_first(
             lambda: Content(
@@ -237,7 +238,7 @@ class _Job:
         import torch
 
         half = self.config.mixed and self.device.type == "cuda"
-        precision = getattr(torch, _half_precision(self.device)) if half else None
+        precision = getattr(torch, half_precision(self.device)) if half else None
         with torch.autocast(self.device.type, dtype=precision, enabled=half):
             if self.outputs == ("features", "scores"):
                 parts = self.model.features_and_scores(values)
@@ -305,15 +306,19 @@ def _in_cache(job: _Job, root: Path) -> Extracted:
                 if job.ranks.rank == 0 and not entry.listed():  # nothing to go on from
                     shutil.rmtree(folder, ignore_errors=True)
                 raise
-        values = entry.open()
-    return Extracted(values, entry.layout.widths, job.outputs, collect(entry.listed()), content.key, folder)
+        try:
+            values, skipped = entry.open(), collect(entry.listed())
+        except FileNotFoundError as error:
+            raise InputError(f"cache: entry {content.key[:12]} was removed while it was read; run again") from error
+    return Extracted(values, entry.layout.widths, job.outputs, skipped, content.key, folder)
 
 
 def _prepare(job: _Job, folder: Path, content: Content, held: contextlib.ExitStack) -> list[int] | None:
     """Hold the entry's lock and return the chunks that are missing; None, and no lock, where the entry is whole."""
-    entry = Entry.read(folder)
-    if entry is not None and entry.is_whole() and len(entry.finished()) == entry.layout.n_chunks:
-        return None
+    with contextlib.suppress(FileNotFoundError):  # somebody removes it at this moment
+        entry = Entry.read(folder)
+        if entry is not None and entry.is_whole() and len(entry.finished()) == entry.layout.n_chunks:
+            return None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         held.enter_context(hold_lock(lock_path(folder), on_wait=lambda: _say_waiting(job)))
@@ -351,46 +356,3 @@ def _refuse_skipped(skipped: Skipped, job: _Job) -> None:
     if reasons and job.config.on_corrupt == "fail":
         more = f" ({len(reasons) - 1} more like it)" if len(reasons) > 1 else ""
         raise InputError(f"{reasons[0]}{more}")
-
-
-@contextlib.contextmanager
-def _placed(model: FrozenModel, device: str) -> Iterator[torch.device]:
-    """Move a model's module to the device while the block runs, and back."""
-    import torch
-
-    module = model.placed_module()
-    if device == "auto":
-        there = torch.cuda.is_available() and module is not None
-        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if there else "cpu"
-    try:
-        place = torch.device(device)
-    except RuntimeError as error:
-        raise InputError(f"device must be 'auto', 'cpu' or 'cuda'; got {device!r}") from error
-    first = None if module is None else next(module.parameters(), None)
-    if module is None or first is None or first.device.type == place.type:
-        if place.type != "cpu" and first is None:
-            raise InputError(f"model {model.name!r} runs on the CPU only; got device={device!r}")
-        yield place
-        return
-    home = first.device
-    try:
-        yield _moved(module, place)
-    finally:
-        module.to(home)
-
-
-def _moved(module: torch.nn.Module, place: torch.device) -> torch.device:
-    try:
-        module.to(place)
-    except (RuntimeError, AssertionError) as error:  # a build of torch without it, no such device, no memory left
-        raise InputError(f"device {str(place)!r} cannot be used: {' '.join(str(error).split())[:200]}") from error
-    return place
-
-
-def _half_precision(device: torch.device) -> str:
-    """The type that autocast computes in; "full" where there is no GPU, since it is off on the CPU."""
-    import torch
-
-    if device.type != "cuda":
-        return "full"
-    return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"

@@ -75,11 +75,28 @@ class FrozenModel(abc.ABC):
     @final
     def features(self, batch: Any) -> Float[Tensor, "n d"]:
         """Activations in front of the last layer, on which a head can be tuned."""
+        self.require_features()
+        return self._check_width(self._run(batch, self._chunk_features, "features"))
+
+    @final
+    def features_and_scores(self, batch: Any) -> tuple[Float[Tensor, "n d"], Float[Tensor, " n ..."]]:
+        """`features` and `scores` of the same rows; models that can run once for both."""
+        self.require_features()
+        return self._both(batch)
+
+    @final
+    def require_features(self) -> None:
+        """Raise for a model without features.
+
+        Raises:
+            InputError: There is no layer to read them from.
+        """
         if self.n_features == 0:
             raise InputError(
                 f"model {self.name!r} has no last layer to read features from; only its scores can be used"
             )
-        features = self._run(batch, self._chunk_features, "features")
+
+    def _check_width(self, features: Tensor) -> Tensor:
         if features.shape[1:] != (self.n_features,):
             raise InputError(
                 f"model {self.name!r} must give features of shape (n, {self.n_features}); got {tuple(features.shape)}"
@@ -105,11 +122,6 @@ class FrozenModel(abc.ABC):
 
     def _chunk_scores(self, chunk: Any) -> Tensor:
         return self._link(self._chunk_logits(chunk))
-
-    @final
-    def features_and_scores(self, batch: Any) -> tuple[Float[Tensor, "n d"], Float[Tensor, " n ..."]]:
-        """`features` and `scores` of the same rows; models that can run once for both."""
-        return self._both(batch)
 
     def image_transform(self) -> Callable[[Any], Tensor] | None:
         """What turns an RGB image into a row of a batch; None for a model that does not say."""
@@ -141,7 +153,7 @@ class FrozenModel(abc.ABC):
 
         def joined(chunk: Any) -> Tensor:
             features, logits = step(chunk)
-            return torch.cat([features, logits.reshape(len(features), -1)], dim=1)
+            return torch.cat([self._check_width(features), logits.reshape(len(features), -1)], dim=1)
 
         found = self._run(batch, joined, "features and logits")
         features, logits = found[:, : self.n_features], found[:, self.n_features :]
