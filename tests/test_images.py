@@ -423,7 +423,7 @@ def test_the_command_line_keeps_lists_and_removes_features(
     assert said("cache", "ls")[:2] == (0, f"0 entries, 0 B, in {folder / 'kept'}\n")
     assert said("audit", file, "--out", out, "--cache", str(folder / "mine"))[0] in (0, 1, 3)
     assert "exclude each other" in said("audit", file, "--no-cache", "--cache", "x")[2]
-    assert said("tune", file, "--out", out)[0] in (0, 1, 3)
+    assert said("audit", file, "--out", out)[0] in (0, 1, 3)
     code, text, _ = said("cache", "ls")
     key = list_entries(folder / "kept")[0].key
     assert code == 0
