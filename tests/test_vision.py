@@ -375,10 +375,10 @@ def test_faces_from_an_audit_file_to_a_report(tmp_path: Path, monkeypatch: pytes
     from sklearn.linear_model import LogisticRegression
 
     monkeypatch.setenv("AUDITKIT_CACHE", str(tmp_path / "kept"))
-    backbone, manifest = load_model("timm:tf_efficientnet_lite0"), faces(400)
+    backbone, manifest = load_model("timm:tf_efficientnet_lite0"), faces(160)
     assert isinstance(backbone, TimmModel)
     assert manifest.labels is not None
-    half = manifest.take(np.arange(0, 400, 2))
+    half = manifest.take(np.arange(0, 160, 2))
     probe = LogisticRegression(C=0.01, max_iter=2000)
     probe.fit(extract_features(backbone, half, cache_dir=None, workers=1), manifest.labels[::2])
     state = {name: value.clone() for name, value in backbone._module.state_dict().items()}
@@ -388,7 +388,7 @@ def test_faces_from_an_audit_file_to_a_report(tmp_path: Path, monkeypatch: pytes
         torch.cat([-bias, bias]) / 2,
     )
     save_file(state, tmp_path / "gender.safetensors")
-    rest = manifest.take(np.arange(1, 400, 2))
+    rest = manifest.take(np.arange(1, 160, 2))
     rows = {"file": rest.keys, "race": rest.groups.values("race"), "gender": np.where(rest.labels, "female", "male")}
     pd.DataFrame(rows).to_parquet(tmp_path / "rest.parquet")
     write_audit(
@@ -399,7 +399,7 @@ def test_faces_from_an_audit_file_to_a_report(tmp_path: Path, monkeypatch: pytes
     for command in ("audit", "tune"):
         assert audit_code(tmp_path, command) in (0, 1, 3)
     run = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert (run["data"]["rows"], run["model"]["n_features"], run["data"]["images"]["skipped"]) == (200, 1280, 0)
-    assert [(entry.state, entry.rows) for entry in list_entries(tmp_path / "kept")] == [("whole", 200)]
+    assert (run["data"]["rows"], run["model"]["n_features"], run["data"]["images"]["skipped"]) == (80, 1280, 0)
+    assert [(entry.state, entry.rows) for entry in list_entries(tmp_path / "kept")] == [("whole", 80)]
     accuracy = json.loads((tmp_path / "run" / "audit.json").read_text())["accuracy"]
     assert accuracy
