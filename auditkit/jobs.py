@@ -26,7 +26,7 @@ from auditkit.heads import FairHead
 from auditkit.plans import Plan, PlanCheck
 from auditkit.predictions import audit_predictions
 from auditkit.progress import NullProgress, Progress
-from auditkit.run_folder import Clock, check_out, describe_data, make_record, write_run
+from auditkit.run_folder import Clock, check_out, make_record, write_run
 from auditkit.splitting import split_subject
 from auditkit.subjects import Subject, audit_sample, load_subject
 
@@ -89,7 +89,7 @@ def run_audit(config: AuditFile, *, out: str | Path, progress: Progress | None =
         subject = load_subject(config, features=False, progress=reporter, clock=clock)
         with clock.stage("audit"):
             outcome = audit_sample(config, subject.sample, subject.sample.scores, subject.data)
-        record = make_record("audit", config, describe_data(subject.data), subject.model)
+        record = make_record("audit", config, subject.describe_data(), subject.model)
     outcome = replace(outcome, plan=plan)
     files = {"audit.json": outcome.to_dict()}
     folder = write_run(out, record, files, clock=clock)
@@ -167,7 +167,7 @@ def _run(command: str, config: AuditFile, *, out: str | Path, progress: Progress
     if subject.model is not None:
         subject.model.check_frozen()  # bit by bit: the guarantee is about the model that was found
     record = make_record(
-        command, config, describe_data(subject.data), subject.model, parts=parts, leakage=leakage, context=context
+        command, config, subject.describe_data(), subject.model, parts=parts, leakage=leakage, context=context
     )
     files = {
         "audit.json": outcome.to_dict(),

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from rich.console import Console
 
+LONG = 100
+"""Units from which on a stage also shows how many it does a second, and the time left."""
+
 __all__ = ["Advance", "NullProgress", "Progress", "RichProgress"]
 
 
@@ -55,7 +58,10 @@ class RichProgress:
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Advance]:
-        """Draw a bar (a spinner without ``total``) until the context closes; the finished line stays."""
+        """Draw a bar (a spinner without ``total``) until the context closes; the finished line stays.
+
+        A stage of many units also shows how many it does a second, and the time left.
+        """
         from rich import progress as parts
 
         columns = (
@@ -64,10 +70,21 @@ class RichProgress:
             parts.BarColumn(bar_width=24),
             parts.TimeElapsedColumn(),
         )
+        if total is not None and total >= LONG:
+            columns = (*columns, parts.TextColumn("{task.fields[rate]}", markup=False), parts.TimeRemainingColumn())
         with parts.Progress(*columns, console=self._console, disable=not self._console.is_terminal) as bars:
-            task = bars.add_task(name, total=total)
-            yield _advancer(lambda n: bars.advance(task, n))
+            task = bars.add_task(name, total=total, rate="")
+
+            def step(n: int) -> None:
+                bars.advance(task, n)
+                bars.update(task, rate=_shown_rate(bars.tasks[0].speed))
+
+            yield _advancer(step)
             bars.update(task, total=total or 1, completed=total or 1)
+
+
+def _shown_rate(speed: float | None) -> str:
+    return "" if speed is None else f"{speed:,.0f}/s"
 
 
 def _ignore(n: int = 1) -> None:

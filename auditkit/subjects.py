@@ -13,10 +13,11 @@ from auditkit.batch_scoring import is_scored_in_pieces, score_in_pieces
 from auditkit.config import AuditFile
 from auditkit.datasets import AuditData, load_table
 from auditkit.errors import InputError
+from auditkit.image_scoring import read_images, score_images
 from auditkit.models import load_model
 from auditkit.predictions import describe_decisions
 from auditkit.progress import NullProgress, Progress
-from auditkit.run_folder import Clock
+from auditkit.run_folder import Clock, describe_data
 
 if TYPE_CHECKING:
     from auditkit.models import FrozenModel
@@ -30,11 +31,18 @@ class Subject:
         data: The table.
         sample: Scores, labels, groups and features of its rows.
         model: The frozen model; None for a table of predictions.
+        images: What run.json holds about the images; None where the rows are none.
     """
 
     data: AuditData
     sample: Sample
     model: FrozenModel | None
+    images: dict[str, Any] | None = None
+
+    def describe_data(self) -> dict[str, Any]:
+        """What run.json holds about the data."""
+        facts = describe_data(self.data)
+        return facts if self.images is None else {**facts, "images": self.images}
 
 
 def load_subject(
@@ -52,6 +60,8 @@ def load_subject(
         The data with its scores and features.
     """
     watch, reporter = clock or Clock(), progress or NullProgress()
+    if config.data.images is not None:
+        return _load_images(config, reporter, watch)
     if config.model_spec is not None and not features and is_scored_in_pieces(config.data_path):
         with watch.stage("score"):
             model = load_model(config.model_spec, **config.model_options)
@@ -74,6 +84,18 @@ def _score_in_pieces(config: AuditFile, model: FrozenModel, progress: Progress) 
     path, options = config.data_path, config.table_options()
     data, scores = score_in_pieces(path, model, options, name=config.name, progress=progress)
     return Subject(data, Sample(_flat(scores), _labels(data), data.groups, None), model)
+
+
+def _load_images(config: AuditFile, reporter: Progress, watch: Clock) -> Subject:
+    """Images with their scores and features, which one pass gives: whatever the job, the next one finds them."""
+    with watch.stage("read"), reporter.stage("reading the manifest and hashing the images", 1) as advance:
+        manifest = read_images(config)
+        manifest.hash_images()
+        advance()
+    with watch.stage("score"):
+        found = score_images(config, manifest, progress=reporter)
+    sample = Sample(found.scores, _labels(found.data), found.data.groups, found.features)
+    return Subject(found.data, sample, found.model, found.facts)
 
 
 def audit_sample(config: AuditFile, sample: Sample, scores: np.ndarray, data: AuditData | None = None) -> AuditResult:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks import audit, projection, streaming, tuning, what_if
+from benchmarks import audit, features, projection, streaming, tuning, what_if
 
 if __name__ == "__main__":
     projection.main()
@@ -10,3 +10,4 @@ if __name__ == "__main__":
     streaming.main()
     tuning.main([])
     what_if.main([])
+    features.main()

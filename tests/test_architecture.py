@@ -22,10 +22,10 @@ PACKAGE = ROOT / "auditkit"
 APP = ROOT / "app"
 
 ROWS = (
-    {"errors", "_typing", "_extras", "_validation", "progress", "checks", "expressions"},
+    {"errors", "_typing", "_extras", "_validation", "progress", "checks", "expressions", "_locks", "_image_checks"},
     {"groups", "criteria", "affine_criteria", "cvxpy_constraints", "moments", "moment_maps", "row_sets"}
     | {"intervals", "multiplicity", "squares", "plans", "margins", "decision_rules"},
-    {"datasets", "splits", "_tables", "heads", "models", "feature_cache", "table_roles", "leakage"}
+    {"datasets", "splits", "_tables", "heads", "models", "feature_cache", "images", "table_roles", "leakage"}
     | {"expression_values", "table_limits", "array_files", "csv_export", "frames", "table_files"}
     | {"constraints", "batches", "projection", "results", "jacobian"},
     {
@@ -43,7 +43,7 @@ ROWS = (
     {"auditing", "monitoring", "subgroups", "enforcement", "layer", "deployment", "streaming", "state_store"},
     {"finetuning", "tuning", "estimators", "baselines", "comparison", "online_enforcer"},
     {"reporting", "config", "run_folder", "predictions", "subjects", "jobs", "splitting", "batch_scoring"}
-    | {"service", "stream_job", "stream_history", "what_if"},
+    | {"service", "stream_job", "stream_history", "what_if", "image_scoring"},
     {"cli", "__main__"},
 )
 """A module imports only from the rows above its own; a folder's name stands for every file in it."""
@@ -67,7 +67,8 @@ WITHIN_ROW = {
     "array_files": {"table_limits"},
     "expressions": {"errors"},
     "expression_values": {"_tables"},
-    "feature_cache": {"_tables", "datasets", "models"},
+    "feature_cache": {"datasets", "images", "models"},
+    "images": {"_tables", "datasets"},
     "models": {"_tables"},
     "layer": {"enforcement"},
     "projection": {"constraints"},
@@ -83,7 +84,8 @@ WITHIN_ROW = {
     "comparison": {"finetuning", "baselines"},
     "jobs": {"config", "run_folder", "predictions", "splitting", "subjects"},
     "splitting": {"config", "subjects"},
-    "subjects": {"batch_scoring", "config", "run_folder", "predictions"},
+    "subjects": {"batch_scoring", "config", "image_scoring", "run_folder", "predictions"},
+    "image_scoring": {"config"},
     "predictions": {"config", "run_folder"},
     "what_if": {"config", "subjects"},
     "__main__": {"cli"},

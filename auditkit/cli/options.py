@@ -71,3 +71,7 @@ EngineName = Annotated[
     typer.Option("--engine", metavar="duckdb|spark|pandas", help="What reads the table.", rich_help_panel=_TABLE),
 ]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed, in place of the audit file's.")]
+Cache = Annotated[
+    Path | None, typer.Option("--cache", metavar="DIR", help="Folder that keeps features of images, for this run.")
+]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Keep no features of images.")]

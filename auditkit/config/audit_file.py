@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from auditkit.config.images_section import ImagesSection, PlacedImages
 from auditkit.config.model_section import ModelSection, model_path
 from auditkit.config.report_section import ReportSpec
 from auditkit.config.scalars import Names, Number, Whole, check_number
@@ -140,6 +141,7 @@ class DataSpec(_Section):
         description="Largest size that the file may declare, decoded, in GiB; by default 16 where it is read whole and "
         "1024 where it is scanned.",
     )
+    images: ImagesSection | None = Field(default=None, description="Where the rows are image files: how they are read.")
 
 
 class CriterionSpec(_Section):
@@ -226,6 +228,7 @@ class AuditFile(_Section):
     methods: tuple[str, ...] = Field(default=METHODS, min_length=1, description="What compare puts side by side.")
     report: ReportSpec = Field(default=ReportSpec(), description="What the report documents beside the figures.")
     _folder: Path = PrivateAttr(default_factory=Path)
+    _cache: Path | Literal[False] | None = PrivateAttr(default=None)  # no part of the plan: it changes no number
 
     @model_validator(mode="before")
     @classmethod
@@ -246,6 +249,17 @@ class AuditFile(_Section):
         placed = self.model_copy()
         placed._folder = folder
         return placed
+
+    def with_cache(self, cache: Path | Literal[False]) -> AuditFile:
+        """The same file, with the features of its images kept in this folder, or not at all."""
+        placed = self.model_copy()
+        placed._cache = cache
+        return placed
+
+    @property
+    def images(self) -> PlacedImages | None:
+        """How the images are read, with folders in place; None where the rows are no images."""
+        return None if self.data.images is None else self.data.images.place(self._folder, self._cache)
 
     @property
     def data_path(self) -> Path:
@@ -344,6 +358,7 @@ def _inconsistencies(file: AuditFile) -> Iterator[tuple[Location, str]]:
                 f"{data.engine} (data.score without model:)"
             ),
         )
+    yield from () if data.images is None else data.images.misplaced(data)
     yield from _repeated_columns(file)
     attributes, strata = _column_names(data.attributes), _column_names(data.strata)
     audited = {_question(spec, data.label) for spec in file.criteria}

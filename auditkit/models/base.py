@@ -80,11 +80,28 @@ class FrozenModel(abc.ABC):
     @final
     def features(self, batch: Any) -> Float[Tensor, "n d"]:
         """Activations in front of the last layer, on which a head can be tuned."""
+        self.require_features()
+        return self._check_width(self._run(batch, self._chunk_features, "features"))
+
+    @final
+    def features_and_scores(self, batch: Any) -> tuple[Float[Tensor, "n d"], Float[Tensor, " n ..."]]:
+        """`features` and `scores` of the same rows; models that can run once for both."""
+        self.require_features()
+        return self._both(batch)
+
+    @final
+    def require_features(self) -> None:
+        """Raise for a model without features.
+
+        Raises:
+            InputError: There is no layer to read them from.
+        """
         if self.n_features == 0:
             raise InputError(
                 f"model {self.name!r} has no last layer to read features from; only its scores can be used"
             )
-        features = self._run(batch, self._chunk_features, "features")
+
+    def _check_width(self, features: Tensor) -> Tensor:
         if features.shape[1:] != (self.n_features,):
             raise InputError(
                 f"model {self.name!r} must give features of shape (n, {self.n_features}); got {tuple(features.shape)}"
@@ -111,6 +128,14 @@ class FrozenModel(abc.ABC):
     def _chunk_scores(self, chunk: Any) -> Tensor:
         return self._link(self._chunk_logits(chunk))
 
+    def image_transform(self) -> Callable[[Any], Tensor] | None:
+        """What turns an RGB image into a row of a batch; None for a model that does not say."""
+        return None
+
+    def placed_module(self) -> nn.Module | None:
+        """The module that computes, where it can be moved to another device; None where there is none."""
+        return None
+
     @final
     def check_frozen(self) -> None:
         """Compute the fingerprint again: every parameter and buffer must be bit-identical to when it was loaded.
@@ -124,6 +149,20 @@ class FrozenModel(abc.ABC):
                 f"model {self.name!r} has changed since it was loaded (fingerprint {self.fingerprint[:12]}, now "
                 f"{found[:12]}); load it again, and keep whatever trains away from it"
             )
+
+    def _both(self, batch: Any) -> tuple[Tensor, Tensor]:
+        return self.features(batch), self.scores(batch)
+
+    def _both_at_once(self, batch: Any, step: Callable[[Any], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """`_both` by a step that gives features and logits of a chunk in one pass."""
+
+        def joined(chunk: Any) -> Tensor:
+            features, logits = step(chunk)
+            return torch.cat([self._check_width(features), logits.reshape(len(features), -1)], dim=1)
+
+        found = self._run(batch, joined, "features and logits")
+        features, logits = found[:, : self.n_features], found[:, self.n_features :]
+        return features, self._link(logits if self.task == "multiclass" else logits[:, 0])
 
     def _scores(self, batch: Any) -> Tensor:
         return self._link(self.logits(batch))  # checked before the link, which would turn an infinite logit into a 1.0

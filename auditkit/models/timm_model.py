@@ -125,6 +125,14 @@ class TimmModel(FrozenModel):
         """Resize, crop and normalise one image as the weights expect."""
         return self._transform(image.convert("RGB"))
 
+    def image_transform(self) -> Callable[[Any], Tensor]:
+        """The preprocessing alone, which worker processes take without the model."""
+        return self._transform
+
+    def placed_module(self) -> nn.Module:
+        """The module, which may be moved to another device."""
+        return self._module
+
     def _chunks(self, batch: Any) -> Iterator[Tensor]:
         channels = self.input_shape[0]
         if not isinstance(batch, Tensor) or batch.ndim != 4 or batch.shape[1] != channels:
@@ -139,6 +147,16 @@ class TimmModel(FrozenModel):
         if self._timm.num_classes == 0:
             raise InputError(f"model {self.name!r} has no classifier; use features() and tune a head on them")
         return one_per_row(self._timm(chunk), task=self.task, name=self.name)
+
+    def _both(self, batch: Any) -> tuple[Tensor, Tensor]:
+        return self._both_at_once(batch, self._chunk_both)
+
+    def _chunk_both(self, chunk: Tensor) -> tuple[Tensor, Tensor]:
+        if self._timm.num_classes == 0:
+            return self._chunk_features(chunk), self._chunk_logits(chunk)
+        found = self._timm.forward_features(chunk)  # the backbone runs once, its head twice
+        features = self._timm.forward_head(found, pre_logits=True).flatten(1)
+        return features, one_per_row(self._timm.forward_head(found), task=self.task, name=self.name)
 
     def _chunk_features(self, chunk: Tensor) -> Tensor:
         return self._timm.forward_head(self._timm.forward_features(chunk), pre_logits=True).flatten(1)

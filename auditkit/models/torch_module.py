@@ -94,6 +94,18 @@ class TorchModule(FrozenModel):
     def _chunk_logits(self, chunk: Tensor) -> Tensor:
         return one_per_row(self._module(chunk), task=self.task, name=self.name)
 
+    def placed_module(self) -> nn.Module:
+        """The module, which may be moved to another device."""
+        return self._module
+
+    def _both(self, batch: Any) -> tuple[Tensor, Tensor]:
+        return self._both_at_once(batch, self._chunk_both)
+
+    def _chunk_both(self, chunk: Tensor) -> tuple[Tensor, Tensor]:
+        with watch_layer(self._layer, self._layer_name, reads_input=self._reads_input) as seen:
+            logits = one_per_row(self._module(chunk), task=self.task, name=self.name)
+        return seen().flatten(1), logits
+
     def _chunk_features(self, chunk: Tensor) -> Tensor:
         with watch_layer(self._layer, self._layer_name, reads_input=self._reads_input) as seen:
             self._module(chunk)

@@ -10,7 +10,8 @@ import json
 from pathlib import Path
 
 from auditkit.feature_cache import extract_features, read_manifest
-from auditkit.models import TimmModel, load_model
+from auditkit.models import load_model
+from auditkit.progress import RichProgress
 
 
 def parse() -> argparse.Namespace:
@@ -26,7 +27,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--checkpoint", type=Path, help="local weights for --model")
     parser.add_argument("--cache", type=Path, default=Path("features"), help="folder of cached features")
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--workers", type=int, default=2, help="threads that decode images")
+    parser.add_argument("--workers", type=int, default=2, help="processes that decode images")
     return parser.parse_args()
 
 
@@ -42,17 +43,13 @@ def main() -> None:
         folder=options.images,
     )
     model = load_model(options.model, checkpoint=options.checkpoint)
-    if not isinstance(model, TimmModel):
-        raise SystemExit(f"--model must be timm:<name>; got {options.model}")
     features = extract_features(
         model,
         manifest,
         cache_dir=options.cache,
         batch_size=options.batch_size,
         workers=options.workers,
-        progress=lambda done, total: print(
-            f"\r{done} of {total} images", end="\n" if done == total else "", flush=True
-        ),
+        progress=RichProgress(),
     )
     print(json.dumps({"shape": features.shape, "file": str(features.filename), "model": model.fingerprint}))
 

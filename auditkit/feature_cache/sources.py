@@ -1,0 +1,296 @@
+"""Where the rows come from: tables, arrays and image files, a batch at a time, each with a hash of its content."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
+
+import numpy as np
+
+from auditkit.datasets import AuditData, hash_frame
+from auditkit.errors import InputError
+from auditkit.images import MAX_PIXELS, CorruptImageError, ImageManifest, decode_image
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+    from PIL.Image import Image
+
+    from auditkit.models import FrozenModel
+
+Span: TypeAlias = tuple[int, int]
+Prepare: TypeAlias = "Callable[[Image], torch.Tensor]"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some consecutive rows as the model reads them.
+
+    Attributes:
+        start: The first of them.
+        end: The one behind the last.
+        values: What the model reads, one row for each of ``kept``; None where none can be read.
+        kept: Rows that can be read.
+        skipped: Rows that cannot, each with the reason.
+        fatal: Why none of it may be used: a file is no longer what was hashed. Empty otherwise.
+    """
+
+    start: int
+    end: int
+    values: Any
+    kept: tuple[int, ...]
+    skipped: tuple[tuple[int, str], ...] = ()
+    fatal: str = ""
+
+
+class RowSource(Protocol):
+    """Rows that a model can be asked about.
+
+    Attributes:
+        n_rows: Rows n.
+        batch_rows: Rows that suit one step of the model.
+        preprocessing: What is done to a row, where the model's fingerprint does not cover it.
+        packages: Packages whose versions decide what a row turns into.
+        unit: What people call the rows.
+    """
+
+    n_rows: int
+    batch_rows: int
+    preprocessing: str
+    packages: tuple[str, ...]
+    unit: str
+
+    def hash_rows(self) -> str:
+        """SHA-256 over the content of all rows, in order."""
+        ...
+
+    def batches(self, spans: Sequence[Span], *, workers: int) -> Iterator[Batch]:
+        """The rows of every span, in order."""
+        ...
+
+
+@dataclass(frozen=True)
+class ImagePreprocessing:
+    """What turns an image into numbers: x = (rgb / 255 − mean) / std, after resizing, shape (3, height, width).
+
+    Models of timm bring their own; this is for graphs and modules that do not say what they expect.
+
+    Attributes:
+        size: Height and width.
+        mean: Subtracted, per channel.
+        std: Divided by, per channel.
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if len(self.size) != 2 or min(self.size) < 1:
+            raise InputError(f"size must be height and width, both at least 1; got {self.size}")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise InputError(f"mean and std must be three numbers each, std positive; got {self.mean} and {self.std}")
+
+    def __call__(self, image: Image) -> torch.Tensor:
+        """One prepared image."""
+        import torch
+        from PIL.Image import Resampling
+
+        resized = image.resize((self.size[1], self.size[0]), Resampling.BILINEAR)
+        values = np.asarray(resized, dtype=np.float32) / np.float32(255)
+        scaled = (values - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+        return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1)))
+
+
+@dataclass(eq=False)
+class TableRows:
+    """Rows of a table or an array that is in memory."""
+
+    values: pd.DataFrame | np.ndarray[Any, Any] | torch.Tensor
+    batch_rows: int
+    sha256: str = ""
+    preprocessing: str = "none"
+    packages: tuple[str, ...] = ()
+    unit: str = "rows"
+
+    def __post_init__(self) -> None:
+        self.n_rows = len(self.values)
+
+    def hash_rows(self) -> str:
+        """SHA-256 over the content of all rows, in order."""
+        return self.sha256 or _hash_values(self.values)
+
+    def batches(self, spans: Sequence[Span], *, workers: int) -> Iterator[Batch]:
+        """The rows of every span, in order."""
+        del workers  # nothing has to be decoded
+        rows = cast("Any", self.values).iloc if hasattr(self.values, "iloc") else self.values
+        for start, end in spans:
+            yield Batch(start, end, rows[start:end], tuple(range(start, end)))
+
+
+@dataclass(eq=False)
+class ImageRows:
+    """Image files, decoded and prepared batch by batch, by worker processes where there are any."""
+
+    manifest: ImageManifest
+    prepare: Prepare
+    preprocessing: str
+    batch_rows: int
+    max_pixels: int = MAX_PIXELS
+    packages: tuple[str, ...] = ("pillow", "timm", "torchvision")
+    unit: str = "images"
+
+    def __post_init__(self) -> None:
+        self.n_rows = self.manifest.n_rows
+
+    def hash_rows(self) -> str:
+        """SHA-256 over the names and bytes of all images, in order."""
+        return self.manifest.hash_images()
+
+    def batches(self, spans: Sequence[Span], *, workers: int) -> Iterator[Batch]:
+        """The images of every span, in order."""
+        import torch
+        from torch.utils.data import DataLoader
+
+        dataset = _Spans(
+            tuple(spans), self.manifest.keys, self.manifest.paths, self.manifest.hashes, self.prepare, self.max_pixels
+        )
+        if workers == 0:
+            yield from map(dataset.__getitem__, range(len(spans)))
+            return
+        # A generator of its own: drawing from the global one would let training depend on whether the cache was filled
+        yield from DataLoader(
+            cast("Any", dataset),
+            batch_size=None,
+            num_workers=min(workers, len(spans)),
+            worker_init_fn=_start_worker,
+            generator=torch.Generator(),
+            collate_fn=cast("Any", _as_is),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Spans:
+    """The batches as a data set: what travels to a worker process."""
+
+    spans: tuple[Span, ...]
+    keys: tuple[str, ...]
+    paths: tuple[Path, ...]
+    hashes: tuple[str, ...]
+    prepare: Prepare
+    max_pixels: int
+
+    def __len__(self) -> int:
+        return len(self.spans)
+
+    def __getitem__(self, position: int) -> Batch:
+        import torch
+
+        start, end = self.spans[position]
+        images: list[torch.Tensor] = []
+        kept: list[int] = []
+        skipped: list[tuple[int, str]] = []
+        for row in range(start, end):
+            name = Path(self.keys[row])
+            try:
+                content = self.paths[row].read_bytes()
+            except OSError as error:
+                return Batch(start, end, None, (), fatal=f"image {str(name)!r} is gone: {error.strerror}")
+            if hashlib.sha256(content).hexdigest() != self.hashes[row]:
+                return Batch(start, end, None, (), fatal=f"image {str(name)!r} changed while the data were read")
+            try:
+                images.append(self.prepare(decode_image(name, content, max_pixels=self.max_pixels)))
+                kept.append(row)
+            except CorruptImageError as error:
+                skipped.append((row, str(error)))
+        values = torch.stack(images) if images else None
+        return Batch(start, end, values, tuple(kept), tuple(skipped))
+
+
+def make_source(
+    model: FrozenModel,
+    rows: Any,
+    *,
+    preprocessing: ImagePreprocessing | None = None,
+    batch_size: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> RowSource:
+    """The rows as a source for a model.
+
+    Args:
+        model: The frozen model.
+        rows: An ImageManifest, an AuditData with features, a DataFrame, an array or a tensor.
+        preprocessing: What turns an image into numbers; models of timm bring their own.
+        batch_size: Rows per step of the model; by default 64 images, or the model's own chunk of a table.
+        max_pixels: Largest image that is decoded.
+
+    Raises:
+        InputError: Rows of another kind; images without preprocessing, or with two.
+    """
+    if batch_size is not None and batch_size < 1:
+        raise InputError(f"batch_size must be ≥ 1; got batch_size={batch_size}")
+    if isinstance(rows, ImageManifest):
+        own = model.image_transform()
+        if own is None and preprocessing is None:
+            raise InputError(
+                f"model {model.name!r} does not say how images become its input; give preprocessing= "
+                "(data.images.size, mean and std in an audit file)"
+            )
+        if own is not None and preprocessing is not None:
+            raise InputError(f"model {model.name!r} brings its own preprocessing; leave preprocessing= out")
+        if preprocessing is not None:
+            described = f"images: {asdict(preprocessing)}, at most {max_pixels} pixels"
+            return ImageRows(rows, preprocessing, described, batch_size or IMAGE_BATCH, max_pixels)
+        described = f"images: the model's own, at most {max_pixels} pixels"
+        return ImageRows(rows, cast("Prepare", own), described, batch_size or IMAGE_BATCH, max_pixels)
+    if isinstance(rows, AuditData):
+        if rows.features is None:
+            raise InputError(f"rows: the data {rows.name!r} hold no features for a model to read")
+        rows = rows.features
+    if not hasattr(rows, "__len__") or not hasattr(rows, "dtypes" if hasattr(rows, "iloc") else "dtype"):
+        raise InputError(
+            f"rows must be an ImageManifest, an AuditData, a DataFrame, an array or a tensor; got {type(rows).__name__}"
+        )
+    return TableRows(rows, batch_size or model.chunk_rows)
+
+
+IMAGE_BATCH = 64
+"""Images per step of the model."""
+
+
+def package_versions(packages: Sequence[str]) -> Mapping[str, str]:
+    """Version of each package that is installed."""
+    found: dict[str, str] = {}
+    for package in sorted(packages):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _hash_values(values: Any) -> str:
+    if hasattr(values, "iloc"):
+        return hash_frame(values)
+    array = np.ascontiguousarray(values.detach().cpu().numpy() if hasattr(values, "detach") else values)
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"rows must be numbers; got an array of {array.dtype}")
+    digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
+    digest.update(array.view(np.uint8).reshape(-1).data if array.size else b"")
+    return digest.hexdigest()
+
+
+def _start_worker(worker: int) -> None:
+    """One thread per worker: the model has the others."""
+    import torch
+
+    del worker
+    torch.set_num_threads(1)
+
+
+def _as_is(batch: Batch) -> Batch:
+    return batch
