@@ -18,9 +18,10 @@ from auditkit._image_checks import describe_missing_pixels
 from auditkit._tables import hash_file, read_table
 from auditkit._typing import FloatArray, VectorLike
 from auditkit._validation import to_numpy
-from auditkit.datasets import AttributeSpec, AuditData, describe_missing, from_frame
+from auditkit.datasets import AttributeSpec, AuditData, from_frame
 from auditkit.errors import InputError, SchemaError
 from auditkit.groups import Groups
+from auditkit.table_roles import describe_missing
 
 if TYPE_CHECKING:
     import pandas as pd

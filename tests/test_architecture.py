@@ -68,7 +68,7 @@ WITHIN_ROW = {
     "expressions": {"errors"},
     "expression_values": {"_tables"},
     "feature_cache": {"datasets", "images", "models"},
-    "images": {"_tables", "datasets"},
+    "images": {"_tables", "datasets", "table_roles"},
     "models": {"_tables"},
     "layer": {"enforcement"},
     "projection": {"constraints"},

@@ -6,27 +6,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import pydantic
 from pydantic import (
     BeforeValidator,
-    Discriminator,
     Field,
     PrivateAttr,
-    Tag,
     WithJsonSchema,
-    field_validator,
     model_validator,
 )
 
-from auditkit.config.images_section import ImagesSection, PlacedImages
+from auditkit.config.data_section import AttributeSpec, DataSpec
+from auditkit.config.images_section import PlacedImages
 from auditkit.config.model_section import ModelSection, model_path
 from auditkit.config.report_section import ReportSpec
-from auditkit.config.scalars import Names, Number, Whole, check_number
+from auditkit.config.scalars import Names, Number, Section, Whole, check_number
 from auditkit.config.split_section import SplitSpec
 from auditkit.criteria import ECP, EER, Criterion, demographic_parity, equal_opportunity, equalized_odds
 from auditkit.decision_rules import check_rule
 from auditkit.errors import InputError
-from auditkit.expressions import parse_expression
 from auditkit.groups import LABEL
 
 SAMPLE = "sample:"
@@ -68,83 +64,10 @@ def _rule(value: Any) -> Any:
         raise ValueError(str(error)) from error
 
 
-def _specs(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list | tuple) else (value,)
-
-
 DecisionRule = Annotated[float | str, BeforeValidator(_rule), WithJsonSchema(_RULE)]
 
 
-class _Section(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
-
-
-class BinSpec(_Section):
-    """A numeric column cut into bands."""
-
-    column: str
-    bins: tuple[Number, ...] = Field(description="Increasing inner edges; each band holds its lower edge.")
-
-
-class ExpressionSpec(_Section):
-    """Groups made of several columns, in the small language of `auditkit.expressions`."""
-
-    expression: str = Field(description='Such as: age >= 65 and tongue in ["de", "fr"].')
-
-    @field_validator("expression")
-    @classmethod
-    def _check(cls, text: str) -> str:
-        parse_expression(text)
-        return text
-
-
-def _rule_kind(value: Any) -> str:
-    """Which of the two a rule is meant to be; its mistakes are then told as that one's."""
-    return "ExpressionSpec" if isinstance(value, dict) and "expression" in value else "BinSpec"
-
-
-KeyRule = Annotated[
-    Annotated[BinSpec, Tag("BinSpec")] | Annotated[ExpressionSpec, Tag("ExpressionSpec")], Discriminator(_rule_kind)
-]
-AttributeSpec = str | dict[str, KeyRule]
-Attributes = Annotated[tuple[AttributeSpec, ...], BeforeValidator(_specs)]
-
-
-class DataSpec(_Section):
-    """The table and the roles of its columns."""
-
-    path: str = Field(description="csv, parquet or arrow, relative to this file; sample:<name> is a bundled table.")
-    attributes: Attributes = Field(description="Protected attributes: columns, name: {column, bins} or {expression}.")
-    strata: Attributes = Field(default=(), description="Legitimate conditions that a criterion may be given.")
-    label: str | None = Field(default=None, description="Column of outcomes.")
-    positive_label: str | int | float | bool | None = Field(
-        default=None, description="Value of the label that counts as 1."
-    )
-    score: str | None = Field(default=None, description="Column of scores, when the table holds predictions.")
-    weight: str | None = Field(default=None, description="Column of row weights: how many people a row stands for.")
-    decision: str | None = Field(
-        default=None, description="Column of the decisions themselves, 0 or 1, in place of a threshold."
-    )
-    cluster: str | None = Field(
-        default=None, description="Column that says whom a row is of, where several rows are of one person."
-    )
-    engine: Literal["duckdb", "spark", "pandas"] | None = Field(
-        default=None,
-        description="What reads the table: duckdb (by default) or spark where it is, or pandas, whole into memory; "
-        "pandas (by default) where a model scores it.",
-    )
-    features: Names | None = Field(default=None, description="Columns the model reads; by default all others.")
-    exclude: Names = Field(default=(), description="Columns to leave out.")
-    max_gib: Number | None = Field(
-        default=None,
-        gt=0,
-        description="Largest size that the file may declare, decoded, in GiB; by default 16 where it is read whole and "
-        "1024 where it is scanned.",
-    )
-    images: ImagesSection | None = Field(default=None, description="Where the rows are image files: how they are read.")
-
-
-class CriterionSpec(_Section):
+class CriterionSpec(Section):
     """One criterion, as `auditkit.ECP`, `auditkit.EER` and their named special cases take it."""
 
     family: Literal["ECP", "EER", "demographic_parity", "equalized_odds", "equal_opportunity"]
@@ -184,7 +107,7 @@ class CriterionSpec(_Section):
         )
 
 
-class TuneSpec(_Section):
+class TuneSpec(Section):
     """How the head is tuned; the fields of `auditkit.TuneConfig` that a file may set."""
 
     epochs: Whole = Field(default=300, ge=1)
@@ -198,7 +121,7 @@ class TuneSpec(_Section):
     batch_size: Whole | None = Field(default=None, ge=1, description="Rows per step; null takes all at once.")
 
 
-class AuditFile(_Section):
+class AuditFile(Section):
     """A checked audit file.
 
     Attributes mirror the keys of the file; `data_path` and `model_spec` are relative to the folder it lies in.

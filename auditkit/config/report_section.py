@@ -7,21 +7,19 @@ from typing import Literal
 import pydantic
 from pydantic import Field
 
+from auditkit.config.scalars import Section
+
 Template = Literal["ll144", "four-fifths", "eu-ai-act", "nist", "model-risk"]
 
 
-class _Section(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
-
-
-class ReportColumns(_Section):
+class ReportColumns(Section):
     """Which attributes are what a rule calls sex and race/ethnicity."""
 
     sex: str | None = None
     race: str | None = None
 
 
-class ReportFacts(_Section):
+class ReportFacts(Section):
     """What a report states and no computation knows; what is left out is said to be left out."""
 
     owner: str | None = Field(default=None, description="Who answers for the model.")
@@ -49,7 +47,7 @@ class ReportFacts(_Section):
     challenge: str | None = Field(default=None, description="Who reviewed the model independently, and when.")
 
 
-class ReportSpec(_Section):
+class ReportSpec(Section):
     """What the report is asked for."""
 
     templates: tuple[Template, ...] = Field(default=(), description="Sets of rules to document the run for.")

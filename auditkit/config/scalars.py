@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+import pydantic
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 _STRING_LIST = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
@@ -26,3 +27,9 @@ def _names(value: Any) -> Any:
 Number = Annotated[float, BeforeValidator(check_number), Field(allow_inf_nan=False)]
 Whole = Annotated[int, BeforeValidator(check_number)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_names), WithJsonSchema(_STRING_LIST)]
+
+
+class Section(pydantic.BaseModel):
+    """A mapping of the audit file: no key but those named."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
