@@ -88,8 +88,8 @@ def read_pieces(
     held = 0
     try:
         # reading far ahead would hold what is not looked at yet
-        scanned = dataset.to_batches(columns=list(columns), batch_size=rows, batch_readahead=1, fragment_readahead=1)
-        for batch in scanned:
+        ahead = {"batch_readahead": 1, "fragment_readahead": 1, "fragment_scan_options": _frugal(files)}
+        for batch in dataset.to_batches(columns=list(columns), batch_size=rows, **ahead):
             pending.append(batch)
             held += batch.num_rows
             while held >= rows:
@@ -101,6 +101,15 @@ def read_pieces(
         raise _unreadable(error, files) from error
     if held:
         yield pa.Table.from_batches(pending)
+
+
+def _frugal(files: Sequence[str | Path]) -> pa_dataset.FragmentScanOptions | None:
+    """How a file is read so that what was read is let go; by default all of a parquet file stays in memory."""
+    from pyarrow import dataset as pa_dataset
+
+    if Path(files[0]).suffix.lower() != ".parquet":
+        return None
+    return pa_dataset.ParquetFragmentScanOptions(pre_buffer=False, use_buffered_stream=True, buffer_size=1 << 20)
 
 
 def _unreadable(error: Exception, files: Sequence[str | Path]) -> InputError:
