@@ -76,7 +76,7 @@ def wait(app: Any) -> Any:
 
 def look_at(app: Any, view: str) -> Any:
     """Choose a view of the audit page."""
-    app.segmented_control(key=space_of(app).runs["audit"].key("view")).set_value(view).run()
+    app.radio(key=space_of(app).runs["audit"].key("view")).set_value(view).run()
     assert_clean(app)
     return app
 
@@ -197,7 +197,7 @@ def test_what_if_is_evaluated_from_the_moments(app: Any) -> None:
 @pytest.mark.slow
 def test_what_if_thresholds_are_those_of_the_rows(app: Any) -> None:
     look_at(press(go(app, "audit"), "run-audit"), "What if")
-    app.segmented_control(key="audit-1-what-if-view").set_value("Decisions").run()
+    app.radio(key="audit-1-what-if-view").set_value("Decisions").run()
     config = ak.sample_config()
     data = ak.load_table(config.data_path, **config.table_options())
     scores = ak.load_model("sample:adult_mlp").scores(data.features).double().numpy()

@@ -18,7 +18,7 @@ from auditkit.cli.exit_codes import VERDICTS
 from auditkit.config import load_config
 from auditkit.errors import InputError
 from auditkit.progress import NullProgress, RichProgress
-from auditkit.reporting import html
+from auditkit.reporting import outputs
 from tests.run_folders import HOSTILE, Run, predictions, write_case
 
 ROOT = Path(__file__).parent.parent
@@ -143,7 +143,7 @@ def test_errors_of_auditkit_are_wrong_input(run: Run, tmp_path: Path, monkeypatc
     assert (code, err) == (2, "auditkit: scores must be finite; got NaN\n")
 
 
-@pytest.mark.parametrize(("module", "name"), [(jobs, "audit_predictions"), (html, "render_html")])
+@pytest.mark.parametrize(("module", "name"), [(jobs, "audit_predictions"), (outputs, "render_html")])
 def test_interrupted_runs_leave_nothing(
     module: object, name: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,8 +51,8 @@ def _show_audit(run: Run, audit: Json) -> None:
         "Inconclusive: these rows cannot tell; missing evidence never counts as within."
     )
     view = kept(
-        st.segmented_control, "Look at", key=run.key("view"), default="Score gaps", options=list(VIEWS),
-        label_visibility="collapsed",
+        st.radio, "Look at", key=run.key("view"), default="Score gaps", options=list(VIEWS),
+        horizontal=True, label_visibility="collapsed",
     )  # fmt: skip
     VIEWS[view or "Score gaps"](run, audit)
 
@@ -125,7 +125,7 @@ def _show_what_if(run: Run, audit: Json) -> None:
         "Tolerance of every criterion", 0.0, max(0.5, 2 * first), first, 0.005, format="%.3f", key=run.key("tolerance")
     )
     confidence = right.slider("Confidence", 0.8, 0.99, float(audit["confidence"]), 0.01, key=run.key("confidence"))
-    view = st.segmented_control("What", ["Score gaps", "Decisions"], default="Score gaps", key=run.key("what-if-view"))
+    view = st.radio("What", ["Score gaps", "Decisions"], key=run.key("what-if-view"), horizontal=True)
     with errors_shown():
         if view == "Decisions":
             _show_other_decisions(run, audit, confidence)

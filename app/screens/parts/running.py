@@ -16,7 +16,7 @@ JOBS: dict[str, Callable[..., Any]] = {"audit": ak.run_audit, "tune": ak.run_tun
 NAMES = {**KINDS, "stream": "Stream", "upload": "Reading of the table"}
 _NOTHING_KEPT = "Nothing of that run was kept; earlier results are as they were."
 _AFTER_CANCEL = {"stream": "What had been released until then is in the store, whole."}
-_SECONDS = 0.5
+_SECONDS = 1.0
 
 
 def start_button(kind: str, label: str, make: Callable[[], ak.AuditFile], *, disabled: bool = False) -> None:

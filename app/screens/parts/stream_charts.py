@@ -106,7 +106,7 @@ def show_corrections(points: Sequence[Json], *, key: str) -> None:
         )  # fmt: skip
     figure.update_yaxes(title_text=title)
     last = dict(zip(frame["group"], frame["value"].tolist(), strict=True))
-    text = f"{title.capitalize()}, now: " + "; ".join(
+    text = f"{title[0].upper()}{title[1:]}, now: " + "; ".join(
         f"{name} {words.number(last[name], 4)}" for name in names[: group_charts.MOST_LINES]
     )
     charts.draw(_framed(figure, height=360), key=key, words_for_it=text + ".", data=frame)
