@@ -130,6 +130,7 @@ def read_manifest(
     strata: Sequence[AttributeSpec] | AttributeSpec = (),
     folder: str | Path | None = None,
     name: str | None = None,
+    max_gib: float | None = None,
     **columns: Any,
 ) -> ImageManifest:
     """Read a table that names one image per row.
@@ -144,14 +145,15 @@ def read_manifest(
         folder: Where the images are; the manifest's own folder by default. Absolute paths, ``..`` and links that lead
             out of it are refused.
         name: What reports call the data; the file's stem by default.
-        columns: ``weight``, ``decision`` and ``cluster``, as in ``load_table``.
+        max_gib: Largest decoded size that the manifest may declare, as in ``load_table``.
+        columns: ``weight``, ``decision``, ``cluster`` and ``keep``, as in ``load_table``.
 
     Raises:
         SchemaError: A column is missing.
         InputError: Images are missing or lie outside the folder.
     """
     source = Path(path)
-    frame = read_table(source)
+    frame = read_table(source, max_gib=max_gib)
     if image_column not in frame.columns:
         raise SchemaError(describe_missing("image_column", image_column, [str(name) for name in frame.columns]))
     table = from_frame(
