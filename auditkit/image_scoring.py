@@ -36,6 +36,7 @@ class ScoredImages:
         features: Their features, shape (n, d); None for a model that has none.
         model: The frozen model.
         facts: What run.json holds about the images.
+        hashes: SHA-256 of every image's bytes, n of them.
     """
 
     data: AuditData
@@ -43,6 +44,7 @@ class ScoredImages:
     features: FloatArray | None
     model: FrozenModel
     facts: dict[str, Any]
+    hashes: tuple[str, ...]
 
 
 def read_images(config: AuditFile) -> ImageManifest:
@@ -90,7 +92,7 @@ def score_images(config: AuditFile, manifest: ImageManifest, *, progress: Progre
     features = np.asarray(found.output("features")[kept], dtype=np.float64) if model.n_features else None
     return ScoredImages(
         data if len(kept) == data.n_rows else data.take(kept), found.scores()[kept], features, model,
-        _describe(section, manifest, found),
+        _describe(section, manifest, found), tuple(manifest.hashes[row] for row in kept),
     )  # fmt: skip
 
 

@@ -145,7 +145,7 @@ def read_manifest(
         folder: Where the images are; the manifest's own folder by default. Absolute paths, ``..`` and links that lead
             out of it are refused.
         name: What reports call the data; the file's stem by default.
-        max_gib: Largest decoded size that the table may declare, as in ``load_table``.
+        max_gib: Largest decoded size that the manifest may declare, as in ``load_table``.
         columns: ``weight``, ``decision``, ``cluster`` and ``keep``, as in ``load_table``.
 
     Raises:

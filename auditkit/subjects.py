@@ -32,12 +32,14 @@ class Subject:
         sample: Scores, labels, groups and features of its rows.
         model: The frozen model; None for a table of predictions.
         images: What run.json holds about the images; None where the rows are none.
+        image_hashes: SHA-256 of every row's image; None where the rows are none.
     """
 
     data: AuditData
     sample: Sample
     model: FrozenModel | None
     images: dict[str, Any] | None = None
+    image_hashes: tuple[str, ...] | None = None
 
     def describe_data(self) -> dict[str, Any]:
         """What run.json holds about the data."""
@@ -95,7 +97,7 @@ def _load_images(config: AuditFile, reporter: Progress, watch: Clock) -> Subject
     with watch.stage("score"):
         found = score_images(config, manifest, progress=reporter)
     sample = Sample(found.scores, _labels(found.data), found.data.groups, found.features)
-    return Subject(found.data, sample, found.model, found.facts)
+    return Subject(found.data, sample, found.model, found.facts, found.hashes)
 
 
 def audit_sample(config: AuditFile, sample: Sample, scores: np.ndarray, data: AuditData | None = None) -> AuditResult:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import struct
 import zlib
 from collections.abc import Callable
@@ -455,3 +456,20 @@ def test_wrong_sections_are_told(change: dict[str, Any], message: str) -> None:
     values["data"].update(change)
     with pytest.raises(SchemaError, match=message):
         make_config(values)
+
+
+def test_images_that_two_parts_share_are_counted_or_refused(audited: Callable[..., Path], folder: Path) -> None:
+    for i in range(1, 20):
+        shutil.copy(folder / "faces" / "0.png", folder / "faces" / f"{i}.png")
+    path = audited()
+    run_tune(load_config(path), out=folder / "run")
+    leakage = json.loads((folder / "run" / "run.json").read_text())["leakage"]
+    assert leakage["checked"] == ["image"]
+    assert {(shared["earlier"], shared["later"]) for shared in leakage["found"]} >= {("tune", "test")}
+    assert "test rows have the same image as rows of tune" in (folder / "run" / "report.html").read_text()
+    values = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump({**values, "split": {**values.get("split", {}), "leakage": "refuse"}}))
+    with pytest.raises(InputError, match=r"split.leakage is refuse, and .*the same image"):
+        run_tune(load_config(path), out=folder / "refused")
+    path.write_text(yaml.safe_dump({**values, "data": {**values["data"], "max_gib": 0.001}}))
+    run_audit(load_config(path), out=folder / "small")  # a csv manifest declares nothing
