@@ -1,6 +1,6 @@
 """How often the gap of the population exceeds ε after a deployment that was promised not to, and what that costs.
 
-    python -m benchmarks.guarantee                      every setting, 1,000 deployments of each; about an hour
+    python -m benchmarks.guarantee                      every setting, 1,000 deployments of each; hours, resumed
     python -m benchmarks.guarantee --runs 100           the same in minutes, with wider errors
     python -m benchmarks.guarantee --populations adult sba --data DIR
 
