@@ -292,6 +292,36 @@ def test_pdf_without_its_library(made: Path, monkeypatch: pytest.MonkeyPatch) ->
         pdf.render_pdf(load_document(made))
 
 
+def test_forms_of_an_earlier_report_are_written_anew(copy: Path) -> None:
+    write_report(copy, ReportRequest(formats=("md", "card"), public=True))
+    first = {name: (copy / name).read_bytes() for name in ("report.md", "model_card.md", "public.html", "public.json")}
+    assert b"MEASURE 2.11" not in first["report.md"]
+    for name in first:
+        (copy / name).write_bytes(b"stale")
+    write_report(copy, ReportRequest(templates=("nist",)))
+    assert b"MEASURE 2.11" in (copy / "report.md").read_bytes()
+    for name in ("model_card.md", "public.html", "public.json"):
+        assert (copy / name).read_bytes() == first[name]
+    assert not (copy / "report.pdf").exists()
+    assert not failed(copy)
+
+
+def test_an_earlier_form_that_cannot_be_written_is_named(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from auditkit.reporting import pdf
+
+    def refuse(_name: str) -> None:
+        raise MissingExtraError("weasyprint is missing")
+
+    monkeypatch.setattr(pdf, "import_extra", refuse)
+    (copy / "report.pdf").write_bytes(b"%PDF-")
+    before = (copy / "report.html").read_bytes()
+    with pytest.raises(MissingExtraError, match=r"weasyprint is missing \(written again, .*: report\.pdf\)"):
+        write_report(copy, ReportRequest(templates=("nist",)))
+    assert (copy / "report.html").read_bytes() == before
+    with pytest.raises(MissingExtraError, match=r"missing$"):
+        write_report(copy, ReportRequest(formats=("pdf",)))
+
+
 def test_unknown_format(made: Path) -> None:
     with pytest.raises(InputError, match="--write must be one of pdf, md, card; got 'docx'"):
         write_report(made, ReportRequest(formats=("docx",)))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from auditkit.errors import InputError
+from auditkit.errors import InputError, MissingExtraError
 from auditkit.reporting.document import ReportDocument
 from auditkit.reporting.html import render_html, render_public_html
 from auditkit.reporting.manifest import MANIFEST, SIGNATURE, build_manifest
@@ -17,6 +17,7 @@ from auditkit.reporting.reading import FRONTIER, STREAM_FIGURES, load_document
 
 REPORT = "report.html"
 DOCUMENT = "report.json"
+PUBLIC = ("public.json", "public.html")
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class ReportRequest:
 def write_report(folder: str | Path, request: ReportRequest | None = None) -> Path:
     """Write a report into a run's folder, from the numbers that lie there.
 
-    Every file appears whole or not at all, the manifest last.
+    Every file appears whole or not at all, the manifest last. A form that an earlier call wrote is written anew, so
+    that no two files of a report differ in what they state.
 
     Args:
         folder: The folder of a run.
@@ -56,17 +58,31 @@ def write_report(folder: str | Path, request: ReportRequest | None = None) -> Pa
         SchemaError: A file is not what this release reads.
         MissingExtraError: A format, or signing, needs a package that is not installed.
     """
-    place, wanted = Path(folder), request or ReportRequest()
-    document = load_document(place, templates=wanted.templates)
+    place, asked = Path(folder), request or ReportRequest()
+    document = load_document(place, templates=asked.templates)
+    wanted = _with_earlier(place, asked)
     if wanted.against is not None:
         from auditkit.reporting.changes import compare_runs
 
         document = replace(document, changes=compare_runs(load_document(wanted.against), document))
-    files = render_files(document, wanted)
+    try:
+        files = render_files(document, wanted)
+    except MissingExtraError as error:
+        if wanted.formats == asked.formats:
+            raise
+        again = ", ".join(WRITERS[form][0] for form in wanted.formats if form not in asked.formats)
+        raise MissingExtraError(f"{error} (written again, as an earlier report left it here: {again})") from error
     manifest = build_manifest(place, files, added=(STREAM_FIGURES, FRONTIER))
     signature = _sign(place, manifest, wanted.sign)
     _write_whole(place, {**files, MANIFEST: manifest, **signature})
     return place / REPORT
+
+
+def _with_earlier(folder: Path, request: ReportRequest) -> ReportRequest:
+    """The request with the forms that lie in the folder already."""
+    there = [form for form, (name, _) in WRITERS.items() if (folder / name).is_file()]
+    formats = tuple(dict.fromkeys((*request.formats, *there)))
+    return replace(request, formats=formats, public=request.public or (folder / PUBLIC[0]).is_file())
 
 
 def render_files(document: ReportDocument, request: ReportRequest) -> dict[str, bytes]:
@@ -92,8 +108,8 @@ def render_files(document: ReportDocument, request: ReportRequest) -> dict[str, 
         from auditkit.reporting.public import render_public_json, summarize_publicly
 
         summary = summarize_publicly(document)
-        files["public.json"] = render_public_json(summary).encode()
-        files["public.html"] = render_public_html(summary).encode()
+        contents = (render_public_json(summary), render_public_html(summary))
+        files |= {name: content.encode() for name, content in zip(PUBLIC, contents, strict=True)}
     return files
 
 
