@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from auditkit.groups import value_in_words
 from auditkit.reporting.document import Json, ReportDocument
 from auditkit.reporting.sections import GroupShare, GuaranteeRecord, Paragraph, PlanRecord, Representation
 from auditkit.reporting.wording import count, moment, number, percent, plural, tolerance
@@ -137,12 +136,9 @@ def _audited_rows(audit: Json, attribute: str) -> dict[str, int] | None:
         return None
     rows: dict[str, int] = {}
     for value, amount in zip(sums["columns"][attribute], sums["count"], strict=True):
-        rows[_name(value)] = rows.get(_name(value), 0) + int(amount)
+        name = value_in_words(value)
+        rows[name] = rows.get(name, 0) + int(amount)
     return rows
-
-
-def _name(value: Any) -> str:
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def describe_plan(audit: Json) -> PlanRecord:

@@ -19,6 +19,7 @@ import numpy as np
 from auditkit._typing import FloatArray
 from auditkit.decision_rules import MEDIAN
 from auditkit.errors import InputError
+from auditkit.groups import join_values
 from auditkit.reporting.document import CriterionRow, Json, Outcome, ReportDocument, decides_by_median
 from auditkit.reporting.suppression import SMALL, Sums, hide_small
 from auditkit.reporting.wording import meaning
@@ -213,7 +214,7 @@ def _sums(sums: Json, sets: list[tuple[str, ...]]) -> tuple[list[str], Sums, Sum
     for number, attributes in enumerate(sets):
         keys = list(zip(*(sums["columns"][name] for name in attributes), strict=True))
         for key in dict.fromkeys(keys):
-            names.append(" × ".join(map(str, key)))
+            names.append(join_values(key))
             members.append([float(each == key) for each in keys])
             tables.append(number)
     matrix, numbers = np.array(members), np.array(tables)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
-from auditkit.groups import MISSING
+from auditkit.groups import MISSING, join_values
 from auditkit.reporting.document import Json, ReportDocument
 from auditkit.reporting.facts import report_fact
 from auditkit.reporting.sections import RegulatoryItem
@@ -56,7 +56,7 @@ def count_categories(audit: Json, attributes: Sequence[str]) -> tuple[tuple[Cate
     """
     sums = audit["moments"]
     columns = [sums["columns"][name] for name in attributes]
-    totals: dict[tuple[object, ...], list[float]] = {}
+    totals: dict[tuple[Hashable, ...], list[float]] = {}
     unknown = 0
     cells = zip(*columns, sums["count"], sums["weight"], sums["selected"], strict=True)
     for *values, rows, weight, selected in cells:
@@ -66,12 +66,8 @@ def count_categories(audit: Json, attributes: Sequence[str]) -> tuple[tuple[Cate
         total = totals.setdefault(tuple(values), [0.0, 0.0, 0.0])
         for position, amount in enumerate((rows, weight, selected)):
             total[position] += amount
-    named = {" × ".join(map(_name, values)): total for values, total in totals.items()}
+    named = {join_values(values): total for values, total in totals.items()}
     return tuple(Category(name, int(t[0]), t[1], t[2]) for name, t in named.items() if t[0]), unknown
-
-
-def _name(value: object) -> str:
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def has_columns(audit: Json, attributes: Sequence[str]) -> bool:

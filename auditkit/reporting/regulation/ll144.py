@@ -9,7 +9,7 @@ The rule sets no mark that a ratio must reach, and none is printed.
 from __future__ import annotations
 
 from auditkit.reporting.document import Json, ReportDocument, decides_by_median
-from auditkit.reporting.facts import report_options
+from auditkit.reporting.facts import report_fact, report_options
 from auditkit.reporting.regulation.base import (
     AS_OF,
     NO_CONCLUSION,
@@ -71,7 +71,7 @@ def _items(document: ReportDocument, columns: dict[str, str | None]) -> tuple[Re
         fact(document, "5-302(a)", "Historical or test data", "data_kind"),
         fact(document, "5-303(a)(2)", "Distribution date of the tool", "distribution_date"),
     ]
-    if (document.run.get("plan") or {}).get("report", {}).get("facts", {}).get("data_kind") == "test":
+    if report_fact(document, "data_kind") == "test":
         items.append(fact(document, "5-302(b)", "Why test data, and how obtained", "test_data_reason"))
     return (*items, *_gaps(document, columns))
 
