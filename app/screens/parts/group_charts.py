@@ -49,7 +49,7 @@ def show_distributions(groups: Sequence[Json], *, by: str, key: str) -> None:
         for bar in group["bars"]
     ]
     means = "; ".join(f"{group['group']} {words.number(group['mean'])}" for group in groups)
-    text = f"How the scores are spread within every group by {by}. Mean scores: {means}.{_left_out(groups)}"
+    text = f"How the scores are spread within every group by {by}. Mean scores: {means}.{left_out(groups)}"
     charts.draw(figure, key=key, words_for_it=text, data=pd.DataFrame(rows))
 
 
@@ -107,7 +107,7 @@ def show_reliability(table: Json, *, key: str) -> None:
         f"{words.number(group['expected_by_chance'])}"
         for group in groups
     )
-    text = f"Reliability by {_name(table)}. Calibration error (ECE): {each}.{_left_out(groups)}"
+    text = f"Reliability by {_name(table)}. Calibration error (ECE): {each}.{left_out(groups)}"
     charts.draw(figure, key=key, words_for_it=text, data=pd.DataFrame(rows))
 
 
@@ -135,6 +135,8 @@ def show_subgroups(search: Json, *, key: str) -> None:
 
 
 def _map(found: Sequence[Json], first: str, second: str | None) -> go.Figure:
+    if second is not None and _levels(found, second) > _levels(found, first):
+        first, second = second, first  # fewer columns than rows, so that a phone has room for the figures
     cells = {
         (str(one["values"].get(first, ANY)), str(one["values"].get(second, ANY))): one
         for one in found
@@ -158,6 +160,10 @@ def _map(found: Sequence[Json], first: str, second: str | None) -> go.Figure:
     figure.update_xaxes(showgrid=False)
     figure.update_yaxes(showgrid=False)
     return figure
+
+
+def _levels(found: Sequence[Json], name: str) -> int:
+    return len({str(one["values"][name]) for one in found if name in one["values"]})
 
 
 def _cell_text(one: Json | None) -> str:
@@ -204,5 +210,6 @@ def _frame(figure: go.Figure, *, x: str, y: str, height: int) -> None:
     charts.framed(figure)
 
 
-def _left_out(groups: Sequence[Json]) -> str:
+def left_out(groups: Sequence[object]) -> str:
+    """What a chart of lines does not hold, in a sentence; nothing where it holds all groups."""
     return "" if len(groups) <= MOST_LINES else f" The chart holds the first {MOST_LINES} of {len(groups)} groups."

@@ -109,7 +109,9 @@ def show_corrections(points: Sequence[Json], *, key: str) -> None:
     text = f"{title[0].upper()}{title[1:]}, now: " + "; ".join(
         f"{name} {words.number(last[name], 4)}" for name in names[: group_charts.MOST_LINES]
     )
-    charts.draw(_framed(figure, height=360), key=key, words_for_it=text + ".", data=frame)
+    shown = min(len(names), group_charts.MOST_LINES)
+    text += f".{group_charts.left_out(names)}"
+    charts.draw(_framed(figure, height=300 + 22 * shown), key=key, words_for_it=text, data=frame)
 
 
 def show_alarms(points: Sequence[Json], *, key: str) -> None:
