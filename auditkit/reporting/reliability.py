@@ -34,6 +34,7 @@ def reliability_chart(table: Json, *, key: str) -> Chart:
     set_style(figure)
     figure.update_xaxes(title_text="mean score of the bin", range=[-0.02, 1.02])
     figure.update_yaxes(title_text="mean outcome", range=[-0.02, 1.02])
+    figure.update_layout(margin={"l": 64})
     shown = (
         f"the {len(groups)} largest of {len(table['groups'])} groups, " if len(groups) < len(table["groups"]) else ""
     )
