@@ -18,6 +18,7 @@ from auditkit.reporting import html, load_document, render_html, verify_run, wor
 from auditkit.reporting.charts import DARK
 from auditkit.reporting.reading import read_part
 from auditkit.reporting.verification import recompute
+from auditkit.reporting.wording import interval, signed
 from tests.run_folders import HOSTILE, MARKED, predictions, write_case
 
 LAUNCH = [
@@ -125,6 +126,30 @@ def test_every_gap_and_every_group_is_stated(full: Path, page: Page) -> None:
             assert all(wording.percent(group["selection_rate"]) in page.text for group in table["groups"])
     assert page.text.count(HOSTILE) > 10
     assert page.text.count(MARKED) > 10
+
+
+def test_charts_leave_room_for_the_numbers_of_their_axis(full: Path) -> None:
+    charts = html.build_charts(load_document(full)).values()
+    shown = [chart.figure["layout"] for chart in charts if chart.figure["layout"]["yaxis"].get("visible", True)]
+    assert len(shown) >= 3
+    assert all(layout["margin"]["l"] >= 56 for layout in shown)
+
+
+def test_who_is_ahead_and_every_paired_difference_are_stated(full: Path, page: Page) -> None:
+    comparison = load_document(full).comparison
+    assert comparison is not None
+    titles = {method["name"]: method["title"] for method in comparison["methods"]}
+    for winner in comparison["winners"]:
+        finding = winner["statement"].split(": ")[1]
+        for name, title in titles.items():
+            finding = finding.replace(f"'{name}'", f"“{title}”")
+        assert finding in page.text
+        assert ("; ".join(titles[name] for name in winner["eligible"]) or "none") in page.text
+    assert len(comparison["pairs"]) == 6
+    for pair in comparison["pairs"]:
+        assert f"{titles[pair['first']]} − {titles[pair['second']]}" in page.text
+        found = pair["accuracy"]
+        assert f"{signed(found['value'], 4)} {interval((found['low'], found['high']), 4)}" in page.text
 
 
 def test_comparison_guarantee_and_provenance_are_stated(full: Path, page: Page) -> None:

@@ -40,6 +40,7 @@ _FILTERS = (
     "plural",
     "precision",
     "signed",
+    "standings",
     "tolerance",
 )
 _ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}

@@ -59,6 +59,7 @@ def render_whole_markdown(document: ReportDocument) -> str:
         ("Errors by group", _errors(document.audit)),
         ("Reliability by group", _reliability(document.audit)),
         ("Subgroups", _subgroups(document.audit)),
+        ("Who is ahead", [] if document.comparison is None else _standings(document.comparison)),
         ("Guarantee", [] if document.guarantee is None else [escape(document.guarantee.text)]),
         ("Against the earlier run", [] if document.changes is None else _changes(document.changes)),
         ("Frontier", _frontier(document.frontier)),
@@ -127,6 +128,12 @@ def _methods(comparison: Json) -> list[str]:
         rows.append([escape(method.get("title") or method["name"]), *found, ", ".join(rates) or wording.DASH])
     errors = [f"- **{escape(m['title'])}** — {escape(m['error'])}" for m in comparison["methods"] if m.get("error")]
     return [*(f"| {' | '.join(cells)} |" for cells in rows), *(["", *errors] if errors else [])]
+
+
+def _standings(comparison: Json) -> list[str]:
+    """Who is ahead among the methods whose gaps are not shown to exceed the tolerances."""
+    rows = [[*map(escape, row)] for row in wording.standings(comparison)]
+    return table(["by", "gaps of", "not shown to exceed", "finding"], rows, text=4) if rows else []
 
 
 def _paragraphs(parts: Iterable[Paragraph]) -> list[str]:

@@ -248,3 +248,16 @@ def claim(metric: str, difference: Json | None) -> str:
     if difference["low"] <= 0 <= difference["high"]:
         return "no difference shown"
     return "better" if (difference["value"] > 0) != (metric in LOWER_IS_BETTER) else "worse"
+
+
+def standings(comparison: Json) -> list[tuple[str, str, str, str]]:
+    """Who is ahead by each utility: the utility, whose gaps, who meets the tolerances, and the finding, in titles."""
+    titles = {method["name"]: method.get("title") or method["name"] for method in comparison["methods"]}
+    rows = []
+    for winner in comparison.get("winners") or ():
+        finding = winner["statement"].partition(": ")[2]
+        for name, title in titles.items():
+            finding = finding.replace(repr(name), f"“{title}”")  # titles hold commas
+        eligible = "; ".join(titles[name] for name in winner["eligible"]) or "none"
+        rows.append((METRICS.get(winner["utility"], winner["utility"]), winner["level"], eligible, finding))
+    return rows
