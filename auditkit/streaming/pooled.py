@@ -33,7 +33,7 @@ from auditkit.streaming.planning import Plan, make_plan, pull_back
 from auditkit.streaming.state import Bounds, CellSums, Key, LabelSums, StreamConfig, StreamState
 
 AIM = 0.9
-"""Share of the band that a pooled gap is pulled back to, since other cells move before this one comes again."""
+"""Share of the band that a pooled gap is pulled back to: the band narrows, and bounds can cut a pull short."""
 
 PULL = 0.25
 """How far, in bands, a row is moved to work off an excess that was there before it: a row that carried all of it would
