@@ -499,6 +499,8 @@ def test_names_from_data_are_text_and_no_markup(script_folder: None) -> None:
     assert words.for_chart("<b>x</b>") == "&lt;b&gt;x&lt;/b&gt;"
     assert words.number(-0.0001) == "0.000"
     assert words.number(-0.5) == "−0.500"
+    assert words.interval((-0.0118, -4.5e-05)) == "[−0.012, −0.00005]"  # on one side of zero, and shown to be
+    assert words.interval((-1e-17, 0.25)) == "[0.000, 0.250]"
     assert words.interval(None) == words.DASH
 
 

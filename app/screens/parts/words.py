@@ -5,11 +5,14 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 Json = dict[str, Any]
 
 DASH = "—"
+ROUNDING = 1e-9
+"""Numbers closer to zero are zero but for rounding."""
 VERDICTS = {"pass": "within tolerance", "fail": "outside tolerance", "inconclusive": "inconclusive"}
 ICONS = {"pass": ":material/check_circle:", "fail": ":material/cancel:", "inconclusive": ":material/help:"}
 COLOURS = {"pass": "blue", "fail": "orange", "inconclusive": "gray"}
@@ -53,8 +56,15 @@ def percent(value: float | None) -> str:
 
 
 def interval(ends: Sequence[float] | None, digits: int = 3) -> str:
-    """An interval; a dash where there is none."""
-    return DASH if ends is None else f"[{number(ends[0], digits)}, {number(ends[1], digits)}]"
+    """An interval; a dash where there is none. An end that is not zero is never shown as zero: its sign matters."""
+    return DASH if ends is None else f"[{_end(ends[0], digits)}, {_end(ends[1], digits)}]"
+
+
+def _end(value: float, digits: int) -> str:
+    shown = number(value, digits)
+    if abs(value) < ROUNDING or shown.strip("−0."):
+        return shown
+    return f"{Decimal(f'{value:.0e}'):f}".replace("-", "−")
 
 
 def estimate(value: Json | None, digits: int = 3) -> str:
