@@ -63,6 +63,7 @@ WITHIN_ROW = {
     "datasets": {"_tables", "frames", "splits", "table_roles"},
     "table_roles": {"_tables", "expression_values"},
     "_tables": {"array_files", "table_limits"},
+    "frames": {"_tables"},
     "table_files": {"_tables", "table_limits"},
     "array_files": {"table_limits"},
     "expressions": {"errors"},
