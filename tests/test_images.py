@@ -223,6 +223,7 @@ def test_hashes_are_those_of_the_files(folder: Path) -> None:
     again = read(folder)
     assert again.hashes[7] == again.hashes[0] != manifest.hashes[7]
     assert again.hash_images() != manifest.hash_images()
+    assert again.data.sha256 == manifest.data.sha256 == hash_file(folder / "faces.csv")
 
 
 def test_a_manifest_keeps_weights_and_clusters(folder: Path) -> None:
