@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -45,7 +46,7 @@ def read_table(path: str | Path, *, max_gib: float | None = None) -> pd.DataFram
     """
     table = read_arrow_table(path, max_gib=max_gib)
     frame = table.to_pandas(ignore_metadata=True)
-    return frame.drop(columns=[column for column in frame if str(column).startswith("__index_level_")])
+    return frame.drop(columns=[column for column in frame if is_stored_index(str(column))])
 
 
 def read_arrow_table(path: str | Path, *, max_gib: float | None = None) -> pa.Table:
@@ -55,6 +56,18 @@ def read_arrow_table(path: str | Path, *, max_gib: float | None = None) -> pa.Ta
     table = _read_checked(_READERS[file.suffix.lower()], file, max_gib)
     _check_columns(table, file)
     return table
+
+
+def is_stored_index(name: str) -> bool:
+    """Whether a column is the index of a pandas frame that was written with it."""
+    return name.startswith("__index_level_")
+
+
+def check_names_unique(names: Sequence[str], where: str) -> None:
+    """Raise SchemaError for a table that has two columns of one name."""
+    if len(set(names)) < len(names):
+        repeated = [name for name, count in Counter(names).items() if count > 1]
+        raise SchemaError(f"{where} has several columns called {', '.join(map(repr, sorted(repeated)))}; rename them")
 
 
 def column(frame: pd.DataFrame, name: str) -> pd.Series:
@@ -128,12 +141,14 @@ def refuse_file(file: Path) -> None:
         raise InputError(f"path: {str(file)!r} is a folder; name one {_supported()} file in it")
     if file.stat().st_size == 0:
         raise InputError(f"path: {str(file)!r} is empty (0 bytes)")
-    if suffix == ".csv":
-        _refuse_binary(file)
 
 
-def _refuse_binary(file: Path) -> None:
-    """Raise for a csv file that is compressed, UTF-16 or damaged: text in UTF-8 holds no zero byte."""
+def refuse_binary(file: Path) -> None:
+    """Raise for a csv file that is compressed, UTF-16 or damaged: text in UTF-8 holds no zero byte.
+
+    Raises:
+        InputError: It is one of these.
+    """
     with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
         if content[:4].startswith(_PACKED_MAGIC):
             raise InputError(f"path: {file.name!r} is compressed; unpack it first, since it can unpack to any size")
@@ -168,11 +183,7 @@ def _check_names(table: pa.Table, file: Path) -> None:
 
 def _check_columns(table: pa.Table, file: Path) -> None:
     _check_names(table, file)
-    repeated = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
-    if repeated:
-        raise SchemaError(
-            f"path: {file.name!r} has several columns called {', '.join(map(repr, repeated))}; rename them"
-        )
+    check_names_unique(table.column_names, f"path: {file.name!r}")
     if file.suffix.lower() == ".csv":
         check_csv_schema(table.schema, file)
 
@@ -198,6 +209,7 @@ def _read_csv(file: Path, max_gib: float | None) -> pa.Table:
     from pyarrow import csv
 
     del max_gib  # rows take about as much memory as their text
+    refuse_binary(file)
     # Arrow rejects rows that are too short as well as too long; pandas would fill the short ones in silence.
     return csv.read_csv(
         file,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,9 @@ from auditkit.table_limits import refuse_size, unpacked_size
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+_DAMAGED = (OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, KeyError)
+"""What reading raises beside ValueError: checksums, compressed data, methods of packing, passwords, lost members."""
 
 
 def read_npy(file: Path, *, max_gib: float | None = None) -> pa.Table:
@@ -78,7 +83,7 @@ def _load(file: Path, read: Any) -> Any:
                 "to numbers or fixed-width text (array.astype(str)) and save it again, or save a table with to_parquet"
             ) from error
         raise InputError(f"path: {file.name!r} cannot be read as {file.suffix}: {error}") from error
-    except (OSError, EOFError, MemoryError) as error:
+    except _DAMAGED as error:
         raise InputError(f"path: {file.name!r} cannot be read as {file.suffix}: {error}") from error
 
 

@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from auditkit._tables import hashing, refuse_file
+from auditkit._tables import check_names_unique, hashing, is_stored_index, refuse_file
 from auditkit._typing import FloatArray
 from auditkit.datasets import AuditData, assemble
-from auditkit.errors import InputError, SchemaError
+from auditkit.errors import InputError
 from auditkit.progress import Progress
-from auditkit.table_files import open_dataset, read_columns, read_pieces
+from auditkit.table_files import open_dataset, read_pieces
 from auditkit.table_roles import TableRoles
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyarrow import dataset as pa_dataset
+
     from auditkit.models import FrozenModel
 
 PIECE_ROWS = 65_536
@@ -63,28 +66,34 @@ def score_in_pieces(
     roles = replace(TableRoles.parse(**given), **beside, keep=keep)
     with hashing([path]) as digest:
         dataset = open_dataset([path], max_gib=limit)
-        names = _unique([column for column in dataset.schema.names if not column.startswith("__index_level_")], path)
-        empty = pd.DataFrame(columns=pd.Index(names))
+        check_names_unique(dataset.schema.names, f"path: {path.name!r}")
+        empty = pd.DataFrame(columns=pd.Index([name for name in dataset.schema.names if not is_stored_index(name)]))
         roles.check(empty)
         columns = roles.feature_columns(empty)
         if columns is None:
             raise InputError("data.score names scores that are there, and model: makes others; give one of them")
-        frame = read_columns(dataset, roles.read_beside_features, [path]).to_pandas(ignore_metadata=True)
-        if frame.empty:
-            raise InputError(f"path: {str(path)!r} has columns but no rows")
-        parts = []
-        with progress.stage("scoring the frozen model", len(frame)) as advance:
-            for piece in read_pieces(dataset, columns, [path], rows=PIECE_ROWS):
-                parts.append(model.scores(piece.to_pandas(ignore_metadata=True)).double().numpy())
-                advance(piece.num_rows)
+        scores, rows = _score(dataset, path, model, (columns, roles.read_beside_features), progress)
+        frame = rows.to_pandas(ignore_metadata=True)
         data = assemble(frame, replace(roles, features=(), exclude=()), origin=(name, digest(), str(path)))
-    return replace(data, features=None), np.concatenate(parts)
+    return replace(data, features=None), scores
 
 
-def _unique(names: list[str], path: Path) -> list[str]:
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise SchemaError(
-            f"path: {path.name!r} has several columns called {', '.join(map(repr, repeated))}; rename them"
-        )
-    return names
+def _score(
+    dataset: pa_dataset.Dataset, path: Path, model: FrozenModel, wanted: tuple[list[str], list[str]], progress: Progress
+) -> tuple[FloatArray, pa.Table]:
+    """Scores by the columns that the model reads, and the columns beside them, in one reading of the file."""
+    import pyarrow as pa
+
+    columns, beside = wanted
+    scores: list[FloatArray] = []
+    kept: list[pa.Table] = []
+    total = None if path.suffix.lower() == ".csv" else dataset.count_rows()  # csv would be read to be counted
+    with progress.stage("scoring the frozen model", total) as advance:
+        for piece in read_pieces(dataset, list(dict.fromkeys([*beside, *columns])), [path], rows=PIECE_ROWS):
+            scores.append(model.scores(piece.select(columns).to_pandas(ignore_metadata=True)).double().numpy())
+            # a copy: what is kept may lie in one buffer with the features, and would hold them
+            kept.append(piece.select(beside).take(np.arange(piece.num_rows)))
+            advance(piece.num_rows)
+    if not kept:
+        raise InputError(f"path: {str(path)!r} has columns but no rows")
+    return np.concatenate(scores), pa.concat_tables(kept)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from auditkit._tables import check_names_unique
 from auditkit.errors import InputError, SchemaError
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def _from_arrow(table: Any) -> pd.DataFrame:
     except (pa.ArrowException, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"the {type(table).__name__} cannot be read as a table: {reason}") from error
-    _check_unique(arrow.column_names)
+    check_names_unique(arrow.column_names, f"the {type(table).__name__}")
     return arrow.to_pandas(ignore_metadata=True)
 
 
@@ -74,7 +75,7 @@ def _from_array(values: np.ndarray[Any, Any], columns: Sequence[str] | None) -> 
         raise SchemaError(f"an array of shape {values.shape} has no column names; pass {values.shape[1]} columns=")
     if len(columns) != values.shape[1]:
         raise SchemaError(f"columns has {len(columns)} names for an array of {values.shape[1]} columns")
-    _check_unique(list(columns))
+    check_names_unique(columns, "the array")
     frame = pd.DataFrame(values, columns=pd.Index(list(columns)))
     return frame.infer_objects() if values.dtype == object else frame
 
@@ -107,9 +108,3 @@ def _from_outcomes(target: Any) -> pd.DataFrame:
         name = getattr(target, "name", None) or TARGET
         return pd.DataFrame({name: values})
     return pd.DataFrame(values, columns=pd.Index([f"{TARGET}_{i}" for i in range(values.shape[1])]))
-
-
-def _check_unique(names: Sequence[str]) -> None:
-    repeated = sorted({name for name in names if list(names).count(name) > 1})
-    if repeated:
-        raise SchemaError(f"several columns are called {', '.join(map(repr, repeated))}; rename them")

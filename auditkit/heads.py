@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from auditkit._files import write_whole
 from auditkit._typing import FloatArray, VectorLike
 from auditkit.errors import InputError
 
@@ -128,8 +129,7 @@ class FairHead(nn.Module):
         }
         files = {"head.safetensors": save(self.state_dict()), "head.json": json.dumps(settings, indent=2).encode()}
         for name, content in files.items():
-            (target / f"{name}.tmp").write_bytes(content)
-            (target / f"{name}.tmp").replace(target / name)
+            write_whole(target / name, content)
 
     @classmethod
     def load(cls, folder: str | Path) -> FairHead:

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from auditkit._image_checks import describe_missing_pixels
-from auditkit._tables import hash_file, read_table
+from auditkit._tables import hash_file, hashing, read_table, refuse_file
 from auditkit._typing import FloatArray, VectorLike
 from auditkit._validation import to_numpy
-from auditkit.datasets import AttributeSpec, AuditData, from_frame
+from auditkit.datasets import AttributeSpec, AuditData, assemble
 from auditkit.errors import InputError, SchemaError
 from auditkit.groups import Groups
-from auditkit.table_roles import describe_missing
+from auditkit.table_roles import TableRoles, describe_missing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -136,7 +136,7 @@ def read_manifest(
     """Read a table that names one image per row.
 
     Args:
-        path: A .csv, .parquet, .arrow or .feather file.
+        path: A table, as in ``load_table``.
         attributes: Protected attributes, as in ``load_table``.
         image_column: Column of image paths, relative to ``folder``.
         label: Column of outcomes.
@@ -153,20 +153,14 @@ def read_manifest(
         InputError: Images are missing or lie outside the folder.
     """
     source = Path(path)
-    frame = read_table(source, max_gib=max_gib)
-    if image_column not in frame.columns:
-        raise SchemaError(describe_missing("image_column", image_column, [str(name) for name in frame.columns]))
-    table = from_frame(
-        frame,
-        attributes=attributes,
-        label=label,
-        positive_label=positive_label,
-        features=[],
-        strata=strata,
-        name=name or source.stem,
-        **columns,
-    )
-    data = replace(table, features=None, sha256=hash_file(source), source=str(path))
+    roles = TableRoles.parse(attributes, strata, label, positive_label, score=None, features=(), exclude=())
+    refuse_file(source)
+    with hashing([source]) as digest:
+        frame = read_table(source, max_gib=max_gib)
+        if image_column not in frame.columns:
+            raise SchemaError(describe_missing("image_column", image_column, [str(name) for name in frame.columns]))
+        table = assemble(frame, replace(roles, **columns), origin=(name or source.stem, digest(), str(path)))
+    data = replace(table, features=None)
     keys = _keys(cast("pd.Series", frame[image_column]), image_column)
     return ImageManifest(data, _resolve(keys, source.parent if folder is None else Path(folder)), keys)
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from auditkit._extras import import_extra
+from auditkit._files import write_whole
 from auditkit._typing import BoolArray, FloatArray, IntArray
 from auditkit.errors import InputError
 
@@ -136,9 +137,7 @@ def _write(onnx: Any, graph: Any, path: Path, scorer: Any) -> None:
         model = onnx.compose.merge_models(inner, model, io_map=[("scores", "scores")])
         onnx.helper.set_model_props(model, {"producer": "auditkit"})
     onnx.checker.check_model(model)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(model.SerializeToString())
-    temporary.replace(path)
+    write_whole(path, model.SerializeToString())
 
 
 def _lookup_nodes(onnx: Any, calibration: Lookup) -> tuple[list[Any], list[Any], list[Any]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from auditkit._tables import MISSING_TEXTS, check_csv_schema
+from auditkit._tables import MISSING_TEXTS, check_csv_schema, refuse_binary
 from auditkit.errors import InputError, SchemaError
 from auditkit.table_limits import check_declared_size
 
@@ -40,6 +40,8 @@ def open_dataset(files: Sequence[str | Path], *, max_gib: float | None = None) -
     )
     try:
         for file in files:
+            if kind == "csv":
+                refuse_binary(Path(file))
             check_declared_size(Path(file), max_gib=max_gib, scanned=True)
         dataset = pa_dataset.dataset([str(file) for file in files], format=reader if kind == "csv" else kind)
         dataset.schema.names  # noqa: B018  (Arrow decodes the header only when it is looked at)
@@ -56,20 +58,6 @@ def describe_files(files: Sequence[str | Path]) -> str:
     """The files in words."""
     first = repr(str(files[0]))
     return first if len(files) == 1 else f"{first} and {len(files) - 1} more files"
-
-
-def read_columns(dataset: pa_dataset.Dataset, columns: Sequence[str], files: Sequence[str | Path]) -> pa.Table:
-    """Some columns, whole.
-
-    Raises:
-        InputError: They cannot be read.
-    """
-    import pyarrow as pa
-
-    try:
-        return dataset.to_table(columns=list(columns))
-    except (pa.ArrowException, OSError, MemoryError) as error:
-        raise _unreadable(error, files) from error
 
 
 def read_pieces(

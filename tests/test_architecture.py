@@ -22,7 +22,8 @@ PACKAGE = ROOT / "auditkit"
 APP = ROOT / "app"
 
 ROWS = (
-    {"errors", "_typing", "_extras", "_validation", "progress", "checks", "expressions", "_locks", "_image_checks"},
+    {"errors", "_typing", "_extras", "_validation", "progress", "checks", "expressions", "_locks", "_image_checks"}
+    | {"_files"},
     {"groups", "criteria", "affine_criteria", "cvxpy_constraints", "moments", "moment_maps", "row_sets"}
     | {"intervals", "multiplicity", "squares", "plans", "margins", "decision_rules"},
     {"datasets", "splits", "_tables", "heads", "models", "feature_cache", "images", "table_roles", "leakage"}
@@ -63,6 +64,7 @@ WITHIN_ROW = {
     "datasets": {"_tables", "frames", "splits", "table_roles"},
     "table_roles": {"_tables", "expression_values"},
     "_tables": {"array_files", "table_limits"},
+    "frames": {"_tables"},
     "table_files": {"_tables", "table_limits"},
     "array_files": {"table_limits"},
     "expressions": {"errors"},

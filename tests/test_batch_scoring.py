@@ -80,6 +80,12 @@ def test_weights_and_clusters_are_heeded_and_an_audit_runs(adult: pd.DataFrame, 
     assert record["data"]["rows"] == 4_000
 
 
+def test_a_table_without_rows_is_refused(adult: pd.DataFrame, tmp_path: Path) -> None:
+    adult.head(0).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(InputError, match="t.parquet' has columns but no rows"):
+        load_subject(config_for(tmp_path, "t.parquet"), features=False)
+
+
 def test_a_table_of_predictions_without_a_key_is_read_whole(adult: pd.DataFrame, tmp_path: Path) -> None:
     rows = adult.head(500).reset_index(drop=True)
     rows.to_parquet(tmp_path / "t.parquet")

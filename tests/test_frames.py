@@ -70,7 +70,7 @@ def test_a_matrix_needs_names() -> None:
         ak.from_frame(values, attributes=["group"])
     with pytest.raises(SchemaError, match="columns has 1 names for an array of 2 columns"):
         ak.from_frame(values, attributes=["group"], columns=["group"])
-    with pytest.raises(SchemaError, match="several columns are called 'x'"):
+    with pytest.raises(SchemaError, match="several columns called 'x'; rename"):
         ak.from_frame(values, attributes=["x"], columns=["x", "x"])
     with pytest.raises(InputError, match=r"an array must have shape \(n, d\)"):
         ak.from_frame(values[:, 0], attributes=["x"], columns=["x"])

@@ -202,6 +202,17 @@ def test_arrays_that_are_no_table(tmp_path: Path) -> None:
     refused(tmp_path / "z.npz", "is no .npz file")
 
 
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("place", [20, 300, 4_000, 7_000])
+def test_arrays_with_a_wrong_byte(tmp_path: Path, place: int, packed: bool) -> None:
+    save = np.savez_compressed if packed else np.savez
+    save(tmp_path / "t.npz", sex=np.tile([0.0, 1.0], 500), score=np.random.default_rng(0).random(1000))
+    content = bytearray((tmp_path / "t.npz").read_bytes())
+    content[-place] ^= 0xFF
+    (tmp_path / "t.npz").write_bytes(content)
+    refused(tmp_path / "t.npz", "cannot be read as .npz|is no .npz file")
+
+
 def test_arrays_that_declare_more_than_they_hold(tmp_path: Path) -> None:
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(

@@ -11,14 +11,15 @@ from typing import Annotated
 
 import typer
 
-from auditkit.cli import caches, files, jobs, runs, streams
+from auditkit.cli.caches import app as cache_app
 from auditkit.cli.exit_codes import BROKEN, INTERRUPTED, PASSED, WRONG
+from auditkit.cli.files import init, schema
+from auditkit.cli.jobs import audit, compare, demo, plan, tune
+from auditkit.cli.runs import report, verify
+from auditkit.cli.streams import serve, stream
 from auditkit.errors import AuditkitError
 
-COMMANDS = (
-    jobs.demo, jobs.audit, jobs.plan, jobs.tune, jobs.compare, runs.report, streams.stream, streams.serve, runs.verify,
-    files.schema, files.init,
-)  # fmt: skip
+COMMANDS = (demo, audit, plan, tune, compare, report, stream, serve, verify, schema, init)
 """In the order in which the help lists them."""
 
 app = typer.Typer(
@@ -103,4 +104,4 @@ def _root(
 
 for command in COMMANDS:
     app.command()(command)
-app.add_typer(caches.app)
+app.add_typer(cache_app)

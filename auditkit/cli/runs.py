@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from auditkit.cli import streams
 from auditkit.cli.exit_codes import FAILED, PASSED
 from auditkit.cli.options import RunPath
+from auditkit.cli.streams import verify_store
 from auditkit.errors import InputError
 
 
@@ -55,7 +55,7 @@ def verify(
     if "://" in place or folder.is_file():
         if public_key is not None:
             raise InputError("--public-key is for the folder of a run; a stream's ledger is not signed")
-        return streams.verify_store(place)
+        return verify_store(place)
     from auditkit.reporting import verify_run
     from auditkit.reporting.console import print_checks
 

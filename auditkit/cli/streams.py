@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from auditkit._files import write_whole
 from auditkit.cli.exit_codes import FAILED, PASSED
 from auditkit.errors import InputError
 
@@ -51,9 +52,7 @@ def stream(
             typer.echo(line, err=True)
         figures = enforcer.report()
     if report is not None:
-        temporary = report.with_name(report.name + ".tmp")
-        temporary.write_text(json.dumps(figures.to_dict(), indent=2), encoding="utf-8")
-        temporary.replace(report)
+        write_whole(report, json.dumps(figures.to_dict(), indent=2).encode())
     return FAILED if figures.alarms else PASSED
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import zipfile
 from dataclasses import asdict
 from importlib.metadata import version
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from auditkit._files import write_whole
 from auditkit.baselines import Prediction, Sample
 from auditkit.comparison.judging import Outcome
 from auditkit.comparison.settings import CompareConfig
@@ -128,6 +128,4 @@ def _check_same(place: Path, request: dict[str, Any]) -> None:
 
 def _write(place: Path, content: bytes) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
-    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(place)
+    write_whole(place, content)

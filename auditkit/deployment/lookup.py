@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
+from auditkit._files import write_whole
 from auditkit._typing import IntArray
 from auditkit.errors import InputError
 from auditkit.groups import CellTable, Groups
@@ -66,10 +67,7 @@ def check_choice(name: str, choice: str, known: Sequence[str]) -> None:
 
 def write_json(content: dict[str, Any], path: str | Path) -> None:
     """Write JSON; the file appears whole or not at all."""
-    target = Path(path)
-    temporary = target.with_name(target.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
-    temporary.replace(target)
+    write_whole(Path(path), json.dumps(content, indent=2).encode())
 
 
 def read_json(path: str | Path, *, schema: str, what: str, build: Callable[[dict[str, Any]], Loaded]) -> Loaded:

@@ -12,9 +12,8 @@ from __future__ import annotations
 import copy
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from auditkit._extras import import_extra
+from auditkit._files import write_whole
 from auditkit.deployment.calibration import Calibration
 from auditkit.deployment.thresholds import DecisionThresholds
 from auditkit.errors import InputError, SolverError
@@ -130,7 +130,7 @@ def export_torch(
         raise SolverError("the exported program differs from the model by more than 1e-6; nothing was written")
     content = io.BytesIO()
     torch.export.save(program, content, extra_files={VOCABULARY: json.dumps(vocabulary_of(calibration))})
-    _write_whole(Path(path), lambda temporary: temporary.write_bytes(content.getvalue()))
+    write_whole(Path(path), content.getvalue())
 
 
 def export_onnx(
@@ -227,9 +227,3 @@ def _checked_scorer(
             f"{shape}"
         )
     return scorer
-
-
-def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    write(temporary)
-    temporary.replace(path)

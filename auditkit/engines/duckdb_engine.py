@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from auditkit._tables import read_arrow_table, refuse_file
+from auditkit._tables import check_names_unique, read_arrow_table, refuse_file
 from auditkit.engines.base import SOURCE, Column, Engine, Kind, OutOfRangeError
-from auditkit.errors import InputError, SchemaError
+from auditkit.errors import InputError
 from auditkit.table_files import describe_files, open_dataset
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class DuckDBEngine(Engine):
         else:
             self._frame = table
             self.names, self.source = _frame_names(table), f"the {type(table).__name__}"
-        _check_unique(self.names, self.source)
+        check_names_unique(self.names, self.source)
 
     def _open(self, max_gib: float | None) -> tuple[str, ...]:
         """Open the files, and tell the names of their columns."""
@@ -167,12 +167,6 @@ def find_files(table: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
 
 def _is_path_list(table: Any) -> bool:
     return isinstance(table, list | tuple) and bool(table) and all(isinstance(item, str | Path) for item in table)
-
-
-def _check_unique(names: Sequence[str], source: str) -> None:
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise SchemaError(f"{source} has several columns called {', '.join(map(repr, repeated))}; rename them")
 
 
 def _frame_names(table: Any) -> tuple[str, ...]:

@@ -10,9 +10,9 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from auditkit._extras import import_extra
-from auditkit._tables import MISSING_TEXTS
+from auditkit._tables import MISSING_TEXTS, check_names_unique
 from auditkit.engines.base import SOURCE, Column, Engine, Kind, OutOfRangeError
-from auditkit.errors import InputError, SchemaError
+from auditkit.errors import InputError
 
 _INTEGERS = {"tinyint", "smallint", "int", "bigint"}
 _RANGE_ERRORS = ("CAST_OVERFLOW", "CAST_INVALID_INPUT", "ARITHMETIC_OVERFLOW")
@@ -44,9 +44,7 @@ class SparkEngine(Engine):
         self.names = tuple(self._frame.columns)
         self.files = self._local_files() if isinstance(table, str | Path | list | tuple) else ()
         self.source = f"{table!r}" if isinstance(table, str | Path) else "the Spark frame"
-        repeated = sorted({name for name in self.names if self.names.count(name) > 1})
-        if repeated:
-            raise SchemaError(f"{self.source} has several columns called {', '.join(map(repr, repeated))}; rename them")
+        check_names_unique(self.names, self.source)
 
     def bind(self, names: Iterable[str]) -> Mapping[str, Column]:
         """As `Engine.bind`."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from auditkit._tables import is_stored_index
 from auditkit.engines.base import SOURCE, Kind
 from auditkit.engines.opening import open_engine
 from auditkit.engines.statements import present
@@ -44,7 +45,7 @@ def summarize_table(table: str | Path, choose: Callable[[str], bool]) -> tuple[l
         InputError: The table cannot be read or has no rows.
     """
     with open_engine(table, "duckdb") as engine:
-        names = [name for name in engine.names if not name.startswith("__index_level_")]
+        names = [name for name in engine.names if not is_stored_index(name)]
         columns = engine.bind([name for name in names if choose(name)] or names[:1])
         values = [present(column) for column in columns.values()]
         asked = [f"count(DISTINCT {value}), min({value}), max({value})" for value in values]

@@ -26,6 +26,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from auditkit._files import write_whole
 from auditkit.errors import InputError
 
 SCHEMA = "auditkit.features/1"
@@ -304,16 +305,6 @@ def checksum(chunk: int, data: bytes, skipped: Skipped) -> str:
 def collect(chunks: Mapping[int, tuple[str, Skipped]]) -> Skipped:
     """The skipped rows of all chunks, in order."""
     return tuple(pair for _, (_, skipped) in sorted(chunks.items()) for pair in skipped)
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under another name and move it into place."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def disk_error(folder: Path, error: OSError, *, size: int = 0) -> InputError:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from auditkit._files import write_whole
 from auditkit.criteria import Criterion
 from auditkit.errors import InputError
 from auditkit.tuning.config import TuneConfig
@@ -31,15 +31,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     tensors: dict[str, Tensor] = {}
     header = json.dumps(_pack({"schema": SCHEMA, **state}, tensors))
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with draft.open("wb") as file:
-            file.write(save(tensors, metadata={"state": header}))
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_whole(path, save(tensors, metadata={"state": header}), durable=True)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
