@@ -95,6 +95,8 @@ def test_multipliers_of_the_short_path_are_those_of_the_general_one(bounds: tupl
     result = ak.project(scores, ROWS[2], CRITERION, bounds=bounds)
     np.testing.assert_allclose(layer.duals, result.duals, rtol=1e-9)
     assert np.abs(layer.duals).max() > 1
+    layer(scores, ROWS[2], tolerances=0.1)  # a path that leaves none: those of the pass before would be wrong
+    assert layer.duals is None
 
 
 def test_many_rows_within_bounds_settle() -> None:
