@@ -104,7 +104,7 @@ class FairnessLayer(nn.Module):
         """Multipliers of ½‖y − z‖² in the last forward pass, shape (m,), in the order of the constraints.
 
         Columns of scores follow one after the other, or, under a simplex, change fastest. None before the first
-        pass, and where `prepare` or a device leaves none.
+        pass, and where `prepare`, a device or another gradient than that of the scores leaves none.
         """
         found = self._record.duals
         return np.concatenate([found[column]() for column in sorted(found)]) if found else None
@@ -139,6 +139,8 @@ class FairnessLayer(nn.Module):
             InputError: Wrong shapes, NaN or infinite values, labels missing.
             InfeasibleError: The criteria contradict each other or the bounds.
         """
+        if not torch.compiler.is_compiling():  # else the part that runs outside of the graph does
+            self._record.duals.clear()
         if isinstance(groups, PreparedBatch):
             return project_prepared(scores, groups)
         if isinstance(groups, BoundBatch):

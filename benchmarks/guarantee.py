@@ -23,7 +23,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -114,12 +114,8 @@ def correct_scores(setting: Setting, rng: np.random.Generator, confidence: float
     return setting.gap(values), brier(setting.population, values)
 
 
-def guaranteed(setting: Setting, rng: np.random.Generator) -> tuple[float, float] | None:
-    return correct_scores(setting, rng, CONFIDENCE)
-
-
-def without_margin(setting: Setting, rng: np.random.Generator) -> tuple[float, float] | None:
-    return correct_scores(setting, rng, None)
+guaranteed = partial(correct_scores, confidence=CONFIDENCE)
+without_margin = partial(correct_scores, confidence=None)
 
 
 def per_batch(setting: Setting, rng: np.random.Generator) -> tuple[float, float] | None:
@@ -146,14 +142,6 @@ def decide(setting: Setting, rng: np.random.Generator, confidence: float | None)
         return None
     chance = thresholds.chances(setting.population.scores, setting.population.groups)
     return setting.gap(chance), errors(setting.population, chance)
-
-
-def decide_guaranteed(setting: Setting, rng: np.random.Generator) -> tuple[float, float] | None:
-    return decide(setting, rng, CONFIDENCE)
-
-
-def decide_without_margin(setting: Setting, rng: np.random.Generator) -> tuple[float, float] | None:
-    return decide(setting, rng, None)
 
 
 def optimize_thresholds(setting: Setting, rng: np.random.Generator) -> tuple[float, float] | None:
@@ -191,8 +179,8 @@ class ScoreClassifier(ClassifierMixin, BaseEstimator):
 
 
 DECISION_METHODS: dict[str, Values] = {
-    "calibrate_decisions, 0.95": decide_guaranteed,
-    "thresholds, no margin": decide_without_margin,
+    "calibrate_decisions, 0.95": partial(decide, confidence=CONFIDENCE),
+    "thresholds, no margin": partial(decide, confidence=None),
     "ThresholdOptimizer": optimize_thresholds,
 }
 

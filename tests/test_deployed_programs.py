@@ -95,9 +95,26 @@ def test_thresholds_can_stand_behind_a_backbone(images: dict, tmp_path: Path) ->
     np.testing.assert_array_equal(decision, rules.apply(scores, groups, uniforms=uniforms))
 
 
-def test_the_sample_model_of_a_table_is_exported_with_its_head(tmp_path: Path) -> None:
+def check_both_programs(
+    model: ak.FrozenModel, head: ak.FairHead, calibration: ak.Calibration, inputs: torch.Tensor, scores: np.ndarray,
+    groups: ak.Groups, folder: Path,
+) -> None:  # fmt: skip
+    """The ONNX graph and the torch program give what the correction makes of the head's scores."""
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
+    wanted = calibration.apply(scores, groups)
+    export_onnx(model, calibration, folder / "deployed.onnx", example=inputs[:3], head=head)
+    session = onnxruntime.InferenceSession(folder / "deployed.onnx")
+    found = session.run(None, {"inputs": inputs.numpy(), "sex": groups.values("sex").astype(str)})[0]
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
+    export_torch(model, calibration, folder / "deployed.pt2", example=inputs[:3], head=head)
+    codes = encode_groups(groups, read_vocabulary(folder / "deployed.pt2"))
+    program = torch.export.load(folder / "deployed.pt2").module()
+    np.testing.assert_allclose(program(inputs, codes).numpy(), wanted, rtol=0, atol=1e-6)
+    assert np.abs(wanted - scores).max() > 1e-5  # the correction does something that the tolerance above can see
+
+
+def test_the_sample_model_of_a_table_is_exported_with_its_head(tmp_path: Path) -> None:
     model = ak.load_model(sample_folder("adult_mlp"))
     data = pd.read_parquet(next(sample_folder("adult_mlp").glob("*.parquet"))).head(600)
     inputs = next(iter(model._chunks(data)))  # the table as the network reads it: numbers
@@ -108,21 +125,11 @@ def test_the_sample_model_of_a_table_is_exported_with_its_head(tmp_path: Path) -
     )
     scores = head.predict(model.features(data))
     calibration = ak.calibrate(scores, groups, ak.ECP("sex", tolerance=0.01), bounds=(0, 1))
-    wanted = calibration.apply(scores, groups)
-    export_onnx(model, calibration, tmp_path / "adult.onnx", example=inputs[:3], head=head)
-    session = onnxruntime.InferenceSession(tmp_path / "adult.onnx")
-    found = session.run(None, {"inputs": inputs.numpy(), "sex": groups.values("sex").astype(str)})[0]
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
-    export_torch(model, calibration, tmp_path / "adult.pt2", example=inputs[:3], head=head)
-    codes = encode_groups(groups, read_vocabulary(tmp_path / "adult.pt2"))
-    program = torch.export.load(tmp_path / "adult.pt2").module()
-    np.testing.assert_allclose(program(inputs, codes).numpy(), wanted, rtol=0, atol=1e-6)
+    check_both_programs(model, head, calibration, inputs, scores, groups, tmp_path)
 
 
 @pytest.mark.vision
 def test_a_timm_backbone_is_exported_with_its_head(tmp_path: Path) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
     timm_model = pytest.importorskip("auditkit.models.timm_model")  # makes timm importable, so it comes first
     import timm
 
@@ -137,15 +144,7 @@ def test_a_timm_backbone_is_exported_with_its_head(tmp_path: Path) -> None:
     head = ak.tune_head(features, labels, groups, criterion, config=ak.TuneConfig(epochs=1))
     scores = head.predict(features)
     calibration = ak.calibrate(scores, groups, criterion)
-    wanted = calibration.apply(scores, groups)
-    export_onnx(model, calibration, tmp_path / "timm.onnx", example=batch[:2], head=head)
-    session = onnxruntime.InferenceSession(tmp_path / "timm.onnx")
-    found = session.run(None, {"inputs": batch.numpy(), "sex": groups.values("sex").astype(str)})[0]
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
-    export_torch(model, calibration, tmp_path / "timm.pt2", example=batch[:2], head=head)
-    codes = encode_groups(groups, read_vocabulary(tmp_path / "timm.pt2"))
-    program = torch.export.load(tmp_path / "timm.pt2").module()
-    np.testing.assert_allclose(program(batch, codes).numpy(), wanted, rtol=0, atol=1e-6)
+    check_both_programs(model, head, calibration, batch, scores, groups, tmp_path)
 
 
 def test_what_was_never_seen_is_nan_or_kept(images: dict, tmp_path: Path) -> None:

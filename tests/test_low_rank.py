@@ -33,6 +33,8 @@ def test_only_the_named_weight_moves_and_it_helps() -> None:
     assert found.moved == ("3.weight",)
     assert set(found.unmoved) == set(before) - {"3.weight"}
     assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
+    after = found.backbone.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in found.unmoved)
     change = found.backbone.state_dict()["3.weight"] - before["3.weight"]
     assert torch.linalg.matrix_rank(change.double(), rtol=1e-5) == 2
     with torch.no_grad():

@@ -20,10 +20,11 @@ import auditkit as ak
 from auditkit.constraints import build_constraints, measure_gaps
 from auditkit.errors import InputError
 from auditkit.progress import NullProgress
+from auditkit.tuning import training
 from auditkit.tuning.checkpoints import load_checkpoint, save_checkpoint
 from auditkit.tuning.frontiers import sweep
 from auditkit.tuning.losses import PlainLoss, ProjectedLoss
-from auditkit.tuning.primal_dual import PooledState, PrimalDualLoss
+from auditkit.tuning.primal_dual import PooledState
 from auditkit.tuning.rows import Batches, check_rows
 from auditkit.tuning.training import train
 
@@ -94,6 +95,8 @@ def test_multipliers_of_the_short_path_are_those_of_the_general_one(bounds: tupl
     result = ak.project(scores, ROWS[2], CRITERION, bounds=bounds)
     np.testing.assert_allclose(layer.duals, result.duals, rtol=1e-9)
     assert np.abs(layer.duals).max() > 1
+    layer(scores, ROWS[2], tolerances=0.1)  # a path that leaves none: those of the pass before would be wrong
+    assert layer.duals is None
 
 
 def test_many_rows_within_bounds_settle() -> None:
@@ -214,7 +217,20 @@ class TestPrimalDual:
         config = ak.TuneConfig(mode="primal_dual", batch_size=100)
         with pytest.raises(InputError, match=r"needs known attributes; \['sex'\] are inferred"):
             ak.tune_head(ROWS[0], ROWS[1], groups, CRITERION, config=config)
-        assert PrimalDualLoss.__call__ is not ProjectedLoss.__call__
+
+
+@pytest.fixture
+def epochs_run(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One entry per epoch that any training runs."""
+    numbers: list[int] = []
+    run_epoch = training._Training.run_epoch
+
+    def count(run: training._Training) -> None:
+        numbers.append(len(run.history))
+        run_epoch(run)
+
+    monkeypatch.setattr(training._Training, "run_epoch", count)
+    return numbers
 
 
 MODES = {
@@ -225,13 +241,17 @@ MODES = {
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_going_on_from_a_checkpoint_equals_the_uninterrupted_training(tmp_path: Path, mode: str) -> None:
+def test_going_on_from_a_checkpoint_equals_the_uninterrupted_training(
+    tmp_path: Path, mode: str, epochs_run: list[int]
+) -> None:
     criteria = [CRITERION, ak.ECP("race", tolerance=0.02)]
     place = tmp_path / "tune.safetensors"
     whole = ak.tune_head(*ROWS, criteria, config=ak.TuneConfig(epochs=7, **MODES[mode]))
+    epochs_run.clear()
     for epochs in (2, 5, 7):
         config = ak.TuneConfig(epochs=epochs, **MODES[mode])
         head = ak.tune_head(*ROWS, criteria, config=config, checkpoint=place, checkpoint_every=1)
+    assert epochs_run == list(range(7))  # none was run twice
     assert np.array_equal(weights_of(head), weights_of(whole))
     assert head.history == whole.history
 
@@ -349,8 +369,10 @@ class TestSweep:
         assert [point.tolerance for point in frontier.points] == [0.3, 0.1, 0.02]
         for point in frontier.points:
             assert point.gap <= point.tolerance + 1e-9
-            fair = ak.project(point.head.predict(held_out[0]), held_out[2], CRITERION.with_tolerance(point.tolerance),
-                              bounds=(1e-3, 1 - 1e-3)).scores  # fmt: skip
+            scores, criterion = point.head.predict(held_out[0]), CRITERION.with_tolerance(point.tolerance)
+            fair = ak.project(scores, held_out[2], criterion, bounds=(1e-3, 1 - 1e-3)).scores
+            for found, values in ((point.gap, fair), (point.head_gap, scores)):
+                assert found == pytest.approx(measure_gaps(values, held_out[2], [criterion])["ECP(sex)"], abs=1e-12)
             assert point.quality == pytest.approx(((fair >= 0.5) == held_out[1]).mean())
         losses = [point.loss for point in frontier.points]
         assert losses == sorted(losses)
@@ -363,12 +385,23 @@ class TestSweep:
         cold = ak.tune_head(*ROWS, CRITERION.with_tolerance(0.09), config=config)
         assert frontier.points[1].head.history[0].loss < cold.history[0].loss
 
-    def test_an_interrupted_sweep_goes_on(self, tmp_path: Path) -> None:
-        config = ak.TuneConfig(epochs=4)
-        whole = sweep(*ROWS, CRITERION, [0.2, 0.1], held_out=ROWS, config=config)
-        for tolerances in ([0.2], [0.2, 0.1]):
+    def test_an_interrupted_sweep_goes_on(self, tmp_path: Path, epochs_run: list[int]) -> None:
+        config, close = ak.TuneConfig(epochs=4), 0.1 + 1e-9
+        whole = sweep(*ROWS, CRITERION, [0.2, close, 0.1], held_out=ROWS, config=config)
+        epochs_run.clear()
+        for tolerances in ([0.2], [0.2, close], [0.2, close, 0.1]):
             resumed = sweep(*ROWS, CRITERION, tolerances, held_out=ROWS, config=config, checkpoints=tmp_path)
+        assert epochs_run == 3 * list(range(4))
         assert resumed.to_dict() == whole.to_dict()
+
+    def test_every_head_is_anchored_to_the_frozen_model(self) -> None:
+        scores = 1 / (1 + np.exp(-ROWS[0][:, 0]))
+        config = ak.TuneConfig(epochs=2, optimizer="lbfgs", learning_rate=1.0, weight_decay=0.0, anchor=1e8)
+        loss, rows = ProjectedLoss([CRITERION], config), check_rows(*ROWS, config, start=scores)
+        away = {name: value + 1.0 for name, value in ak.FairHead(4).state_dict().items()}
+        head = train(rows, loss, [CRITERION], config, NullProgress(), initial=away)
+        anchored = train(rows, loss, [CRITERION], config, NullProgress())
+        np.testing.assert_allclose(weights_of(head), weights_of(anchored), atol=1e-3)
 
     def test_wrong_tolerances_are_refused(self) -> None:
         with pytest.raises(InputError, match="tolerances is empty"):

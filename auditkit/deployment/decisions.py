@@ -19,9 +19,9 @@ from auditkit.criteria import Contrasts, Criterion, check_criteria, columns_of
 from auditkit.deployment.guarantee import ContrastGuarantee, GuaranteeSearch, OnInsufficient
 from auditkit.deployment.lookup import check_choice, values_of
 from auditkit.deployment.threshold_search import build_program, trace_curve
-from auditkit.deployment.thresholds import DecisionThresholds, OnUnseenDecision, ThresholdRule
+from auditkit.deployment.thresholds import DecisionThresholds, OnUnseenDecision, ThresholdRule, find_chances
 from auditkit.errors import InputError
-from auditkit.groups import LABEL, Cells, Groups
+from auditkit.groups import LABEL, Groups
 from auditkit.moments import Moments
 
 Rules = tuple[tuple[ThresholdRule, ...], float]
@@ -90,7 +90,7 @@ def calibrate_decisions(
 
     def decide(tightened: ConstraintSystem) -> tuple[Rules, FloatArray]:
         rules, cost = program.solve(tightened)
-        return (rules, cost), _chances(rules, z, cells)
+        return (rules, cost), find_chances(rules, z, cells.index)
 
     def measure(chances: FloatArray) -> tuple[Moments, Contrasts]:
         return Moments.from_rows(chances, system.known_cells, labels=y, weights=w), system.contrasts
@@ -108,16 +108,6 @@ def calibrate_decisions(
         pooled=_best_threshold(z, y, mass, costs), costs=(float(costs[0]), float(costs[1])), cost=cost,
         confidence=confidence, contrasts=contrasts, on_unseen=on_unseen,
     )  # fmt: skip
-
-
-def _chances(rules: Sequence[ThresholdRule], z: FloatArray, cells: Cells) -> FloatArray:
-    """Chance of a positive decision for every row."""
-    chance = np.zeros_like(z)
-    for k, rule in enumerate(rules):
-        mine = np.flatnonzero(cells.index == k)
-        for threshold, share in zip(rule.thresholds, rule.chances, strict=True):
-            chance[mine] = np.where(z[mine] >= threshold, np.maximum(chance[mine], share), chance[mine])
-    return chance
 
 
 def _best_threshold(z: FloatArray, y: FloatArray, mass: FloatArray, costs: tuple[float, float]) -> float:

@@ -27,7 +27,9 @@ from auditkit.groups import LABEL, Cells
 SMALLEST_SHARE = 1e-9
 """A threshold that a solution uses less often than this is rounding."""
 MAX_SECONDS = 120.0
-SOLVER_SLACK, ROUNDING = 1e-6, 1e-12
+ROUNDING = 1e-12
+SCALES = (1.0, 1e3, 1e6)
+"""Of the constraints of the mixed-integer program, tried in turn."""
 FIRST_CANDIDATES = 16
 """Thresholds per cell among which a first deterministic choice is made."""
 
@@ -151,16 +153,14 @@ class ThresholdProgram:
     def _choose_among(self, system: ConstraintSystem, kept: IntArray) -> tuple[FloatArray, float] | None:
         """The best choice among some candidates, or None where none is within the tolerances.
 
-        The solver takes sides that are passed by 1e-6 for kept; where that happened the sides are moved in by more.
+        The solver takes sides that are passed by 1e-6 for kept; where that happened they are multiplied, which makes
+        the same slack a smaller gap.
         """
         contrasts, one = self._constraints(system, kept)
-        for inwards in (0.0, 2 * SOLVER_SLACK):
-            lower, upper = system.lower + inwards, system.upper - inwards
-            if (lower > upper).any():
-                return None
+        for scale in SCALES:
             found = milp(
                 self.cost[kept], integrality=np.ones(len(kept)), bounds=Bounds(0, 1),
-                constraints=[(contrasts, lower, upper), (one, 1, 1)],
+                constraints=[(scale * contrasts, scale * system.lower, scale * system.upper), (one, 1, 1)],
                 options={"mip_rel_gap": 0.0, "time_limit": MAX_SECONDS},
             )  # fmt: skip
             if found.status == 2:
@@ -175,7 +175,7 @@ class ThresholdProgram:
                 solution = np.zeros(len(self.cost))
                 solution[kept] = choice
                 return solution, float(self.cost[kept] @ choice)
-        return None
+        raise SolverError("single thresholds were not found within rounding; raise the tolerances or randomize")
 
     def _rule(self, cell: int, solution: FloatArray) -> ThresholdRule:
         share = solution[self.owner == cell]

@@ -9,6 +9,7 @@ as deciding positively where the chance above exceeds a uniform number.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from auditkit._typing import BoolArray, FloatArray, VectorLike
+from auditkit._typing import BoolArray, FloatArray, IntArray, VectorLike
 from auditkit._validation import check_vector, to_numpy
 from auditkit.criteria import Criterion
 from auditkit.deployment.guarantee import ContrastGuarantee
@@ -110,13 +111,11 @@ class DecisionThresholds:
     @property
     def tables(self) -> tuple[FloatArray, FloatArray]:
         """Thresholds and chances of every cell, and of the pooled rule last, padded with (∞, 1); shape (c + 1, k)."""
-        rules = [*self.rules, ThresholdRule((self.pooled,), (1.0,))]
-        width = max(len(rule.thresholds) for rule in rules)
-        thresholds, chances = np.full((len(rules), width), np.inf), np.ones((len(rules), width))
-        for row, rule in enumerate(rules):
-            thresholds[row, : len(rule.thresholds)] = rule.thresholds
-            chances[row, : len(rule.chances)] = rule.chances
-        return thresholds, chances
+        return _tabulate([*self.rules, self._pooled_rule])
+
+    @property
+    def _pooled_rule(self) -> ThresholdRule:
+        return ThresholdRule((self.pooled,), (1.0,))
 
     def chances(self, scores: VectorLike, groups: Groups) -> FloatArray:
         """Chance of a positive decision for every row; 0 or 1 where the rules are deterministic.
@@ -135,8 +134,7 @@ class DecisionThresholds:
         index = find_cells(
             groups, self.columns, self.cells, "keep" if self.on_unseen == "pooled" else "raise", remedy="pooled"
         )
-        thresholds, chances = self.tables
-        return np.where(z[:, None] >= thresholds[index], chances[index], 0.0).max(axis=1)
+        return find_chances([*self.rules, self._pooled_rule], z, index)
 
     def apply(
         self,
@@ -226,6 +224,28 @@ class DecisionThresholds:
         from auditkit.onnx_export import write_thresholds
 
         write_thresholds(self, Path(path))
+
+
+def find_chances(rules: Sequence[ThresholdRule], scores: FloatArray, index: IntArray) -> FloatArray:
+    """Chance of a positive decision for every row, shape (n,).
+
+    Args:
+        rules: One per cell.
+        scores: z, shape (n,).
+        index: Cell of every row, shape (n,).
+    """
+    thresholds, chances = _tabulate(rules)
+    return np.where(scores[:, None] >= thresholds[index], chances[index], 0.0).max(axis=1)
+
+
+def _tabulate(rules: Sequence[ThresholdRule]) -> tuple[FloatArray, FloatArray]:
+    """Thresholds and chances of every rule, padded with (∞, 1); shape (r, k)."""
+    width = max(len(rule.thresholds) for rule in rules)
+    thresholds, chances = np.full((len(rules), width), np.inf), np.ones((len(rules), width))
+    for row, rule in enumerate(rules):
+        thresholds[row, : len(rule.thresholds)] = rule.thresholds
+        chances[row, : len(rule.chances)] = rule.chances
+    return thresholds, chances
 
 
 def hash_to_unit(ids: VectorLike, *, n_rows: int, seed: int) -> FloatArray:

@@ -121,8 +121,8 @@ class FrozenModel(abc.ABC):
         module = getattr(self, "_module", None)
         if not isinstance(module, nn.Module):
             raise InputError(f"model {self.name!r} is no torch model, and has no form as one; export it on its own")
-        if features and self.n_features == 0:
-            raise InputError(f"model {self.name!r} has no last layer to read features from")
+        if features:
+            self.require_features()
         return _Step(module, self._chunk_features if features else self._chunk_scores)
 
     def _chunk_scores(self, chunk: Any) -> Tensor:

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from auditkit._typing import FloatArray, VectorLike
-from auditkit.constraints import measure_gaps
 from auditkit.criteria import Criterion, check_criteria
 from auditkit.errors import InputError
 from auditkit.groups import Groups
@@ -24,7 +23,7 @@ from auditkit.progress import NullProgress, Progress
 from auditkit.tuning.config import TuneConfig
 from auditkit.tuning.losses import prediction_loss
 from auditkit.tuning.rows import HeadRows, check_rows
-from auditkit.tuning.training import Checkpointing, make_loss, train
+from auditkit.tuning.training import Checkpointing, LargestGap, make_loss, train
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -134,7 +133,7 @@ def sweep(
     with (progress or NullProgress()).stage("sweeping the tolerances", len(ordered)) as advance:
         for epsilon in ordered:
             at = [criterion.with_tolerance(epsilon) for criterion in listed]
-            place = None if folder is None else Checkpointing(folder / f"{epsilon:g}.safetensors")
+            place = None if folder is None else Checkpointing(folder / f"{epsilon!r}.safetensors")
             loss = make_loss(at, settings)
             head = train(rows, loss, at, settings, NullProgress(), checkpoint=place, initial=initial)
             initial = {name: value.detach().clone() for name, value in head.state_dict().items()}
@@ -161,13 +160,13 @@ def _measure(
     scores = head(rows.features.double())
     layer = FairnessLayer(criteria, **config.layer_options)
     labels = rows.labels.double()
-    fair = layer(scores, rows.groups, labels)
+    fair, largest = layer(scores, rows.groups, labels), LargestGap(rows, criteria, config)
     return FrontierPoint(
         tolerance=epsilon,
         loss=float(prediction_loss(fair, labels, config)),
         quality=_quality(fair.numpy(), labels.numpy(), config),
-        gap=_largest_gap(fair.numpy(), rows, criteria),
-        head_gap=_largest_gap(scores.numpy(), rows, criteria),
+        gap=largest(fair),
+        head_gap=largest(scores),
         epochs=len(head.history),
         best_epoch=head.best_epoch or 0,
         head=head,
@@ -180,18 +179,6 @@ def _quality(scores: FloatArray, labels: FloatArray, config: TuneConfig) -> floa
     if scores.ndim == 2:
         return float((scores.argmax(axis=1) == labels).mean())
     return float(((scores >= (0.5 if config.score_space == "probability" else 0.0)) == labels).mean())
-
-
-def _largest_gap(scores: FloatArray, rows: HeadRows, criteria: Sequence[Criterion]) -> float:
-    columns = [scores] if scores.ndim == 1 else list(np.ascontiguousarray(scores.T))
-    gaps = []
-    for k, column in enumerate(columns):
-        labels = rows.labels.numpy().astype(np.float64)
-        residual = labels if scores.ndim == 1 else (labels == k).astype(np.float64)
-        for criterion in criteria:
-            told = residual if criterion.family == "EER" else labels
-            gaps += measure_gaps(column, rows.groups, [criterion], labels=told).values()
-    return float(np.nanmax(gaps))
 
 
 def _row(point: FrontierPoint) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -89,12 +88,12 @@ def adapt_backbone(
     _parametrize(moving, layers, rank, settings.seed)
     rows = _check_inputs(inputs, labels, groups, settings)
 
-    def build(training: HeadRows, config: TuneConfig, initial: Any) -> _Adapted:
+    def build(training: HeadRows, config: TuneConfig) -> _Adapted:
         with torch.no_grad():
             features = moving(training.features)
         if features.ndim != 2:
             raise InputError(f"backbone must give features of shape (n, d); got {tuple(features.shape)}")
-        head = new_head(HeadRows(features, training.labels, training.groups), config, initial)
+        head = new_head(HeadRows(features, training.labels, training.groups), config)
         return _Adapted(moving, head)
 
     adapted = train(rows, make_loss(listed, settings), listed, settings, progress or NullProgress(), build=build)

@@ -51,7 +51,7 @@ def train(
     *,
     checkpoint: Checkpointing | None = None,
     initial: dict[str, Tensor] | None = None,
-    build: Callable[[HeadRows, TuneConfig, Any], Any] | None = None,
+    build: Callable[[HeadRows, TuneConfig], Any] | None = None,
 ) -> Any:
     """Minimise a loss over a head's weights with early stopping on held-back rows.
 
@@ -64,7 +64,7 @@ def train(
         progress: Where to report epochs.
         checkpoint: Where to write where the training stands; None writes nothing.
         initial: Weights to start from, as `FairHead.state_dict` gives them; None starts from the seed.
-        build: Makes the network from training rows, configuration and initial weights; None makes a `FairHead`.
+        build: Makes the network from training rows and configuration; None makes a `FairHead`.
 
     Returns:
         The head, or whatever was built, at its best validation loss.
@@ -117,19 +117,21 @@ class _Training:
         loss: Any,
         criteria: Sequence[Criterion],
         config: TuneConfig,
-        initial: Any,
-        build: Callable[[HeadRows, TuneConfig, Any], Any],
+        initial: dict[str, Tensor] | None,
+        build: Callable[[HeadRows, TuneConfig], Any],
     ) -> None:
         self.config = config
         self.rng = np.random.default_rng(config.seed)
         self.training, self.validation = split_rows_for_validation(rows, self.rng, config)
         self.batches = Batches(self.training, criteria, config)
         self.loss = loss(self.training) if getattr(loss, "needs_training_rows", False) else loss
-        self.head = build(self.training, config, initial)
-        self.pull = _anchor(self.head, self.training, config)
+        self.head = build(self.training, config)
+        self.pull = _anchor(self.head, self.training, config)  # to the frozen model, wherever the head starts
+        if initial is not None:
+            self.head.load_state_dict(initial)
         self.optimizer = _make_optimizer(self.head, config)
         self.best, self.history = _Best(), []
-        self.gaps = [_Gap(part, criteria, config) for part in (self.training, self.validation)]
+        self.gaps = [LargestGap(part, criteria, config) for part in (self.training, self.validation)]
         shape = (
             (self.training.groups.n_rows,) if config.columns is None else (self.training.groups.n_rows, config.classes)
         )
@@ -255,8 +257,14 @@ class _Listening:
         self.output = output.detach()
 
 
-class _Gap:
-    """Largest gap of scores on rows that stay; 0 where nothing is compared."""
+class LargestGap:
+    """Largest gap of scores on rows that stay; 0 where nothing is compared.
+
+    Args:
+        rows: The rows.
+        criteria: Whose gaps.
+        config: Says how many columns the scores have.
+    """
 
     def __init__(self, rows: HeadRows, criteria: Sequence[Criterion], config: TuneConfig) -> None:
         self._parts = []
@@ -265,6 +273,7 @@ class _Gap:
             self._parts = [(system, system.moment_map(None, torch.device("cpu"))) for system in batch.systems]
 
     def __call__(self, scores: Tensor) -> float:
+        """The gap of scores of shape (n,), or the largest of all columns."""
         columns = [scores] if scores.ndim == 1 else list(scores.T.contiguous())
         return max(
             (
@@ -285,7 +294,7 @@ def _with_safe_precision(rows: HeadRows) -> HeadRows:
     return HeadRows(rows.features.double(), rows.labels.double(), rows.groups, rows.start)
 
 
-def new_head(training: HeadRows, config: TuneConfig, initial: dict[str, Tensor] | None) -> FairHead:
+def new_head(training: HeadRows, config: TuneConfig) -> FairHead:
     """A head standardised by the training rows, at its start, in the dtype of the features."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -297,8 +306,6 @@ def new_head(training: HeadRows, config: TuneConfig, initial: dict[str, Tensor] 
     head.get_buffer("scale").copy_(torch.where(spread > 1e-12, spread, 1.0))
     if training.start is not None:
         head.start_from(training.features, training.start)
-    if initial is not None:
-        head.load_state_dict(initial)
     return head.to(training.features.dtype)
 
 
