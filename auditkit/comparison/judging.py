@@ -10,7 +10,7 @@ from scipy.special import expit
 
 from auditkit._typing import FloatArray
 from auditkit.auditing import AuditResult, evaluate_moments
-from auditkit.baselines import FitContext, Prediction, Sample, find_method, fit_unconstrained, share_head
+from auditkit.baselines import FitContext, Prediction, Sample, find_method, fit_unconstrained
 from auditkit.baselines.base import frozen_features
 from auditkit.comparison.settings import CompareConfig, fields_of
 from auditkit.constraints import measure_gaps
@@ -74,19 +74,6 @@ def make_context(
     seed: int,
     progress: Progress,
 ) -> FitContext:
-    """What methods are fitted with on one split, with a head that they share where features are known."""
-    return share_head(bare_context(dataset, parts, criteria, config, seed=seed, progress=progress))
-
-
-def bare_context(
-    dataset: Sample,
-    parts: Mapping[str, np.ndarray],
-    criteria: tuple[Criterion, ...],
-    config: CompareConfig,
-    *,
-    seed: int,
-    progress: Progress,
-) -> FitContext:
     """What methods are fitted with on one split, before a head is tuned."""
     tune = TuneConfig(**{**fields_of(config.tune), "seed": seed})
     return FitContext(
@@ -129,13 +116,19 @@ def predict_on_split(context: FitContext, test: Sample, methods: Sequence[str]) 
     with context.progress.stage("comparing methods", len(methods)) as advance:
         for name in methods:
             try:
-                outcome = Outcome(find_method(name).fit(context)(test))
+                outcome = Outcome(_exact(find_method(name).fit(context)(test)))
             except MissingExtraError as error:
                 outcome = Outcome(None, str(error), is_final=False)
             except AuditkitError as error:
                 outcome = Outcome(None, str(error))
             yield name, outcome
             advance(1)
+
+
+def _exact(prediction: Prediction) -> Prediction:
+    """The prediction in float64, as it is stored: what is judged does not depend on whether it was read again."""
+    arrays = (prediction.scores, prediction.decisions)
+    return Prediction(*(None if values is None else np.asarray(values, dtype=np.float64) for values in arrays))
 
 
 def judge(
