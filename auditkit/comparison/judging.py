@@ -116,19 +116,13 @@ def predict_on_split(context: FitContext, test: Sample, methods: Sequence[str]) 
     with context.progress.stage("comparing methods", len(methods)) as advance:
         for name in methods:
             try:
-                outcome = Outcome(_exact(find_method(name).fit(context)(test)))
+                outcome = Outcome(find_method(name).fit(context)(test))
             except MissingExtraError as error:
                 outcome = Outcome(None, str(error), is_final=False)
             except AuditkitError as error:
                 outcome = Outcome(None, str(error))
             yield name, outcome
             advance(1)
-
-
-def _exact(prediction: Prediction) -> Prediction:
-    """The prediction in float64, as it is stored: what is judged does not depend on whether it was read again."""
-    arrays = (prediction.scores, prediction.decisions)
-    return Prediction(*(None if values is None else np.asarray(values, dtype=np.float64) for values in arrays))
 
 
 def judge(
