@@ -14,6 +14,7 @@ import pandas as pd
 from scipy.special import expit
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from auditkit._files import write_whole
 from auditkit._typing import FloatArray
 from auditkit.baselines import Sample
 from auditkit.comparison import Comparison, MethodRun, compare
@@ -52,8 +53,8 @@ class Protocol:
         place = self.out / name
         place.mkdir(parents=True, exist_ok=True)
         if comparison is not None:
-            write_whole(place / "comparison.json", json.dumps(comparison.to_dict(), indent=2, allow_nan=False))
-        write_whole(place / "RESULTS.md", text + "\n")
+            write_whole(place / "comparison.json", json.dumps(comparison.to_dict(), indent=2, allow_nan=False).encode())
+        write_whole(place / "RESULTS.md", (text + "\n").encode())
         print(text, flush=True)
 
 
@@ -147,13 +148,6 @@ def run(body: Callable[[Path, Protocol], object], description: str | None, *, se
     except InputError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from error
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text under a temporary name, then move it into place."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def utility_cells(comparison: Comparison, method: str, keys: Mapping[str, int]) -> list[str]:

@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 
+from auditkit._files import write_whole
 from auditkit._typing import FloatArray
 from auditkit.baselines import FitContext, Sample, fit_unconstrained
 from auditkit.constraints import measure_gaps
@@ -38,7 +39,6 @@ from auditkit.finetuning import TuneConfig, tune_head
 from auditkit.groups import Groups
 from auditkit.heads import FairHead
 from auditkit.online_enforcer import OnlineEnforcer
-from experiments.protocol import write_whole
 from experiments.results import table
 
 NAME = "synthetic"
@@ -150,10 +150,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for setting in SETTINGS[: options.sets]:
         place = folder / f"{setting.name}-{options.rows}-{options.epochs}.json"
         if not place.is_file():
-            write_whole(place, json.dumps(measure_set(setting, options.rows, epochs=options.epochs), indent=2))
+            write_whole(place, json.dumps(measure_set(setting, options.rows, epochs=options.epochs), indent=2).encode())
         found.append(json.loads(place.read_text(encoding="utf-8")))
     text = describe(found)
-    write_whole(folder / "RESULTS.md", text + "\n")
+    write_whole(folder / "RESULTS.md", (text + "\n").encode())
     print(text)
 
 
