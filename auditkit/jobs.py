@@ -15,7 +15,7 @@ import numpy as np
 
 from auditkit._validation import check_binary
 from auditkit.auditing import AuditResult
-from auditkit.baselines import FitContext, Sample
+from auditkit.baselines import FitContext, Sample, share_head
 from auditkit.comparison import CompareConfig, Comparison, MethodRun, compare_on_split, make_context
 from auditkit.config import AuditFile, sample_config
 from auditkit.criteria import Criterion
@@ -157,7 +157,9 @@ def _run(command: str, config: AuditFile, *, out: str | Path, progress: Progress
     with clock.stage("audit"):
         outcome = replace(audit_sample(config, test, test.scores), plan=plan)
     with clock.stage("tune and calibrate"):
-        context = make_context(subject.sample, parts, enforced, settings, seed=config.seed, progress=reporter)
+        context = share_head(
+            make_context(subject.sample, parts, enforced, settings, seed=config.seed, progress=reporter)
+        )
     after = _audit_after(config, context, test, plan)
     comparison = None
     if compared:
@@ -237,7 +239,7 @@ def _check_request(config: AuditFile, subject: Subject) -> tuple[Criterion, ...]
 def _compare_config(config: AuditFile) -> CompareConfig:
     return CompareConfig(
         methods=config.methods,
-        threshold=0.5 if config.threshold is None else config.threshold,
+        threshold=config.threshold,
         confidence=config.confidence,
         guarantee=config.confidence,
         split=tuple(config.split.fractions.items()),

@@ -19,8 +19,8 @@ from auditkit.comparison import REFERENCE, CompareConfig, Comparison
 from auditkit.criteria import EER
 from auditkit.finetuning import TuneConfig
 from auditkit.groups import Groups
-from experiments.protocol import Protocol, judged_rows, pooled_gap, run, scores_of, shown, standing, utility_cells
-from experiments.results import table
+from experiments.protocol import Protocol, judged_rows, pooled_gap, run, scores_of, shown, utility_cells
+from experiments.results import standing, table
 from experiments.training import real_file
 
 NAME = "employee"
@@ -83,7 +83,7 @@ def describe(dataset: Sample, comparison: Comparison) -> str:
             [
                 f"`{method}`", f"{sum(met)} of {10 * len(met)}", str(min(met)), PUBLISHED.get(method, "—"),
                 pooled_gap(comparison, method), *utility_cells(comparison, method, {"mse": 5}),
-                shown(change, 5, signed=True), "—" if change is None else standing(change, lower_is_better=True),
+                shown(change, 5, signed=True), standing(change, lower_is_better=True),
             ]
         )  # fmt: skip
     head = [

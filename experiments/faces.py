@@ -26,8 +26,8 @@ from auditkit.errors import InputError, SchemaError
 from auditkit.feature_cache import extract_features, read_manifest
 from auditkit.finetuning import TuneConfig
 from auditkit.models import load_model
-from experiments.protocol import Protocol, pooled_gap, shown, standing, utility_cells
-from experiments.results import table
+from experiments.protocol import Protocol, pooled_gap, shown, utility_cells
+from experiments.results import standing, table
 
 TOLERANCE = 1e-4
 BACKBONE = "timm:tf_efficientnet_lite0"
@@ -168,7 +168,7 @@ def describe(faces: FaceTable, comparison: Comparison, backbone: str) -> str:
             [
                 f"`{method}`", pooled_gap(comparison, method), pooled_gap(comparison, method, level="decisions"),
                 *utility_cells(comparison, method, {"accuracy": 3, "auc": 3}), shown(change, 4, signed=True),
-                "—" if change is None else standing(change),
+                standing(change),
             ]
         )  # fmt: skip
     head = [

@@ -27,10 +27,9 @@ from experiments.protocol import (
     relative_change,
     run,
     shown,
-    standing,
     utility_cells,
 )
-from experiments.results import table
+from experiments.results import standing, table
 from experiments.sba_loans.prepare import AMOUNTS, FILE, read_loans
 from experiments.training import real_file
 

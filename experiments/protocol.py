@@ -14,6 +14,7 @@ import pandas as pd
 from scipy.special import expit
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from auditkit._files import write_whole
 from auditkit._typing import FloatArray
 from auditkit.baselines import Sample
 from auditkit.comparison import Comparison, MethodRun, compare
@@ -24,9 +25,6 @@ from auditkit.metrics import Estimate
 from auditkit.progress import RichProgress
 from auditkit.splits import split_rows
 from experiments.training import add_data_option
-
-ROUNDING = 1e-9
-"""What a gap may exceed ε by and still count as met: the rounding of float64 means."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +53,8 @@ class Protocol:
         place = self.out / name
         place.mkdir(parents=True, exist_ok=True)
         if comparison is not None:
-            _replace(place / "comparison.json", json.dumps(comparison.to_dict(), indent=2, allow_nan=False))
-        _replace(place / "RESULTS.md", text + "\n")
+            write_whole(place / "comparison.json", json.dumps(comparison.to_dict(), indent=2, allow_nan=False).encode())
+        write_whole(place / "RESULTS.md", (text + "\n").encode())
         print(text, flush=True)
 
 
@@ -101,13 +99,6 @@ def area_under_curve(labels: FloatArray, scores: FloatArray) -> float:
 def average_precision(labels: FloatArray, scores: FloatArray) -> float:
     """Average precision by scikit-learn."""
     return float(average_precision_score(labels, scores))
-
-
-def standing(difference: Estimate, *, lower_is_better: bool = False) -> str:
-    """Ahead, level or behind, by the interval of a difference."""
-    if difference.low <= 0 <= difference.high:
-        return "level"
-    return "ahead" if (difference.value > 0) != lower_is_better else "behind"
 
 
 def shown(estimate: Estimate | None, digits: int = 4, *, signed: bool = False) -> str:
@@ -157,12 +148,6 @@ def run(body: Callable[[Path, Protocol], object], description: str | None, *, se
     except InputError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from error
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def utility_cells(comparison: Comparison, method: str, keys: Mapping[str, int]) -> list[str]:

@@ -8,19 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from auditkit.comparison import CompareConfig, compare_on_split, make_context
-from auditkit.config import load_config
-from auditkit.datasets import split_rows
-from auditkit.finetuning import TuneConfig
-from auditkit.metrics import Estimate, compare_metrics
-from auditkit.progress import NullProgress
-from auditkit.subjects import load_subject
-from experiments.training import AUDIT_FILE
+from auditkit.comparison.settings import LOWER_IS_BETTER
+from auditkit.metrics import Estimate
 
 UTILITIES = {"accuracy": "accuracy", "auc": "AUC", "brier": "Brier", "log_loss": "log-loss"}
-LOWER_IS_BETTER = ("brier", "log_loss")
 OURS = "layer"
 
 Json = dict[str, Any]
@@ -75,7 +66,7 @@ def collect(work: Path, *, codes: Mapping[str, int], seconds: Mapping[str, float
         audit=read_json(work / "audit" / "audit.json"),
         run=read_json(work / "compare" / "run.json"),
         comparison=comparison,
-        paired=pair_with_layer(work / AUDIT_FILE, comparison),
+        paired=pair_with_layer(comparison),
         codes=codes,
         seconds=seconds,
     )
@@ -86,49 +77,30 @@ def read_json(path: Path) -> Json:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def pair_with_layer(file: Path, comparison: Json) -> Paired:
-    """Differences of the layer to every method, row by row; comparison.json pairs with the model as found only.
-
-    The methods are fitted again on the same split with the same seed; that it is the same fit is checked.
-    """
-    config = load_config(file)
-    sample = load_subject(config).sample
-    parts = split_rows(sample.n_rows, fractions=config.split.fractions, seed=config.seed)
-    settings = CompareConfig(
-        methods=config.methods, threshold=config.threshold or 0.5, confidence=config.confidence,
-        guarantee=config.confidence, tune=TuneConfig(**config.tune.model_dump()),
-    )  # fmt: skip
-    context = make_context(sample, parts, config.build_enforced(), settings, seed=config.seed, progress=NullProgress())
-    runs = compare_on_split(
-        context, sample.take(parts["test"]), config.build_criteria(), settings, seed=config.seed
-    )  # fmt: skip
-    utility = {run.method: run.utility for run in runs}
-    for method in comparison["methods"]:
-        _check_same_fit(method, utility[method["name"]])
-    return {
-        name: {key: compare_metrics(utility[OURS][key], other[key], confidence=config.confidence) for key in UTILITIES}
-        for name, other in utility.items()
-        if name != OURS
-    }
+def pair_with_layer(comparison: Json) -> Paired:
+    """Differences of the layer to every method, row by row."""
+    paired: dict[str, dict[str, Estimate | None]] = {}
+    for pair in comparison["pairs"]:
+        first, second = pair["first"], pair["second"]
+        if OURS in (first, second):
+            other = second if first == OURS else first
+            paired[other] = {key: _difference(pair[key], turned=second == OURS) for key in UTILITIES}
+    return paired
 
 
-def _check_same_fit(method: Json, utility: Mapping[str, Any]) -> None:
-    for key, metric in utility.items():
-        stated = method["utility"][key]
-        if metric is not None and not np.isclose(metric.value, stated["value"], rtol=0, atol=1e-6):
-            raise RuntimeError(
-                f"{method['name']}: {key} is {metric.value} here and {stated['value']} in the run folder"
-            )
+def _difference(found: Json | None, *, turned: bool) -> Estimate | None:
+    if found is None:
+        return None
+    return Estimate(-found["value"], -found["high"], -found["low"]) if turned else Estimate(**found)
 
 
-def standing(key: str, difference: Estimate | None) -> str:
-    """Whether the layer is ahead, level or behind by the paired interval."""
+def standing(difference: Estimate | None, *, lower_is_better: bool = False) -> str:
+    """Ahead, level or behind, by the interval of a difference."""
     if difference is None:
         return "—"
-    sign = -1 if key in LOWER_IS_BETTER else 1
     if difference.low <= 0 <= difference.high:
         return "level"
-    return "ahead" if sign * difference.value > 0 else "behind"
+    return "ahead" if (difference.value > 0) != lower_is_better else "behind"
 
 
 def describe(result: ExperimentResult) -> str:
@@ -198,7 +170,8 @@ def _paired_table(result: ExperimentResult) -> str:
 def _paired_cell(key: str, difference: Estimate | None) -> str:
     if difference is None:
         return "—"
-    return f"{difference.value:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}] {standing(key, difference)}"
+    found = standing(difference, lower_is_better=key in LOWER_IS_BETTER)
+    return f"{difference.value:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}] {found}"
 
 
 def _interval(value: float | None, interval: Sequence[float] | None) -> str:

@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 
+from auditkit._files import write_whole
 from auditkit._typing import FloatArray
 from auditkit.baselines import FitContext, Sample, fit_unconstrained
 from auditkit.constraints import measure_gaps
@@ -149,10 +150,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for setting in SETTINGS[: options.sets]:
         place = folder / f"{setting.name}-{options.rows}-{options.epochs}.json"
         if not place.is_file():
-            _replace(place, json.dumps(measure_set(setting, options.rows, epochs=options.epochs), indent=2))
+            write_whole(place, json.dumps(measure_set(setting, options.rows, epochs=options.epochs), indent=2).encode())
         found.append(json.loads(place.read_text(encoding="utf-8")))
     text = describe(found)
-    _replace(folder / "RESULTS.md", text + "\n")
+    write_whole(folder / "RESULTS.md", (text + "\n").encode())
     print(text)
 
 
@@ -186,12 +187,6 @@ def _mean(found: Sequence[Json], name: str, key: str) -> float:
 
 def _worst_gap(found: Sequence[Json], name: str) -> float:
     return max(each["figures"][name]["gap"] for each in found)
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ WITHIN_ROW = {
     "findings": {"estimates"},
     "state_store": {"streaming"},
     "streaming": {"monitoring"},
-    "baselines": {"finetuning"},
+    "baselines": {"finetuning", "tuning"},
     "estimators": {"finetuning", "tuning"},
     "finetuning": {"tuning"},
     "comparison": {"finetuning", "baselines"},

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import wasserstein_distance
@@ -18,6 +19,8 @@ from auditkit.baselines.projections import BatchProjection
 from auditkit.baselines.repair import find_barycentre
 from auditkit.constraints import measure_gaps
 from auditkit.errors import InputError, MissingExtraError
+from auditkit.finetuning import HeadRows
+from auditkit.heads import FairHead
 
 QUICK = ak.TuneConfig(epochs=5, learning_rate=0.1)
 
@@ -137,16 +140,52 @@ def test_penalty_rank_is_the_excess_over_one_error_by_hand() -> None:
     assert rank(rows.scores, context)[0] == pytest.approx(expected, abs=1e-12)
 
 
-def test_penalty_weight_is_the_best_ranked_out_of_fold() -> None:
-    class Few(Penalty):
-        weights = (0.0, 30.0)
+def few_weights(*values: float) -> Penalty:
+    return type("Few", (Penalty,), {"weights": values})(blind=False)
 
-    method, context = Few(blind=False), make_context(epochs=15)
-    assert method.choose_weight(context, lambda sample: np.asarray(sample.features)) in method.weights
-    scores = method.fit(context)(context.calibrate).scores
-    plain = type("Plain", (Few,), {"weights": (0.0,)})(blind=False).fit(context)(context.calibrate).scores
-    gaps = [measure_gaps(s, context.calibrate.groups, context.criteria)["ECP(sex)"] for s in (scores, plain)]
-    assert gaps[0] < gaps[1]
+
+def test_penalty_weight_is_the_best_ranked_out_of_fold() -> None:
+    method, context = few_weights(0.0, 30.0, 3000.0), make_context(epochs=15)
+    rows, ranks = context.tune, {}
+    folds = np.random.default_rng(context.config.seed).permutation(rows.n_rows) % 3
+    for weight in method.weights:
+        scores = np.empty(rows.n_rows)
+        for fold in range(3):
+            seen = replace(context, tune=rows.take(np.flatnonzero(folds != fold)))
+            held = np.flatnonzero(folds == fold)
+            scores[held] = few_weights(weight).fit(seen)(rows.take(held)).scores
+        ranks[weight] = rank(scores, context)
+    best = min(ranks, key=ranks.__getitem__)
+    assert best == 30.0, "neither the least nor the largest, so that the test tells them apart"
+    chosen, expected = (each.fit(context)(context.calibrate).scores for each in (method, few_weights(best)))
+    np.testing.assert_array_equal(chosen, expected)
+
+
+def test_penalty_of_changing_labels_is_that_of_the_rows_at_hand() -> None:
+    """Batches of a regression keep their groups from epoch to epoch, and not their labels."""
+    context = make_context([ak.EER("sex", tolerance=0.0)], score_space="identity")
+    rows, loss = context.tune, Penalty(blind=True).make_loss(context, 1.0)
+    head = FairHead(3, score_space="identity")
+    for labels in (rows.labels, rows.labels + 5.0):
+        features, y = torch.as_tensor(rows.features), torch.as_tensor(labels)
+        residual = labels - head.predict(features)
+        gaps = [residual[rows.groups.values("sex") == value].mean() for value in ("f", "m")]
+        found = loss(head, HeadRows(features, y, rows.groups)).item()
+        assert found == pytest.approx((residual**2).mean() + sum(gap**2 for gap in gaps))
+
+
+@pytest.mark.parametrize("name", ["penalty", "penalty_blind", "penalty_strict", "fairret"])
+def test_penalties_take_features_in_single_precision(name: str) -> None:
+    if name in OPTIONAL:
+        pytest.importorskip(OPTIONAL[name])
+    context, test = make_context(epochs=2), make_sample(200, 5)
+
+    def single(sample: Sample) -> Sample:
+        return replace(sample, features=np.asarray(sample.features).astype(np.float32))
+
+    context = replace(context, tune=single(context.tune), calibrate=single(context.calibrate))
+    scores = find_method(name).fit(context)(single(test)).scores
+    assert np.isfinite(scores).all()
 
 
 def test_reduction_equals_fairlearn_called_directly() -> None:

@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 import auditkit as ak
-from auditkit.baselines import Sample
+from auditkit.baselines import Sample, base
 from auditkit.comparison import REFERENCE, MethodRun, running
 from auditkit.comparison.differences import Resampling, find_winner
 from auditkit.errors import InputError, SolverError
@@ -108,6 +108,30 @@ def test_more_seeds_and_methods_may_be_added_to_a_folder(dataset: Sample, tmp_pa
     assert text(grown) == text(ak.compare(dataset, ENFORCED, seeds=(0, 1), config=CONFIG))
 
 
+def test_scores_in_single_precision_are_resumed_to_the_same_result(dataset: Sample, tmp_path: Path) -> None:
+    single = Sample(dataset.scores.astype(np.float32), dataset.labels, dataset.groups)
+    quick = ak.CompareConfig(methods=("recalibration_isotonic", "wasserstein_repair"))
+    first = ak.compare(single, ENFORCED, config=quick, folder=tmp_path)
+    assert text(ak.compare(single, ENFORCED, config=quick, folder=tmp_path)) == text(first)
+
+
+def test_the_head_is_tuned_and_calibrated_once_and_the_data_hashed_once(
+    dataset: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def count(module: Any, name: str) -> None:
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *given, **named: [calls.append(name), real(*given, **named)][1])
+
+    count(base, "tune_head")
+    count(base, "calibrate")
+    count(running, "describe_request")
+    methods = ["layer", "layer_batched", "head", "calibrated"]
+    ak.compare(dataset, ENFORCED, methods=methods, seeds=(0, 1), config=CONFIG, folder=tmp_path)
+    assert sorted(calls) == ["calibrate"] * 2 + ["describe_request"] + ["tune_head"] * 2
+
+
 @pytest.mark.slow
 def test_processes_give_the_result_of_one(dataset: Sample, uninterrupted: str, tmp_path: Path) -> None:
     found = ak.compare(
@@ -185,6 +209,12 @@ def test_the_corrected_interval_covers_where_the_plain_one_does_not() -> None:
     assert covered["plain"] / 300 < 0.7
 
 
+def test_the_ratio_is_that_of_the_test_rows_to_all_rows_that_methods_are_fitted_on(dataset: Sample) -> None:
+    found = ak.compare(dataset, ENFORCED, methods=["projection"], seeds=(0, 1))
+    assert found.rows == {"tune": 360, "calibrate": 270, "test": 270}
+    assert found.resampling.ratio == 270 / 630
+
+
 def runs(method: str, values: Sequence[float]) -> list[MethodRun]:
     return [
         MethodRun(method, seed, None, True, {"accuracy": Metric(value, np.full(4, value)), "brier": None})
@@ -215,6 +245,56 @@ def test_only_methods_that_meet_the_tolerances_can_win(dataset: Sample) -> None:
     assert (pair["first"], pair["second"]) == (REFERENCE, "projection")
 
 
+def test_the_intervals_of_a_winner_share_their_error_rate() -> None:
+    """The t ratio of a − b is 5.84 with two degrees of freedom: beyond 4.30 (95 %), within 6.21 (97.5 %)."""
+    resampling = Resampling(0.95, ratio=0.4)
+    two = {"a": runs("a", [0.9, 0.9, 0.9]), "b": runs("b", [0.86, 0.85, 0.84])}
+    assert find_winner(two, "accuracy", "scores", resampling).winner == "a"
+    three = {**two, "c": runs("c", [0.7, 0.701, 0.699])}
+    found = find_winner(three, "accuracy", "scores", resampling)
+    assert found.winner is None
+    assert found.statement.endswith("not shown to be ahead of 'b'")
+
+
+@pytest.mark.parametrize("seeds", [(0,), SEEDS])
+def test_methods_are_eligible_until_a_gap_is_shown_to_exceed_the_tolerance(
+    dataset: Sample, seeds: Sequence[int]
+) -> None:
+    """Over splits by the interval of the mean gap; on one split by the audit, for decisions by the gap itself."""
+
+    def at(tolerance: float) -> ak.Comparison:
+        return ak.compare(dataset, [ak.ECP("sex", tolerance=tolerance)], methods=["projection"], seeds=seeds)
+
+    def eligible(tolerance: float, level: str) -> bool:
+        winner = next(w for w in at(tolerance).winners() if (w.utility, w.level) == ("accuracy", level))
+        assert "projection" in winner.eligible or level == "decisions"
+        return REFERENCE in winner.eligible
+
+    found = at(0.05).runs_of(REFERENCE)
+    audit = found[0].audit
+    assert audit is not None
+    if len(seeds) == 1:
+        interval = audit.findings[0].interval
+        assert interval is not None
+        least = {"scores": interval[0], "decisions": found[0].decision_gaps["ECP(sex)"]}
+    else:
+        pooled = at(0.05).resampling.pool
+        gaps = {"scores": [r.score_gaps for r in found], "decisions": [r.decision_gaps for r in found]}
+        least = {level: pooled([gap["ECP(sex)"] for gap in mine]).low for level, mine in gaps.items()}
+    for level, low in least.items():
+        assert low > 0.02
+        assert eligible(low + 0.01, level)
+        assert not eligible(low - 0.01, level)
+
+
+def test_tolerances_that_cannot_hold_together_are_an_error_of_the_methods_alone(dataset: Sample) -> None:
+    both = [ak.ECP("sex", tolerance=0.0), ak.EER("sex", tolerance=0.0)]
+    methods = ["layer", "head", "calibrated", "projection", "recalibration_mean"]
+    errors = {run.method: run.error for run in ak.compare(dataset, both, methods=methods, config=CONFIG).runs}
+    assert all("no scores satisfy ECP(sex) and EER(sex)" in errors[name] for name in methods[:4])
+    assert (errors[REFERENCE], errors["recalibration_mean"]) == ("", "")
+
+
 def test_errors_are_kept_with_their_split(dataset: Sample, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def fail(*_: Any, **__: Any) -> Any:
         raise SolverError("no accuracy today")
@@ -231,3 +311,5 @@ def test_wrong_numbers_of_seeds_tolerances_and_workers_are_refused(dataset: Samp
         ak.compare(dataset, ENFORCED, tolerances=[0.1, 0.1])
     with pytest.raises(InputError, match="workers must be at least 1; got 0"):
         ak.compare(dataset, ENFORCED, workers=0)
+    with pytest.raises(InputError, match="split must give a share to each of tune, calibrate, test"):
+        ak.CompareConfig(split=(("tune", 0.5), ("test", 0.5)))

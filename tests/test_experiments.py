@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from auditkit.comparison.settings import LOWER_IS_BETTER
 from auditkit.metrics import Estimate
 from auditkit.models import load_model
 from experiments.results import UTILITIES, collect, describe, standing, table
@@ -158,8 +159,9 @@ def test_rare_texts_are_merged() -> None:
     ],
 )
 def test_standing_is_read_off_the_interval(key: str, low: float, high: float, expected: str) -> None:
-    assert standing(key, Estimate((low + high) / 2, low, high)) == expected
-    assert standing(key, None) == "—"
+    lower = key in LOWER_IS_BETTER
+    assert standing(Estimate((low + high) / 2, low, high), lower_is_better=lower) == expected
+    assert standing(None) == "—"
 
 
 def test_table_is_markdown() -> None:

@@ -14,7 +14,8 @@ from auditkit.errors import InputError, SchemaError
 from auditkit.finetuning import TuneConfig
 from auditkit.metrics import Estimate
 from experiments import employee, faces, loans, synthetic
-from experiments.protocol import Protocol, average_precision, relative_change, run, standing
+from experiments.protocol import Protocol, average_precision, relative_change, run
+from experiments.results import standing
 from tests.real_data import data_path
 
 EMPLOYEE, LOANS = "tabular/Employee_Performance.xls", "tabular/SBAcase.11.13.17.csv"

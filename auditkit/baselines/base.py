@@ -132,22 +132,24 @@ def share_head(context: FitContext) -> FitContext:
     """The context with a head tuned through the layer and its calibration, for several methods to use."""
     if context.tune.features is None:
         return context
-    head = tune_head(
-        context.tune.features, context.tune.labels, context.tune.groups, context.criteria,
-        start=to_start(context.tune.scores, context), config=context.config, progress=context.progress,
-    )  # fmt: skip
+    head = tuned_head(context)
     scores = head.predict(frozen_features(context.calibrate))
     return replace(context, head=head, calibration=calibrate_sample(context.calibrate, scores, context))
 
 
 def tuned_head(context: FitContext) -> FairHead:
     """The context's shared head, or a head tuned through the layer now."""
-    shared = context if context.head is not None else share_head(context)
-    if shared.head is None:
+    if context.head is not None:
+        return context.head
+    rows = context.tune
+    if rows.features is None:
         raise InputError(
             "a head needs frozen features; give a model with features, or leave out the methods with a head"
         )
-    return shared.head
+    return tune_head(
+        rows.features, rows.labels, rows.groups, context.criteria,
+        start=to_start(rows.scores, context), config=context.config, progress=context.progress,
+    )  # fmt: skip
 
 
 def frozen_features(sample: Sample) -> FloatArray:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from auditkit._extras import import_extra
-from auditkit.baselines.base import FitContext, Sample, group_names, protected_columns, require_binary
+from auditkit.baselines.base import FitContext, protected_columns, require_binary
 from auditkit.baselines.penalty import PenalizedHead
 from auditkit.baselines.thresholds import nearest_constraint
 from auditkit.finetuning import HeadRows, prediction_loss
@@ -55,6 +54,9 @@ class FairretPenalty(PenalizedHead):
 
 
 def _one_hot(rows: HeadRows, columns: tuple[str, ...]) -> Tensor:
-    sample = Sample(np.empty(rows.groups.n_rows), rows.labels.numpy(), rows.groups)
-    known, index = np.unique(group_names(sample, columns), return_inverse=True)
-    return torch.nn.functional.one_hot(torch.as_tensor(index), len(known)).to(torch.float64)
+    """One column per group among these rows, built once for the same groups."""
+    key = ("one-hot", columns)
+    if key not in rows.derived:
+        index = torch.as_tensor(rows.groups.cells(columns).index, dtype=torch.int64)
+        rows.derived[key] = torch.nn.functional.one_hot(index).to(rows.labels.dtype)
+    return rows.derived[key]

@@ -6,7 +6,6 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -26,9 +25,9 @@ from auditkit.baselines.base import (
 from auditkit.constraints import build_constraints
 from auditkit.criteria import Criterion
 from auditkit.finetuning import HeadRows, TuneConfig, check_rows, prediction_loss, train
-from auditkit.groups import Groups
 from auditkit.heads import FairHead
 from auditkit.progress import NullProgress
+from auditkit.tuning.losses import PlainLoss
 
 PENALTIES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 """Weights that the penalty baseline chooses from."""
@@ -128,10 +127,7 @@ def fit_unconstrained(context: FitContext) -> FairHead:
     the two the one of less validation loss is taken.
     """
     rows, config = context.tune, context.config
-
-    def loss(head: FairHead, part: HeadRows) -> Tensor:
-        return prediction_loss(head(part.features), part.labels, config)
-
+    loss = PlainLoss(config)
     checked = check_rows(frozen_features(rows), rows.labels, rows.groups, config)
     first = train(checked, loss, context.criteria, config, context.progress)
     second = train_plainly(replace(rows, scores=first.predict(frozen_features(rows))), loss, context)
@@ -187,20 +183,20 @@ class _PenaltyLoss:
 
     def __init__(self, criteria: Sequence[Criterion], config: TuneConfig, weight: float) -> None:
         self.criteria, self.config, self.weight = tuple(criteria), config, weight
-        self._systems: WeakKeyDictionary[Groups, tuple[Tensor, ...]] = WeakKeyDictionary()
 
     def __call__(self, head: FairHead, rows: HeadRows) -> Tensor:
         scores = head(rows.features)
         index, weight, matrix, target, tolerance = self._system(rows)
-        sums = torch.zeros_like(weight).index_add(0, index, scores)
+        sums = torch.zeros_like(weight).index_add(0, index, scores.to(weight.dtype))
         excess = ((matrix @ (sums / weight) - target).abs() - tolerance).clamp_min(0)
         return prediction_loss(scores, rows.labels, self.config) + self.weight * (excess**2).sum()
 
     def _system(self, rows: HeadRows) -> tuple[Tensor, ...]:
-        """The contrasts of these rows, built once: an epoch over all rows meets the same groups again."""
-        if rows.groups not in self._systems:
+        """The contrasts of these rows in float64, built once for the same groups and labels."""
+        key = ("penalty", self.criteria)
+        if key not in rows.derived:
             system = build_constraints(rows.groups, self.criteria, labels=rows.labels.numpy())
             weight = np.where(system.cell_weight > 0, system.cell_weight, 1.0)
             arrays = (system.known_cells.index, weight, system.matrix, system.target, system.tolerance)
-            self._systems[rows.groups] = tuple(torch.as_tensor(array) for array in arrays)
-        return self._systems[rows.groups]
+            rows.derived[key] = tuple(torch.as_tensor(array) for array in arrays)
+        return rows.derived[key]

@@ -10,7 +10,7 @@ from scipy.special import expit
 
 from auditkit._typing import FloatArray
 from auditkit.auditing import AuditResult, evaluate_moments
-from auditkit.baselines import FitContext, Prediction, Sample, find_method, fit_unconstrained, share_head
+from auditkit.baselines import FitContext, Prediction, Sample, find_method, fit_unconstrained
 from auditkit.baselines.base import frozen_features
 from auditkit.comparison.settings import CompareConfig, fields_of
 from auditkit.constraints import measure_gaps
@@ -66,19 +66,6 @@ class MethodRun:
 
 
 def make_context(
-    dataset: Sample,
-    parts: Mapping[str, np.ndarray],
-    criteria: tuple[Criterion, ...],
-    config: CompareConfig,
-    *,
-    seed: int,
-    progress: Progress,
-) -> FitContext:
-    """What methods are fitted with on one split, with a head that they share where features are known."""
-    return share_head(bare_context(dataset, parts, criteria, config, seed=seed, progress=progress))
-
-
-def bare_context(
     dataset: Sample,
     parts: Mapping[str, np.ndarray],
     criteria: tuple[Criterion, ...],

@@ -6,6 +6,7 @@ import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,8 +14,9 @@ import torch
 
 from auditkit._typing import IntArray
 from auditkit._validation import check_binary
-from auditkit.baselines import Sample, share_head
-from auditkit.comparison.judging import MethodRun, Outcome, bare_context, judge, predict_on_split, train_reference
+from auditkit.baselines import Sample
+from auditkit.baselines.base import tuned_head
+from auditkit.comparison.judging import MethodRun, Outcome, judge, make_context, predict_on_split, train_reference
 from auditkit.comparison.settings import CompareConfig
 from auditkit.comparison.store import PredictionStore, describe_request
 from auditkit.comparison.summary import Comparison
@@ -37,25 +39,19 @@ class Request:
         dataset: All rows.
         criteria: What is enforced, at the tolerances as given.
         config: How to compare.
-        folder: Where finished predictions are kept; None keeps none.
+        store: Where finished predictions are kept; None keeps none.
     """
 
     dataset: Sample
     criteria: tuple[Criterion, ...]
     config: CompareConfig
-    folder: Path | None
+    store: PredictionStore | None
 
     def criteria_at(self, tolerance: float | None) -> tuple[Criterion, ...]:
         """The criteria, all at one tolerance unless it is None."""
         if tolerance is None:
             return self.criteria
         return tuple(criterion.with_tolerance(tolerance) for criterion in self.criteria)
-
-    def open_store(self) -> PredictionStore | None:
-        """The folder of finished predictions."""
-        if self.folder is None:
-            return None
-        return PredictionStore(self.folder, describe_request(self.dataset, self.criteria, self.config))
 
 
 @dataclass(frozen=True)
@@ -116,7 +112,8 @@ def compare(
     _check_repeats("tolerances", tolerances, least=0)
     if workers < 1:
         raise InputError(f"workers must be at least 1; got {workers!r}")
-    request = Request(dataset, enforced, settings, None if folder is None else Path(folder))
+    store = None if folder is None else PredictionStore(folder, describe_request(dataset, enforced, settings))
+    request = Request(dataset, enforced, settings, store)
     levels = (None, *tolerances)
     outcomes = _gather(request, seeds, levels, workers, progress or NullProgress())
     judged = {level: _judge_all(request, outcomes, seeds, level, checked) for level in levels}
@@ -140,7 +137,7 @@ def _gather(
     request: Request, seeds: Sequence[int], levels: Sequence[float | None], workers: int, progress: Progress
 ) -> dict[Key, Outcome]:
     """Every outcome: those in the folder, and the rest by running their tasks."""
-    store, methods = request.open_store(), request.config.all_methods
+    store, methods = request.store, request.config.all_methods
     keys = [(seed, level, method) for seed in seeds for level in levels for method in methods]
     stored = {} if store is None else {key: found for key in keys if (found := store.read(*key)) is not None}
     tasks = [
@@ -187,7 +184,8 @@ def _run_in_processes(request: Request, tasks: Sequence[Task], workers: int, pro
                 found |= done.result()
                 advance(len(pending[done].methods))
     except BrokenProcessPool as error:
-        kept = "" if request.folder is None else f"; what was finished is in {request.folder}: run it again to go on"
+        store = request.store
+        kept = "" if store is None else f"; what was finished is in {store.folder}: run it again to go on"
         raise AuditkitError(f"a worker process of the comparison died{kept}") from error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
@@ -209,14 +207,15 @@ def _run_started(task: Task) -> dict[Key, Outcome]:
 
 def run_task(request: Request, task: Task, progress: Progress) -> dict[Key, Outcome]:
     """Fit a task's methods; each outcome is stored as soon as it is there."""
-    store, parts = request.open_store(), _parts(request, task.seed)
+    store, parts = request.store, _parts(request, task.seed)
     criteria = request.criteria_at(task.tolerance)
-    context = bare_context(request.dataset, parts, criteria, request.config, seed=task.seed, progress=progress)
+    context = make_context(request.dataset, parts, criteria, request.config, seed=task.seed, progress=progress)
     test = request.dataset.take(parts["test"])
     if request.config.train_reference:
         context, test = train_reference(context, test)
     if set(task.methods) & set(SHARED_HEAD):
-        context = share_head(context)
+        with suppress(AuditkitError):  # each method with a head says then why there is none
+            context = replace(context, head=tuned_head(context))
     found = {}
     for method, outcome in predict_on_split(context, test, task.methods):
         if store is not None:

@@ -55,6 +55,8 @@ class CompareConfig:
         check_probability("confidence", self.confidence)
         for name in self.methods:
             find_method(name)
+        if {name for name, _ in self.split} != set(DEFAULT_SPLIT):
+            raise InputError(f"split must give a share to each of {', '.join(DEFAULT_SPLIT)}; got {self.split!r}")
         if not self.is_binary and self.threshold is not None:
             raise InputError(
                 f"threshold must be None with score_space='identity', since a regression decides nothing; "

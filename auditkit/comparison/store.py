@@ -76,7 +76,7 @@ class PredictionStore:
             for name in ("scores", "decisions"):
                 values = getattr(outcome.prediction, name)
                 if values is not None:
-                    arrays[name] = np.asarray(values, dtype=np.float64)
+                    arrays[name] = values  # in its own precision, so that it is judged as if it had not been stored
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)
         _write(self._place(seed, tolerance, method), buffer.getvalue())
