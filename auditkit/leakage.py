@@ -48,7 +48,8 @@ class SharedKeys:
     @property
     def sentence(self) -> str:
         """The finding in words."""
-        return f"{self.rows:,} of {self.of:,} {self.later} rows have {_WORDS[self.kind]} as rows of {self.earlier}"
+        counts = f"{self.rows:,} of {self.of:,}".replace(",", "\u202f")  # as in reports
+        return f"{counts} {self.later} rows have {_WORDS[self.kind]} as rows of {self.earlier}"
 
 
 @dataclass(frozen=True)

@@ -227,13 +227,18 @@ def test_a_winner_is_stated_only_where_the_intervals_say_so() -> None:
     clear = {"a": runs("a", [0.9, 0.91, 0.92]), "b": runs("b", [0.8, 0.812, 0.821])}
     found = find_winner(clear, "accuracy", "scores", resampling)
     assert (found.winner, found.eligible) == ("a", ("a", "b"))
-    assert found.statement == ("accuracy, gaps of scores: 'a' is ahead of every other method that meets the tolerances")
+    assert found.statement == (
+        "accuracy, gaps of scores: 'a' is ahead of every other method that is not shown to exceed the tolerances"
+    )
     noisy = {**clear, "c": runs("c", [0.95, 0.80, 0.91])}
     found = find_winner(noisy, "accuracy", "scores", resampling)
     assert found.winner is None
     assert found.statement.endswith("no winner; 'a' has the best mean, and is not shown to be ahead of 'c'")
-    assert find_winner({"a": clear["a"]}, "accuracy", "scores", resampling).winner is None
-    assert "no method meets" in find_winner(clear, "brier", "scores", resampling).statement
+    alone = find_winner({"a": clear["a"]}, "accuracy", "scores", resampling)
+    assert alone.winner is None
+    assert alone.statement.endswith("only 'a' is not shown to exceed the tolerances; nothing to compare")
+    none = find_winner(clear, "brier", "scores", resampling).statement
+    assert none.endswith("every method is shown to exceed the tolerances, or has no such utility; nothing to compare")
 
 
 def test_only_methods_that_meet_the_tolerances_can_win(dataset: Sample) -> None:

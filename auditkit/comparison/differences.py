@@ -89,7 +89,7 @@ class Resampling:
 
 @dataclass(frozen=True)
 class Winner:
-    """Who is best by one utility among the methods that meet the tolerances.
+    """Who is best by one utility among the methods that are not shown to exceed the tolerances.
 
     Attributes:
         utility: Which.
@@ -111,7 +111,7 @@ def find_winner(runs: Mapping[str, Sequence[MethodRun]], key: str, level: str, r
     """The winner by one utility, or that there is none.
 
     Args:
-        runs: Method → its runs, of the methods that meet the tolerances at this level.
+        runs: Method → its runs, of the methods that are not shown to exceed the tolerances at this level.
         key: Which utility.
         level: "scores" or "decisions".
         resampling: Over what the intervals are taken. With k methods, each interval has confidence
@@ -120,8 +120,10 @@ def find_winner(runs: Mapping[str, Sequence[MethodRun]], key: str, level: str, r
     known = {name: mine for name, mine in runs.items() if any(run.utility[key] is not None for run in mine)}
     title = f"{key}, gaps of {level}"
     if len(known) < 2:
-        which = "no method" if not known else f"only {next(iter(known))!r}"
-        return Winner(key, level, tuple(known), None, f"{title}: {which} meets the tolerances; nothing to compare")
+        which = "every method is shown to exceed the tolerances, or has no such utility"
+        if known:
+            which = f"only {next(iter(known))!r} is not shown to exceed the tolerances"
+        return Winner(key, level, tuple(known), None, f"{title}: {which}; nothing to compare")
     sign = -1.0 if key in LOWER_IS_BETTER else 1.0
     best = max(known, key=lambda name: sign * _mean(known[name], key))
     share = 1 - (1 - resampling.confidence) / (len(known) - 1)
@@ -131,7 +133,7 @@ def find_winner(runs: Mapping[str, Sequence[MethodRun]], key: str, level: str, r
         if name != best and (found is None or min(sign * found.low, sign * found.high) <= 0):
             level_with.append(name)
     if not level_with:
-        text = f"{title}: {best!r} is ahead of every other method that meets the tolerances"
+        text = f"{title}: {best!r} is ahead of every other method that is not shown to exceed the tolerances"
         return Winner(key, level, tuple(known), best, text)
     names = ", ".join(map(repr, level_with))
     text = f"{title}: no winner; {best!r} has the best mean, and is not shown to be ahead of {names}"

@@ -251,7 +251,7 @@ def claim(metric: str, difference: Json | None) -> str:
 
 
 def standings(comparison: Json) -> list[tuple[str, str, str, str]]:
-    """Who is ahead by each utility: the utility, whose gaps, who meets the tolerances, and the finding, in titles."""
+    """Who is ahead by each utility: the utility, whose gaps, who is not shown to exceed ε, the finding; in titles."""
     titles = {method["name"]: method.get("title") or method["name"] for method in comparison["methods"]}
     rows = []
     for winner in comparison.get("winners") or ():
