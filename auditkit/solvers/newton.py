@@ -154,8 +154,9 @@ class _Newton:
     def _search(self, point: _Point, target: FloatArray) -> _Point | None:
         """The first point on the way to ``target`` that is nearer to the solution; None when none is.
 
-        Nearer means a higher dual function (Armijo), or a smaller residual: close to the solution the dual function
-        changes by less than its rounding error, while the residual is still known to many digits.
+        Nearer means a higher dual function (Armijo). Close to the solution that function changes by less than its
+        rounding error, while the residual and the slope are still known to many digits: there a smaller residual
+        counts, or a slope that still points onwards, since a concave function has only risen up to such a point.
         """
         direction = target - point.duals
         support = self.problem.support
@@ -167,10 +168,20 @@ class _Newton:
             rounding = ROUNDING * max(1.0, abs(point.dual))
             if gain > max(1e-4 * length * predicted, rounding):
                 return trial
-            if gain >= -rounding and trial.residual <= 0.9 * point.residual:
+            if gain >= -rounding and (
+                trial.residual <= 0.9 * point.residual or self._slope(trial, direction) > 0.1 * predicted > 0
+            ):
                 return trial
             length *= 0.5
         return None
+
+    def _slope(self, point: _Point, direction: FloatArray) -> float:
+        """Derivative of the dual function at a point, along the direction that led there."""
+        system = self.problem.system
+        came_from_above = (point.duals > 0) | ((point.duals == 0) & (direction < 0))
+        side = np.where(came_from_above, system.upper, system.lower)
+        moved = direction != 0  # the others may have a side at infinity
+        return float((point.values - side)[moved] @ direction[moved])
 
     def _residual(self, duals: FloatArray, values: FloatArray) -> float:
         """Distance of λ to the multipliers that T·u allows.
