@@ -217,7 +217,7 @@ class FairnessLayer(nn.Module):
         if tolerances is not None or requires_grad(labels, weights, bounds):
             return self._replay(scores, groups, labels, weights, bounds, tolerances)
         batch = self._assemble(groups, labels, weights, scores.shape[1] if scores.ndim == 2 else None)
-        if scores.device.type != "cpu" and bounds is None and self._is_plain:  # there nothing waits for the device
+        if not scores.is_cpu and bounds is None and self._is_plain:  # there nothing waits for the device
             prepared = _prepare(batch, scores.device, scores.shape[1] if scores.ndim == 2 else None)
             if prepared is not None:
                 return project_prepared(scores, prepared)
@@ -287,7 +287,7 @@ class _Solver:
 
     def _column(self, scores: Tensor, system: ConstraintSystem, column: int) -> tuple[Tensor, Any]:
         layer = self.layer
-        if layer.solver == "newton" and not layer.strict and scores.ndim == 1 and scores.device.type == "cpu":
+        if layer.solver == "newton" and not layer.strict and scores.ndim == 1 and scores.is_cpu:
             plan = find_plan(system)
             if plan is not None and self.bounds is None:
                 found = project_levels(to_host(scores), plan, weights=self.batch.weights)

@@ -270,7 +270,8 @@ class ColumnMap(MomentMap):
 def sum_cells(values: np.ndarray[Any, Any], index: IntArray, size: int) -> FloatArray:
     """Sum over the rows of every cell in float64, shape (size,)."""
     if len(values) <= SUM_CHUNK:
-        return np.bincount(index, values, size).astype(np.float64, copy=False)
+        sums = np.bincount(index, values, size)
+        return sums if len(values) else sums.astype(np.float64)  # NumPy counts where there is nothing to add
     sums = np.zeros(size)
     for start in range(0, len(values), SUM_CHUNK):
         part = slice(start, start + SUM_CHUNK)
@@ -281,7 +282,8 @@ def sum_cells(values: np.ndarray[Any, Any], index: IntArray, size: int) -> Float
 def add_per_cell(values: np.ndarray[Any, Any], shift: FloatArray, index: IntArray) -> np.ndarray[Any, Any]:
     """Values + shift of the row's cell, added in float64 and rounded once; shape (n,)."""
     if len(values) <= CHUNK:
-        return (values + shift.take(index)).astype(values.dtype, copy=False)
+        moved = values + shift.take(index)
+        return moved if moved.dtype == values.dtype else moved.astype(values.dtype)
     output = np.empty_like(values)
     for start in range(0, len(values), CHUNK):
         part = slice(start, start + CHUNK)

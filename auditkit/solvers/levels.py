@@ -68,7 +68,7 @@ class LevelPlan:
         return stratum
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Move:
     """Where the cells of a batch go.
 
@@ -83,7 +83,7 @@ class Move:
     high: list[float]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class LevelAnswer:
     """The matrix W⁻¹·N·W⁻¹ of a Jacobian, by what it does to sums per cell.
 
@@ -91,28 +91,29 @@ class LevelAnswer:
     whose rows are held keeps the window where it is, so that nothing is given to the window.
 
     Attributes:
+        weight: W of every cell, shape (c,).
         inverse: 1/d of the moved cells, else zero, shape (c,).
-        diagonal: 1/a of the moved cells, else zero, shape (c,).
-        total: Σ(W/d) of every stratum, infinite where the window cannot move; None where groups are not compared.
+        total: Σ(W/d) of all cells, or of every stratum, infinite where the window cannot move; None where groups are
+            not compared.
         stratum: Stratum of every cell, shape (c,); None where all cells stand together.
     """
 
+    weight: FloatArray
     inverse: FloatArray
-    diagonal: FloatArray
-    total: FloatArray | None = None
+    total: float | FloatArray | None = None
     stratum: IntArray | None = None
 
     def __len__(self) -> int:
         return len(self.inverse)
 
     def __matmul__(self, sums: FloatArray) -> FloatArray:
-        given = self.diagonal * sums
-        if self.total is None:
-            return given
-        if self.stratum is None:
-            return given - self.inverse * (float(np.dot(self.inverse, sums)) / self.total[0])
-        window = np.bincount(self.stratum, self.inverse * sums, len(self.total)) / self.total
-        return given - self.inverse * window.take(self.stratum)
+        moved = sums / self.weight
+        if self.stratum is not None:
+            assert isinstance(self.total, np.ndarray)
+            moved -= (np.bincount(self.stratum, self.inverse * sums, len(self.total)) / self.total).take(self.stratum)
+        elif self.total is not None:
+            moved -= np.dot(self.inverse, sums) / self.total
+        return self.inverse * moved
 
 
 def find_plan(system: ConstraintSystem) -> LevelPlan | None:
@@ -185,10 +186,9 @@ def project_levels_within(
         raise InputError("scores are too large: their sum is not finite")
     if not _fits(plan, bounds, weights, len(values)):
         return None
-    shift = np.zeros(len(plan.weight))
+    shift, moved = np.zeros(len(plan.weight)), values
     move: Move | None = None
     for _ in range(MAX_STEPS):
-        moved = values + shift.take(plan.index)
         output = _clip(moved, bounds)
         means = _residuals(_cell_means(output, plan, weights), plan)
         if move is not None and _is_settled(move, means):
@@ -196,6 +196,7 @@ def project_levels_within(
         share = np.maximum(_cell_means(output == moved, plan, weights), LEAST_SHARE)
         move = _move_cells(means - share * shift, plan.weight / share, plan)
         shift = move.shift / share
+        moved = values + shift.take(plan.index)
     return None
 
 
@@ -278,23 +279,24 @@ def _bounded_jacobian(
 
 def _answer(shift: FloatArray, plan: LevelPlan, share: FloatArray | None) -> LevelAnswer:
     moved = shift != 0
+    rigid: BoolArray | None = None
     if share is None:
-        inverse, rigid = moved.astype(np.float64), None
+        inverse = moved.astype(np.float64)
+    elif min(share.tolist()) > 0:
+        inverse = moved / share
     else:
         rigid = moved & (share <= 0)
         inverse = np.divide(1.0, share, out=np.zeros_like(share), where=moved & ~rigid)
     if not plan.pairwise:
-        return LevelAnswer(inverse, inverse / plan.weight)
-    weighted = plan.weight * inverse
-    stratum = None if len(plan.strata) == 1 else plan.stratum
-    if stratum is None:
-        total = np.array([weighted.sum()])
-    else:
-        total = np.bincount(stratum, weighted, len(plan.strata) + 1).astype(np.float64)
-    if rigid is not None and rigid.any():
-        total[0 if stratum is None else stratum[rigid]] = np.inf
-    total[total == 0] = 1.0
-    return LevelAnswer(inverse, inverse / plan.weight, total, stratum)
+        return LevelAnswer(plan.weight, inverse)
+    if len(plan.strata) == 1:
+        total = math.inf if rigid is not None and rigid.any() else float(np.dot(plan.weight, inverse)) or 1.0
+        return LevelAnswer(plan.weight, inverse, total)
+    totals = np.bincount(plan.stratum, plan.weight * inverse, len(plan.strata) + 1).astype(np.float64)
+    if rigid is not None:
+        totals[plan.stratum[rigid]] = math.inf
+    totals[totals == 0] = 1.0
+    return LevelAnswer(plan.weight, inverse, totals, plan.stratum)
 
 
 def _find_level(values: list[float], masses: list[float], tolerance: float) -> float:
@@ -304,6 +306,9 @@ def _find_level(values: list[float], masses: list[float], tolerance: float) -> f
     breakpoint where it is not positive is found by bisection, and t from the sums of the cells that move just above
     it.
     """
+    if len(values) == 2:  # both move
+        (low, light), (high, heavy) = sorted(zip(values, masses, strict=True))
+        return (low * light + (high - tolerance) * heavy) / (light + heavy)
     pairs = list(zip(values, masses, strict=True))
     breaks = sorted(values + [value - tolerance for value in values])
     first, last = 0, len(breaks) - 1
