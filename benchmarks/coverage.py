@@ -360,7 +360,7 @@ def fairlearn_limits(z: np.ndarray, codes: np.ndarray, *, boots: int, seed: int)
         metrics=selection_rate, y_true=z, y_pred=z, sensitive_features=codes, n_boot=boots,
         ci_quantiles=[0.05, 0.95], random_state=seed,
     )  # fmt: skip
-    low, high = bootstrap.difference_ci()
+    low, high = np.asarray(bootstrap.difference_ci(), dtype=np.float64)
     return float(low), float(high)
 
 

@@ -80,6 +80,11 @@ def scan(
     specs = {key.name: key for key in parse_specs("attributes", attributes)}
     plain = {name: Key(name, name) for c in listed for name in c.columns if name != LABEL and name not in specs}
     used = {name: rule for name, rule in {**specs, **plain}.items() if any(name in c.columns for c in listed)}
+    if inferred := [name for name, key in used.items() if key.probabilities]:
+        raise InputError(
+            f"attributes: {inferred[0]!r} is inferred, which is for rows in memory; take auditkit.load_table and "
+            "auditkit.audit"
+        )
     roles = Roles(score, label, positive_label, weight, decision, threshold, clusters, keys=used)
     with open_engine(table, engine, max_gib=max_gib) as opened:
         return _Scan(opened, listed, roles).moments()
