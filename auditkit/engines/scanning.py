@@ -15,7 +15,7 @@ from auditkit.criteria import Criterion, check_criteria
 from auditkit.decision_rules import Rule
 from auditkit.engines import clusters, labels, statements
 from auditkit.engines.base import Engine, OutOfRangeError, TableScan
-from auditkit.engines.bins import has_probabilities, split_bins, with_score_bins
+from auditkit.engines.bins import has_probabilities, sample_parts, split_bins, with_score_bins
 from auditkit.engines.cuts import find_cut
 from auditkit.engines.keys import key_values
 from auditkit.engines.opening import check_columns, check_kinds, open_engine
@@ -222,7 +222,8 @@ class _Scan:
         rows = statements.select_rows(self.roles, self.columns, self.keys, label_key=label_key)
         keys = self._key_columns(label_key)
         whole = {"d"} if self.roles.cut is not None and self.roles.cut.share in (0.0, 1.0) else set()
-        terms = statements.plan_terms(self.given, sample, whole=whole, label_is_key=label_key)
+        parts = sample_parts(sample) if SCORE_BIN in self.keys else None
+        terms = statements.plan_terms(self.given, sample, whole=whole, label_is_key=label_key, parts=parts)
         for _ in range(MAX_PASSES):
             asked = statements.aggregate(self.engine, rows, keys, terms, self.checked, shift=sample.shift)
             try:
