@@ -36,6 +36,14 @@ $(BIN)/python -m pip install --disable-pip-version-check --no-input $(PIP_FLAGS)
 @touch $(1)
 endef
 
+# AIF360, whose metrics a test compares with ours; what it imports for them is here, and the rest of its requirements is
+# not needed.
+define install-aif360
+@rm -f $(1)
+$(BIN)/python -m pip install --disable-pip-version-check --no-input $(PIP_FLAGS) --no-deps aif360==0.6.1
+@touch $(1)
+endef
+
 .DEFAULT_GOAL := help
 .PHONY: help demo app test test-all lint format bench clean
 
@@ -81,6 +89,7 @@ $(VENV)/.installed-test: $(INPUTS) | $(VENV)/.created
 $(VENV)/.installed-all: $(INPUTS) | $(VENV)/.created
 	$(call install,.[$(ALL_EXTRAS)],$@)
 	$(call install-model-file,$@)
+	$(call install-aif360,$@)
 	@touch $(VENV)/.installed $(VENV)/.installed-test
 
 $(VENV)/.installed-bench: $(INPUTS) | $(VENV)/.created

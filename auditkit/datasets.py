@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -17,9 +17,9 @@ from auditkit._typing import FloatArray, IntArray, VectorLike
 from auditkit._validation import check_vector, to_numpy
 from auditkit.errors import InputError
 from auditkit.frames import to_pandas
-from auditkit.groups import Groups
+from auditkit.groups import Groups, check_shares
 from auditkit.splits import split_rows
-from auditkit.table_roles import AttributeSpec, TableRoles, attribute_values, key_values
+from auditkit.table_roles import AttributeSpec, Key, ScoreSpec, TableRoles, attribute_values, key_values
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,16 +33,18 @@ class AuditData:
 
     Attributes:
         name: What reports call it.
-        attributes: Protected attributes and strata, one column each, n rows.
+        attributes: Protected attributes and strata that are known, one column each, n rows.
         features: What the model reads, n rows; None for a table of predictions.
         labels: Outcome of every row, shape (n,); 1.0 and 0.0 where a positive label was named.
-        scores: Score of every row, shape (n,), when the table holds predictions.
+        scores: Score of every row, shape (n,), when the table holds predictions; (n, k) for k outputs.
         sha256: Hash of the file's bytes, or of the frame's content when no file was read.
         source: The file name as the caller gave it.
         weights: How many people each row stands for, shape (n,); None is one for every row.
         decisions: The decision that was made on each row, shape (n,), when the table holds them.
         clusters: Whom each row is of, shape (n,), when several rows are of one person.
         kept: Columns as they are in the table that were asked for beside the roles, n rows: ids, times, parts.
+        outputs: Names of the outputs, where there are several scores per row; the labels are then their numbers.
+        probabilities: Inferred attribute → probability of every group, a column each, n rows.
     """
 
     name: str
@@ -56,6 +58,8 @@ class AuditData:
     decisions: FloatArray | None = None
     clusters: pd.Series | None = None
     kept: pd.DataFrame | None = None
+    outputs: tuple[str, ...] | None = None
+    probabilities: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
     @property
     def n_rows(self) -> int:
@@ -65,7 +69,7 @@ class AuditData:
     @cached_property
     def groups(self) -> Groups:
         """The attributes and strata as Groups."""
-        return Groups(self.attributes)
+        return Groups(self.attributes, probabilities=self.probabilities)
 
     def take(self, rows: VectorLike) -> AuditData:
         """Some of the rows (indices or a boolean mask); the hash is derived from this one's and the rows."""
@@ -82,6 +86,8 @@ class AuditData:
             decisions=None if self.decisions is None else self.decisions[chosen],
             clusters=None if self.clusters is None else self.clusters.iloc[chosen].reset_index(drop=True),
             kept=None if self.kept is None else self.kept.iloc[chosen].reset_index(drop=True),
+            outputs=self.outputs,
+            probabilities={name: p.iloc[chosen].reset_index(drop=True) for name, p in self.probabilities.items()},
         )
 
 
@@ -91,7 +97,7 @@ def load_table(
     attributes: Sequence[AttributeSpec] | AttributeSpec,
     label: str | None = None,
     positive_label: Hashable | None = None,
-    score: str | None = None,
+    score: ScoreSpec | None = None,
     features: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     strata: Sequence[AttributeSpec] | AttributeSpec = (),
@@ -109,10 +115,13 @@ def load_table(
         attributes: Protected attributes: column names, or numeric columns to cut into bins, such as
             ``{"age_band": {"column": "age", "bins": [18, 30, 45, 60]}}``, or expressions such as
             ``{"native": {"expression": 'tongue in ["de", "fr"]'}}`` (`auditkit.expressions`). Bins hold their lower
-            edge; values below the first or from the last edge on form open bins of their own.
+            edge; values below the first or from the last edge on form open bins of their own. An attribute that is
+            inferred is ``{"race": {"probabilities": {"white": "p_white", "black": "p_black"}}}``, a column of
+            probabilities per group.
         label: Column of outcomes.
         positive_label: Value of ``label`` that becomes 1.0 (every other value 0.0); needed for text labels.
-        score: Column of scores, for a table of predictions.
+        score: Column of scores, for a table of predictions; for a model of several outputs their columns, or
+            ``{output: column}``. Labels are then classes: numbers from 0 on, or names of the outputs.
         features: Columns the model reads. By default none when ``score`` is given, and otherwise every column that is
             not a plain attribute, the label, weight, decision, cluster or excluded. The columns that bands and
             expressions are made of, and the strata, stay features: a model may legitimately read them.
@@ -146,7 +155,7 @@ def from_frame(
     attributes: Sequence[AttributeSpec] | AttributeSpec,
     label: str | None = None,
     positive_label: Hashable | None = None,
-    score: str | None = None,
+    score: ScoreSpec | None = None,
     features: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     strata: Sequence[AttributeSpec] | AttributeSpec = (),
@@ -217,23 +226,70 @@ def assemble(frame: pd.DataFrame, roles: TableRoles, *, origin: tuple[str, str, 
 
     roles.check(frame)
     columns = roles.feature_columns(frame)
-    attributes = {key.name: attribute_values(frame, key) for key in roles.attributes}
-    strata = {key.name: key_values(frame, key) for key in roles.strata}
+    attributes = {key.name: attribute_values(frame, key) for key in roles.attributes if not key.probabilities}
+    strata = {key.name: key_values(frame, key) for key in roles.strata if not key.probabilities}
+    inferred = [key for key in (*roles.attributes, *roles.strata) if key.probabilities]
     return AuditData(
         name=origin[0],
-        attributes=pd.DataFrame(attributes | strata),
+        attributes=pd.DataFrame(attributes | strata, index=frame.index),
         features=None if columns is None else cast("pd.DataFrame", frame[columns]),
-        labels=None if roles.label is None else _labels(column(frame, roles.label), roles.label, roles.positive_label),
-        scores=None
-        if roles.score is None
-        else check_vector(f"score column {roles.score!r}", column(frame, roles.score)),
+        labels=_read_labels(frame, roles),
+        scores=_scores(frame, roles),
         sha256=origin[1],
         source=origin[2],
         weights=None if roles.weight is None else _weights(column(frame, roles.weight), roles.weight),
         decisions=None if roles.decision is None else _decisions(column(frame, roles.decision), roles.decision),
         clusters=None if roles.cluster is None else _clusters(column(frame, roles.cluster), roles.cluster),
         kept=cast("pd.DataFrame", frame[list(roles.keep)]) if roles.keep else None,
+        outputs=tuple(name for name, _ in roles.outputs) or None,
+        probabilities={key.name: _probabilities(frame, key) for key in inferred},
     )
+
+
+def _scores(frame: pd.DataFrame, roles: TableRoles) -> FloatArray | None:
+    parts = [check_vector(f"score column {name!r}", column(frame, name)) for name in roles.score_columns]
+    if roles.outputs:
+        return np.stack(parts, axis=1)
+    return parts[0] if parts else None
+
+
+def _probabilities(frame: pd.DataFrame, key: Key) -> pd.DataFrame:
+    """The probabilities of the groups of an inferred attribute.
+
+    Raises:
+        InputError: They are no probabilities, or do not add up to 1.
+    """
+    import pandas as pd
+
+    shares = pd.DataFrame({group: column(frame, name) for group, name in key.probabilities})
+    check_shares(key.name, shares)
+    return shares
+
+
+def _read_labels(frame: pd.DataFrame, roles: TableRoles) -> FloatArray | None:
+    if roles.label is None:
+        return None
+    values = column(frame, roles.label)
+    if roles.outputs:
+        values = _classes(values, roles)
+    return _labels(values, roles.label, roles.positive_label)
+
+
+def _classes(values: pd.Series, roles: TableRoles) -> pd.Series:
+    """The number of the output that every label names; numbers stay as they are."""
+    import pandas as pd
+
+    if pd.api.types.is_numeric_dtype(values):
+        return values
+    names = {name: number for number, (name, _) in enumerate(roles.outputs)}
+    known = values.isna() | values.isin(list(names))
+    if not known.all():
+        first = values.to_numpy()[~known.to_numpy()][0]
+        raise InputError(
+            f"label column {roles.label!r} holds {first!r}, which is no output; the outputs are "
+            f"{', '.join(map(repr, names))}"
+        )
+    return values.map(names).astype(np.float64)
 
 
 def _weights(values: pd.Series, name: str) -> FloatArray:

@@ -216,6 +216,16 @@ def _refuse_unheeded(config: AuditFile) -> None:
             f"data.{role} is {name!r}; tuning and comparing do not heed it, since {reasons[role]}; leave it out, or "
             "use `auditkit audit`"
         )
+    if config.data.has_outputs:
+        raise InputError(
+            f"data.score names {len(config.data.score_columns)} outputs; tuning and comparing take one score per row: "
+            "name one column, or use `auditkit audit`"
+        )
+    if config.data.inferred:
+        raise InputError(
+            f"{config.data.inferred[0]} is inferred; tuning and comparing take known attributes only: leave it out, or "
+            "use `auditkit audit`"
+        )
     if config.engine in ("duckdb", "spark") and config.data.engine is not None:
         raise InputError(
             f"data.engine is {config.engine}; tuning and comparing hold the rows in memory: leave it out, or say pandas"

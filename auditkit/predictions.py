@@ -61,7 +61,7 @@ def roles_of(config: AuditFile) -> Roles:
     """The roles of the columns that an audit file names."""
     options = config.table_options()
     listed = [*parse_specs("attributes", options["attributes"]), *parse_specs("strata", options["strata"])]
-    if config.data.score is None:
+    if not isinstance(config.data.score, str):
         raise InputError("data.score is missing; name the column of scores, or give a model")
     return Roles(
         score=config.data.score,

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from auditkit.baselines import FitContext
     from auditkit.config import AuditFile
     from auditkit.datasets import AuditData
+    from auditkit.groups import Groups
     from auditkit.leakage import Leakage
     from auditkit.models import FrozenModel
 
@@ -177,17 +178,19 @@ def describe_data(data: AuditData) -> dict[str, Any]:
     """What run.json holds about data that were read whole."""
     groups = data.groups
     counts = {
-        name: dict(
-            zip(
-                map(str, groups.categories(name)),
-                np.bincount(groups.codes(name), minlength=len(groups.categories(name))).tolist(),
-                strict=True,
-            )
-        )
+        name: dict(zip(map(str, groups.categories(name)), _count_rows(groups, name), strict=True))
         for name in groups.names
     }
-    label_mean = None if data.labels is None else float(np.average(data.labels, weights=data.weights))
+    labels = data.labels if data.outputs is None else None  # the mean of the numbers of classes says nothing
+    label_mean = None if labels is None else float(np.average(labels, weights=data.weights))
     return {
         "name": data.name, "source": Path(data.source).name, "sha256": data.sha256, "engine": "pandas",
         "rows": data.n_rows, "attributes": counts, "label_mean": label_mean,
     }  # fmt: skip
+
+
+def _count_rows(groups: Groups, name: str) -> list[int]:
+    """Rows of every group of an attribute; expected ones, rounded, where it is inferred."""
+    if name in groups.inferred:
+        return np.rint(groups.shares(name).sum(axis=0)).astype(int).tolist()
+    return np.bincount(groups.codes(name), minlength=len(groups.categories(name))).tolist()

@@ -106,15 +106,20 @@ def audit_sample(config: AuditFile, sample: Sample, scores: np.ndarray, data: Au
     Args:
         config: The audit file.
         sample: Labels and groups.
-        scores: The scores, shape (n,).
+        scores: The scores, shape (n,), or (n, k) for the outputs that ``data`` names.
         data: The same rows with their weights, decisions and clusters; None where the file names none.
     """
     labels = None if np.isnan(sample.labels).all() else sample.labels
     criteria, settings = config.build_criteria(), {"confidence": config.confidence, "seed": config.seed}
     rows: dict[str, Any] = {} if data is None else {"weights": data.weights, "clusters": data.clusters}
+    named: Any = scores
+    if data is not None and data.outputs is not None:
+        import pandas as pd
+
+        named = pd.DataFrame(scores, columns=pd.Index(data.outputs))
     if data is None or data.decisions is None:
-        return audit(scores, sample.groups, criteria, labels=labels, threshold=config.threshold, **rows, **settings)
-    outcome = audit(scores, sample.groups, criteria, labels=labels, decisions=data.decisions, **rows, **settings)
+        return audit(named, sample.groups, criteria, labels=labels, threshold=config.threshold, **rows, **settings)
+    outcome = audit(named, sample.groups, criteria, labels=labels, decisions=data.decisions, **rows, **settings)
     return replace(outcome, decision_rule=describe_decisions(config.data.decision))
 
 

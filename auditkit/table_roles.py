@@ -19,8 +19,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 AttributeSpec: TypeAlias = "str | Mapping[str, Mapping[str, Any]]"
-"""A column name, ``{new name: {"column": numeric column, "bins": increasing edges}}``, or
-``{new name: {"expression": text}}`` in the language of `auditkit.expressions`."""
+"""A column name, ``{new name: {"column": numeric column, "bins": increasing edges}}``,
+``{new name: {"expression": text}}`` in the language of `auditkit.expressions`, or, where an attribute is inferred,
+``{new name: {"probabilities": {group: column of its probability}}}``."""
+
+ScoreSpec: TypeAlias = "str | Sequence[str] | Mapping[str, str]"
+"""A column of scores; for a model of several outputs the columns, or ``{output: column}``."""
 
 
 @dataclass(frozen=True)
@@ -32,27 +36,34 @@ class Key:
         source: The column; empty for an expression.
         bins: Edges that the column is cut at; None without.
         expression: Over several columns; None without.
+        probabilities: Group → column of its probability, of an inferred attribute; empty otherwise.
     """
 
     name: str
     source: str
     bins: tuple[float, ...] | None = None
     expression: Expression | None = None
+    probabilities: tuple[tuple[str, str], ...] = ()
 
     @property
     def sources(self) -> tuple[str, ...]:
         """The columns that are read."""
+        if self.probabilities:
+            return tuple(column for _, column in self.probabilities)
         return (self.source,) if self.expression is None else self.expression.columns
 
     @property
     def is_plain(self) -> bool:
         """Whether it is a column as it is."""
-        return self.bins is None and self.expression is None
+        return self.bins is None and self.expression is None and not self.probabilities
 
 
 @dataclass(frozen=True)
 class TableRoles:
-    """Which columns of a table are what; the options of `auditkit.load_table`."""
+    """Which columns of a table are what; the options of `auditkit.load_table`.
+
+    ``score`` is the one column of scores; a model of several outputs has ``outputs``, their names and columns, instead.
+    """
 
     attributes: tuple[Key, ...]
     strata: tuple[Key, ...]
@@ -65,6 +76,7 @@ class TableRoles:
     decision: str | None = None
     cluster: str | None = None
     keep: tuple[str, ...] = ()
+    outputs: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def parse(
@@ -73,7 +85,7 @@ class TableRoles:
         strata: Sequence[AttributeSpec] | AttributeSpec,
         label: str | None,
         positive_label: Hashable | None,
-        score: str | None,
+        score: ScoreSpec | None,
         features: Sequence[str] | None,
         exclude: Sequence[str],
     ) -> TableRoles:
@@ -93,12 +105,22 @@ class TableRoles:
         if repeated:
             raise SchemaError(f"attributes and strata name {', '.join(map(repr, repeated))} twice; name each one once")
         chosen = None if features is None else _names("features", features)
-        return cls(*parsed, label, positive_label, score, chosen, _names("exclude", exclude))
+        excluded = _names("exclude", exclude)
+        if score is None or isinstance(score, str):
+            return cls(*parsed, label, positive_label, score, chosen, excluded)
+        outputs = parse_outputs(score)
+        if positive_label is not None:
+            raise InputError(
+                f"positive_label is {positive_label!r}, and score names {len(outputs)} outputs, whose labels are "
+                "classes; leave it out"
+            )
+        return cls(*parsed, label, None, None, chosen, excluded, outputs=outputs)
 
     def check(self, frame: pd.DataFrame) -> None:
         """Raise SchemaError for the first named column that the frame lacks."""
-        wanted = {"label": self.label, "score": self.score, **self.beside}
+        wanted = {"label": self.label, **self.beside}
         pairs = [(role, name) for role, name in wanted.items() if name is not None]
+        pairs += [("score", name) for name in self.score_columns]
         pairs += [("attributes", name) for key in self.attributes for name in key.sources]
         pairs += [("strata", name) for key in self.strata for name in key.sources]
         pairs += [("features", name) for name in self.features or ()]
@@ -109,6 +131,11 @@ class TableRoles:
                 raise SchemaError(describe_missing(role, name, [str(c) for c in frame.columns]))
 
     @property
+    def score_columns(self) -> tuple[str, ...]:
+        """The columns of scores; empty where a model makes them."""
+        return tuple(name for _, name in self.outputs) if self.score is None else (self.score,)
+
+    @property
     def beside(self) -> dict[str, str | None]:
         """Columns that say something about a row beside its score and outcome."""
         return {"weight": self.weight, "decision": self.decision, "cluster": self.cluster}
@@ -117,16 +144,16 @@ class TableRoles:
     def read_beside_features(self) -> list[str]:
         """The columns that say anything but what the model reads, each once."""
         keys = [name for key in (*self.attributes, *self.strata) for name in key.sources]
-        named = [self.label, self.score, *self.beside.values(), *self.keep]
+        named = [self.label, *self.score_columns, *self.beside.values(), *self.keep]
         return list(dict.fromkeys([*keys, *(name for name in named if name is not None)]))
 
     def feature_columns(self, frame: pd.DataFrame) -> list[str] | None:
         """What the model reads; None where the table holds the scores and names no features."""
         if self.features is not None:
             return [name for name in self.features if name not in self.exclude]
-        if self.score is not None:
+        if self.score_columns:
             return None
-        plain = {key.source for key in self.attributes if key.is_plain}
+        plain = {name for key in self.attributes if key.is_plain or key.probabilities for name in key.sources}
         taken = plain | {self.label, *self.beside.values()} | set(self.exclude)
         return [name for name in frame.columns if name not in taken]
 
@@ -149,13 +176,42 @@ def parse_specs(argument: str, specs: Sequence[AttributeSpec] | AttributeSpec) -
             raise InputError(f"{argument} must hold column names or bin mappings; got {spec!r}")
 
 
+def parse_outputs(score: Sequence[str] | Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """The outputs of a model with their columns.
+
+    Raises:
+        SchemaError: There are fewer than two, or one column is named twice.
+    """
+    outputs = tuple(score.items()) if isinstance(score, Mapping) else tuple((name, name) for name in score)
+    check_distinct("score", "output", outputs)
+    return outputs
+
+
+def check_distinct(where: str, unit: str, pairs: Sequence[tuple[str, str]]) -> None:
+    """Raise unless there are two outputs or groups at least, each with a column of its own.
+
+    Raises:
+        SchemaError: There are fewer, or one column is named twice.
+    """
+    columns = [column for _, column in pairs]
+    if len(pairs) < 2:
+        raise SchemaError(f"{where} must name a column for each of two {unit}s or more; got {columns}")
+    if repeated := [column for column in columns if columns.count(column) > 1]:
+        raise SchemaError(f"{where} names column {repeated[0]!r} for two {unit}s; name one of its own for each")
+
+
 def _parse_rule(where: str, name: str, rule: Mapping[str, Any]) -> Key:
     keys = set(rule) if isinstance(rule, Mapping) else set()
+    if keys == {"probabilities"} and isinstance(rule["probabilities"], Mapping):
+        pairs = tuple((str(group), str(column)) for group, column in rule["probabilities"].items())
+        check_distinct(where, "group", pairs)
+        return Key(name, "", probabilities=pairs)
     if keys == {"expression"}:
         return Key(name, "", None, parse_expression(rule["expression"], where=where))
     if keys != {"column", "bins"}:
         raise SchemaError(
-            f'{where} must be {{"column": name, "bins": [edges]}} or {{"expression": text}}; got {rule!r}'
+            f'{where} must be {{"column": name, "bins": [edges]}}, {{"expression": text}} or '
+            f'{{"probabilities": {{group: column}}}}; got {rule!r}'
         )
     edges = check_vector(f"{where} bins", rule["bins"])
     if edges.size == 0 or (np.diff(edges) <= 0).any():

@@ -205,21 +205,50 @@ def simulate(case: Case, runs: int, seed: int) -> dict[str, float]:
         low, high = samples.limits(levels, INTERVAL_CORRECTION)
         return (low <= gaps + 1e-12) & (gaps <= high + 1e-12)
 
-    def tested(alpha: float) -> tuple[np.ndarray, np.ndarray]:
-        low, high = samples.limits(np.full(runs, norm.isf(alpha)), TEST_CORRECTION)
-        return np.maximum(low, -high), np.maximum(high, -low)
-
-    closest, farthest = tested(0.05 / len(first))[0].max(axis=1), tested(0.05)[1].max(axis=1)
     worst = np.abs(samples.value[:, first] - samples.value[:, second]).max(axis=1)
     return {
         "simultaneous": float(covered(level).all(axis=1).mean()),
         "pointwise": float(covered(np.full(runs, two_sided_level(0.95))).mean()),
+        **count_false(case, samples),
+        "worst": float(worst.mean() - case.gap),
+        "worst corrected": float(np.maximum(worst - excess, 0).mean() - case.gap),
+    }
+
+
+def show_verdicts(console: Console, *, runs: int, chunk: int = 2_000) -> None:
+    """False verdicts alone, over the whole grid, with seeds of their own: they need no critical level, so more runs."""
+    names = ("pass at", "pass above", "fail at", "fail below")
+    cases = [case for case in grid(quick=False) if case.gap > 0]
+    rates = np.zeros((len(cases), len(names)))
+    for position, case in enumerate(track(cases, "verdicts", console=console, disable=not console.is_terminal)):
+        rng = np.random.default_rng(10_000 + position)
+        for _ in range(0, runs, chunk):
+            found = count_false(case, Samples.estimate(case, draw(case, chunk, rng)))
+            rates[position] += np.array([found[name] for name in names]) * chunk / runs
+    table = Table(
+        "verdict", "highest", "in", "mean", title=f"false verdicts, {runs:,} simulations of each of {len(cases)}"
+    )
+    for name, column in zip(names, rates.T, strict=True):
+        worst = cases[int(column.argmax())]
+        where = f"{worst.groups} groups, {worst.sizes} rows, rate {worst.rate:g}, {worst.kind}"
+        table.add_row(name, f"{column.max():.4f}", where, f"{column.mean():.4f}")
+    console.print(table)
+
+
+def count_false(case: Case, samples: Samples) -> dict[str, float]:
+    """The share of every false verdict at the largest gap and just beside it."""
+    first, _ = np.triu_indices(case.groups, 1)
+
+    def tested(alpha: float) -> tuple[np.ndarray, np.ndarray]:
+        low, high = samples.limits(np.full(len(samples.value), norm.isf(alpha)), TEST_CORRECTION)
+        return np.maximum(low, -high), np.maximum(high, -low)
+
+    closest, farthest = tested(0.05 / len(first))[0].max(axis=1), tested(0.05)[1].max(axis=1)
+    return {
         "pass at": float((farthest < case.gap).mean()),
         "pass above": float((farthest < case.gap / 1.05).mean()),
         "fail at": float((closest > case.gap).mean()),
         "fail below": float((closest > 1.05 * case.gap).mean()),
-        "worst": float(worst.mean() - case.gap),
-        "worst corrected": float(np.maximum(worst - excess, 0).mean() - case.gap),
     }
 
 
@@ -286,6 +315,49 @@ def show_hard_cases(console: Console, *, runs: int) -> None:
     console.print(table)
 
 
+STEP_CASES = ((2, 0.0), (5, 0.1), (14, 0.1))
+"""Groups of 100 decisions at a base rate of 2 %, and how much higher the rate of the first group is."""
+
+
+def show_steps(console: Console, *, runs: int) -> None:
+    """Which coverage intervals of rare decisions can have at all: it moves in steps, since counts are few.
+
+    Every level is tried, with the truth known, which no audit can do: "below" and "above" are the two coverages nearest
+    to 95 % that any one level attains, over the same simulated counts.
+    """
+    table = Table("groups", "gap", "below", "above", "at the audit's level", title="100 rows a group, rate 0.02")
+    for groups, gap in STEP_CASES:
+        case = Case(groups, "100", 0.02, "binary", gap)
+        sums = draw(case, runs, np.random.default_rng(1))
+        needed, usual = required_levels(case, Samples.estimate(case, sums)), expected_level(case)
+        attained = np.array([(needed <= level).mean() for level in np.unique(needed)])
+        below, above = attained[attained < 0.95].max(initial=0.0), attained[attained >= 0.95].min()
+        table.add_row(str(groups), f"{gap:g}", *(f"{share:.4f}" for share in (below, above, (needed <= usual).mean())))
+    console.print(table)
+
+
+def required_levels(case: Case, samples: Samples) -> np.ndarray:
+    """The least of a fine row of levels at which all intervals of a sample hold their true gaps, shape (runs,)."""
+    first, second = np.triu_indices(case.groups, 1)
+    gaps = case.truth[first] - case.truth[second]
+    needed = np.full(len(samples.value), np.inf)
+    for level in np.arange(1.0, 4.5, 0.01):
+        open_rows = np.isinf(needed)
+        part = Samples(samples.value[open_rows], take(samples.scores, open_rows), None, samples.correlation[open_rows])
+        low, high = part.limits(np.full(len(part.value), level), INTERVAL_CORRECTION)
+        held = ((low <= gaps + 1e-12) & (gaps <= high + 1e-12)).all(axis=1)
+        needed[np.flatnonzero(open_rows)[held]] = level
+        if held.all():
+            break
+    return needed
+
+
+def expected_level(case: Case) -> float:
+    """The critical level that the audit takes for a sample with the expected counts."""
+    mean = {"score": (case.counts * case.means)[None], "score2": (case.counts * case.means)[None]}
+    return float(joint_levels(case, Samples.estimate(case, mean), seed=0)[0][0])
+
+
 def simulate_streams(console: Console, *, streams: int, rows: int) -> None:
     """How often the interval of a gap of two groups is ever wrong, looked at after every row of each group."""
     table = Table("values", "mean", "exact", "asymptotic", title=f"streams that ever err ({streams:,} × {rows:,} rows)")
@@ -317,40 +389,79 @@ def event_errs(state: MeanSequence, mean: float, alpha: np.ndarray) -> np.ndarra
     return (wealth >= np.log(2 / alpha)) | (np.abs(centre - mean) > half)
 
 
-def compare_power(console: Console, *, draws: int, boots: int) -> None:
-    """Verdicts beside what the percentile bootstrap of fairlearn's MetricFrame says on the same draws."""
-    from fairlearn.metrics import MetricFrame, selection_rate
+POWER_CASES = ((2, 300, 0.1), (2, 300, 0.2), (2, 300, 0.0), (2, 1500, 0.0),
+               (5, 300, 0.1), (5, 300, 0.0), (5, 300, 0.25), (5, 1500, 0.0))  # fmt: skip
+"""Groups, rows of each, and how much higher the rate of the first group is."""
 
+
+def compare_power(console: Console, *, draws: int, boots: int) -> None:
+    """Verdicts beside what the percentile bootstrap of fairlearn's MetricFrame says on the same draws.
+
+    fairlearn itself runs on the first draw of every case, which gives its time; its limits must be those of
+    `bootstrap_limits` with the rows that it resampled. The other draws resample counts instead of rows: rows drawn with
+    replacement are a multinomial draw of the counts of their kinds, which takes a thousandth of the time.
+    """
     table = Table("groups", "rows", "gap", "fail", "bootstrap above ε", "pass", "bootstrap below ε", "seconds each",
                   title=f"rate 0.3, ε = 0.1, {draws} draws, n_boot = {boots}")  # fmt: skip
-    for groups, rows, gap in ((2, 300, 0.1), (2, 300, 0.2), (2, 300, 0.0), (2, 1500, 0.0), (5, 300, 0.1),
-                              (5, 300, 0.0), (5, 300, 0.25), (5, 1500, 0.0)):  # fmt: skip
-        rng, counts, seconds = np.random.default_rng(3), np.zeros(4), np.zeros(2)
+    for groups, rows, gap in POWER_CASES:
+        rng, counts, seconds, fairlearn_seconds = np.random.default_rng(3), np.zeros(4), 0.0, 0.0
         codes = np.repeat(np.arange(groups), rows)
         frame, criterion = ak.Groups({"g": codes}), ak.ECP("g", tolerance=0.1)
-        for _ in track(range(draws), f"{groups} × {rows}", console=console, disable=not console.is_terminal):
+        for draw_number in track(range(draws), f"{groups} × {rows}", console=console, disable=not console.is_terminal):
             z = rng.binomial(1, 0.3 + gap * (codes == 0)).astype(float)
             begin = time.perf_counter()
             verdict = ak.audit(z, frame, criterion).verdict
-            middle = time.perf_counter()
-            bootstrap = MetricFrame(
-                metrics=selection_rate, y_true=z, y_pred=z, sensitive_features=codes, n_boot=boots,
-                ci_quantiles=[0.05, 0.95], random_state=1,
-            )  # fmt: skip
-            low, high = bootstrap.difference_ci()
-            seconds += middle - begin, time.perf_counter() - middle
+            seconds += time.perf_counter() - begin
+            kinds = 2 * codes + z.astype(np.int64)
+            if draw_number == 0:
+                begin = time.perf_counter()
+                known = fairlearn_limits(z, codes, boots=boots, seed=0)
+                fairlearn_seconds = time.perf_counter() - begin
+                found = bootstrap_limits(resample_rows(kinds, boots=boots, seed=0))
+                np.testing.assert_allclose(found, known, atol=1e-12)
+            observed = np.bincount(kinds, minlength=2 * groups)
+            low, high = bootstrap_limits(rng.multinomial(len(z), observed / len(z), size=boots))
             counts += verdict == "fail", low > 0.1, verdict == "pass", high < 0.1
         table.add_row(
             str(groups), str(rows), f"{gap:g}", *(f"{share:.3f}" for share in counts / draws),
-            " / ".join(f"{s:.4f}" for s in seconds / draws),
+            f"{seconds / draws:.4f} / {fairlearn_seconds:.4f}",
         )  # fmt: skip
     console.print(table)
+
+
+def fairlearn_limits(z: np.ndarray, codes: np.ndarray, *, boots: int, seed: int) -> tuple[float, float]:
+    """The 90 % interval of the largest difference of selection rates, by fairlearn."""
+    from fairlearn.metrics import MetricFrame, selection_rate
+
+    bootstrap = MetricFrame(
+        metrics=selection_rate, y_true=z, y_pred=z, sensitive_features=codes, n_boot=boots,
+        ci_quantiles=[0.05, 0.95], random_state=seed,
+    )  # fmt: skip
+    low, high = np.asarray(bootstrap.difference_ci(), dtype=np.float64)
+    return float(low), float(high)
+
+
+def bootstrap_limits(counts: np.ndarray) -> tuple[float, float]:
+    """The same from resampled counts of every group's rows without and with a selection, shape (boots, 2·groups)."""
+    pairs = counts.reshape(len(counts), -1, 2)
+    low, high = np.quantile(np.ptp(pairs[:, :, 1] / pairs.sum(axis=2), axis=1), [0.05, 0.95])
+    return float(low), float(high)
+
+
+def resample_rows(kinds: np.ndarray, *, boots: int, seed: int) -> np.ndarray:
+    """How many rows of every kind the resamples hold that fairlearn draws from this seed."""
+    seeds = np.random.default_rng(seed).integers(0, np.iinfo(np.uint32).max, boots, dtype=np.uint32)
+    n = len(kinds)
+    drawn = (kinds[np.random.RandomState(one).choice(n, n, replace=True)] for one in seeds)
+    return np.stack([np.bincount(resample, minlength=2 * (kinds.max() // 2 + 1)) for resample in drawn])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer cases, fewer simulations of each")
-    parser.add_argument("--part", choices=("grid", "hard", "streams", "power"), help="only this part")
+    parser.add_argument(
+        "--part", choices=("grid", "verdicts", "steps", "hard", "streams", "power"), help="only this part"
+    )
     parser.add_argument("--runs", type=int, default=None, help="simulations of every case; by default 4,000")
     parser.add_argument("--out", type=Path, default=Path("coverage.jsonl"), help="results, one case a line; resumed")
     arguments = parser.parse_args()
@@ -358,12 +469,16 @@ def main() -> None:
     if part in (None, "grid"):
         runs = arguments.runs or (500 if quick else 4_000)
         show(run_grid(list(grid(quick)), runs, arguments.out, console), console)
+    if part in (None, "verdicts"):
+        show_verdicts(console, runs=2_000 if quick else 8_000)
+    if part in (None, "steps"):
+        show_steps(console, runs=10_000 if quick else 100_000)
     if part in (None, "hard"):
         show_hard_cases(console, runs=500 if quick else 10_000)
     if part in (None, "streams"):
         simulate_streams(console, streams=500 if quick else 2_000, rows=500 if quick else 4_000)
     if part in (None, "power"):
-        compare_power(console, draws=20 if quick else 60, boots=50 if quick else 100)
+        compare_power(console, draws=20 if quick else 1_000, boots=50 if quick else 1_000)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from auditkit.decisions import decide
 from auditkit.engines import Roles, scan, scan_table
 from auditkit.engines.duckdb_engine import DuckDBEngine
 from auditkit.errors import InputError, SchemaError, UntrustedFileError
+from auditkit.margins import BIN_EDGES, SCORE_BIN
 from auditkit.moments import SUMS
 from auditkit.table_roles import Key
 
@@ -487,3 +488,30 @@ def test_scores_that_are_no_probabilities_have_no_reliability_curve(tmp_path: Pa
     scanned = scan_table(path, [ak.ECP("g", tolerance=0.1)], Roles("z", "y", keys={"g": Key("g", "g")}))
     assert scanned.bins is None
     assert scanned.moments.count.sum() == 100
+
+
+def test_score_bins_end_at_their_edges() -> None:
+    edges, rng = np.array(BIN_EDGES), np.random.default_rng(0)
+    scores = np.concatenate([[0.0, 1.0, 0.5], edges, np.nextafter(edges, 0), np.nextafter(edges, 1), rng.random(500)])
+    hired = rng.integers(0, 2, len(scores))
+    frame = pd.DataFrame({"sex": ["f", "m"] * (len(scores) // 2), "score": scores, "hired": hired})
+    roles = Roles("score", "hired", keys={"sex": Key("sex", "sex")})
+    bins = scan_table(frame, [ak.ECP("sex", tolerance=0.1)], roles).bins
+    assert bins is not None
+    place = np.searchsorted(edges, scores, side="right")
+    column = bins.table.names.index(SCORE_BIN)
+    found = np.array([bins.table.categories[column][code] for code in bins.table.codes[:, column]])
+    for number in range(10):
+        assert bins.count[found == number].sum() == (place == number).sum()
+        assert bins.score[found == number].sum() == pytest.approx(scores[place == number].sum(), rel=1e-12)
+
+
+def test_small_terms_of_a_bin_are_foretold(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, rng = 20_000, np.random.default_rng(0)
+    hired = rng.integers(0, 2, rows)
+    frame = pd.DataFrame({"sex": rng.choice(["f", "m"], rows), "score": rng.random(rows), "hired": hired})
+    asked, query = [], DuckDBEngine.query
+    monkeypatch.setattr(DuckDBEngine, "query", lambda self, *given: asked.append(given[0]) or query(self, *given))
+    roles = Roles("score", "hired", threshold=0.5, keys={"sex": Key("sex", "sex")})
+    scan_table(frame, [ak.equalized_odds("sex", tolerance=0.1)], roles)
+    assert sum("GROUP BY" in text for text in asked) == 1  # the fourth powers near 0 need no second pass

@@ -39,7 +39,12 @@ Criteria = Annotated[
         rich_help_panel=_TABLE,
     ),
 ]
-Score = Annotated[str | None, typer.Option("--score", metavar="COLUMN", help="Scores.", rich_help_panel=_TABLE)]
+Score = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--score", metavar="COLUMN", help="Scores; repeatable, for a model of several outputs.", rich_help_panel=_TABLE
+    ),
+]
 Label = Annotated[str | None, typer.Option("--label", metavar="COLUMN", help="Outcomes.", rich_help_panel=_TABLE)]
 PositiveLabel = Annotated[
     str | None,
@@ -53,7 +58,7 @@ Threshold = Annotated[
     typer.Option(
         "--threshold",
         metavar="NUMBER|RULE",
-        help='Scores from it are positive; 0.5. Or "median", "top 100", "top 5%".',
+        help='Scores from it are positive; 0.5. Or "median", "top 100", "top 5%"; of several outputs "highest".',
         rich_help_panel=_TABLE,
     ),
 ]

@@ -24,6 +24,7 @@ from auditkit.criteria import ECP, EER, Criterion, demographic_parity, equal_opp
 from auditkit.decision_rules import check_rule
 from auditkit.errors import InputError
 from auditkit.groups import LABEL
+from auditkit.observations import HIGHEST
 
 SAMPLE = "sample:"
 METHODS = (
@@ -41,7 +42,7 @@ _NAMED = {
     "equal_opportunity": equal_opportunity,
     "equalized_odds": equalized_odds,
 }
-_RULE = {"anyOf": [{"type": "number"}, {"type": "string", "pattern": r"^(median|top \d+(\.\d+)?%?)$"}]}
+_RULE = {"anyOf": [{"type": "number"}, {"type": "string", "pattern": r"^(median|highest|top \d+(\.\d+)?%?)$"}]}
 
 Location = tuple[str | int, ...]
 
@@ -56,6 +57,8 @@ class PlacedError(ValueError):
 
 def _rule(value: Any) -> Any:
     """A decision rule; text such as 1e-2, which YAML 1.1 reads as a string, is a number."""
+    if value == HIGHEST:
+        return value
     if not isinstance(check_number(value), int | float | str):
         raise ValueError(f'must be a number, "median", "top 100", "top 5%" or null; got {value!r}')
     try:
@@ -140,8 +143,8 @@ class AuditFile(Section):
     )
     threshold: DecisionRule | None = Field(
         default=0.5,
-        description='Scores at or above it are positive decisions; or "median", "top 100", "top 5%"; null: none. '
-        "Left out with data.decision.",
+        description='Scores at or above it are positive decisions; or "median", "top 100", "top 5%"; "highest" where '
+        "there are several outputs; null: none. Left out with data.decision.",
     )
     confidence: Number = Field(default=0.95, gt=0, lt=1, description="Joint confidence of all intervals.")
     seed: Whole = Field(default=0, ge=0)
@@ -220,8 +223,12 @@ class AuditFile(Section):
 
     @property
     def engine(self) -> str:
-        """What reads the table: as the file says, else pandas where a model scores it and DuckDB where none does."""
-        return self.data.engine or ("duckdb" if self.model is None else "pandas")
+        """What reads the table: as the file says, else DuckDB; pandas where rows must be in memory.
+
+        They must where a model scores them, where they have several scores, and where an attribute is inferred.
+        """
+        whole = self.model is not None or self.data.has_outputs or self.data.inferred
+        return self.data.engine or ("pandas" if whole else "duckdb")
 
     @property
     def columns(self) -> dict[str, str]:
@@ -281,6 +288,7 @@ def _inconsistencies(file: AuditFile) -> Iterator[tuple[Location, str]]:
                 f"{data.engine} (data.score without model:)"
             ),
         )
+    yield from _misplaced_outputs(file)
     yield from () if data.images is None else data.images.misplaced(data)
     yield from _repeated_columns(file)
     attributes, strata = _column_names(data.attributes), _column_names(data.strata)
@@ -297,9 +305,28 @@ def _inconsistencies(file: AuditFile) -> Iterator[tuple[Location, str]]:
                 yield (key, position), f"{spec.family} needs the outcomes; name their column in data.label"
 
 
+def _misplaced_outputs(file: AuditFile) -> Iterator[tuple[Location, str]]:
+    """What does not go with several scores per row, or with an inferred attribute."""
+    data = file.data
+    several = f"data.score names {len(data.score_columns)} outputs"
+    if data.has_outputs and file.model is not None:
+        yield ("data", "score"), f"{several}, and model: makes scores as well; keep one of them"
+    if data.has_outputs and data.positive_label is not None:
+        yield ("data", "positive_label"), f"{several}, whose labels are classes; leave positive_label out"
+    if data.has_outputs and data.decision is not None:
+        yield ("data", "decision"), f"{several}, and a decision is of one; leave it out, and use threshold"
+    if file.threshold == HIGHEST and not data.has_outputs:
+        yield ("threshold",), f"{HIGHEST!r} is for several outputs; data.score names one column or none"
+    if data.engine in ("duckdb", "spark") and (data.has_outputs or data.inferred):
+        cause = several if data.has_outputs else f"{data.inferred[0]} is inferred"
+        yield ("data", "engine"), f"{cause}, which is for rows in memory; leave engine out, or say pandas"
+
+
 def _repeated_columns(file: AuditFile) -> Iterator[tuple[Location, str]]:
     """Columns that one row cannot have two of, named by one column."""
-    taken = {name: role for role, name in (("label", file.data.label), ("score", file.data.score)) if name is not None}
+    taken = dict.fromkeys(file.data.score_columns, "score")
+    if file.data.label is not None:
+        taken[file.data.label] = "label"
     for role, name in file.columns.items():
         known = taken.get(name)
         if known is not None and (role, known) != ("decision", "score"):  # a decision may be what is audited as a score

@@ -94,9 +94,9 @@ def load_request(path: str | Path, options: Mapping[str, Any]) -> AuditFile:
 
     Args:
         path: An audit file, or a table (or a pattern of tables) that is audited without one.
-        options: For a table: ``score``, ``attributes``, and where wanted ``strata``, ``label``, ``positive_label``,
-            ``criteria`` (families), ``tolerance``, ``threshold``, ``weight``, ``decision``, ``cluster`` and ``engine``.
-            None stands for "not given". In ``attributes``, ``sex*race`` crosses two columns.
+        options: For a table: ``score`` (columns), ``attributes``, and where wanted ``strata``, ``label``,
+            ``positive_label``, ``criteria`` (families), ``tolerance``, ``threshold``, ``weight``, ``decision``,
+            ``cluster`` and ``engine``. None stands for "not given". The attribute ``sex*race`` crosses two columns.
 
     Returns:
         The checked audit file.
@@ -106,6 +106,8 @@ def load_request(path: str | Path, options: Mapping[str, Any]) -> AuditFile:
         SchemaError: A key is wrong.
     """
     given = {name: value for name, value in options.items() if value not in (None, [], ())}
+    if len(given.get("score", ())) == 1:
+        given["score"] = given["score"][0]
     table = Path(path)
     if table.suffix.lower() not in TABLE_SUFFIXES:
         if given:
@@ -163,6 +165,7 @@ def _head(table: Path, path: str, columns: list[str], attributes: dict[str, str]
         "data:",
         f"  path: {quote_text(path)}",
         f"  attributes: [{', '.join(attributes.values())}]   # protected",
+        "  # inferred ones are columns of probabilities: {race: {probabilities: {white: p_white, black: p_black}}}",
     ]
 
 
@@ -181,6 +184,7 @@ def _scores(score: str | None) -> list[str]:
         return ["model: model                    # a folder with model.json; or data.score, a column of scores"]
     return [
         f"  score: {quote_text(score)}   # a column of scores; no model is needed",
+        "  # score: {cat: p_cat, dog: p_dog}   # or a column per output (class) of a model; labels name the output",
         "  # weight: people               # a column of row weights: how many people a row stands for",
         "  # decision: invited            # a column of the decisions themselves, 0 or 1; then leave threshold out",
         "  # cluster: person              # a column that says whom a row is of, where several rows are of one person",

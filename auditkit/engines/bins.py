@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
+from auditkit._typing import IntArray
 from auditkit.engines.statements import Roles
-from auditkit.margins import BIN_EDGES, SCORE_BIN, marginal
+from auditkit.margins import BIN_EDGES, SCORE_BIN, SCORE_BINS, marginal
 from auditkit.moments import Moments, Rows
 from auditkit.table_roles import Key
 
@@ -20,6 +23,14 @@ def with_score_bins(roles: Roles) -> Roles:
 def has_probabilities(sample: Rows) -> bool:
     """Whether the scores and labels of some rows lie in [0, 1]."""
     return all(values is not None and values.min() >= 0 and values.max() <= 1 for values in (sample.z, sample.y))
+
+
+def sample_parts(sample: Rows) -> IntArray:
+    """Which bin and label every row of a sample has, as one number."""
+    assert sample.y is not None
+    place = np.searchsorted(BIN_EDGES, sample.z, side="right")
+    _, label = np.unique(sample.y, return_inverse=True)
+    return (label * SCORE_BINS + place).astype(np.int64)
 
 
 def split_bins(moments: Moments) -> tuple[Moments, Moments | None]:

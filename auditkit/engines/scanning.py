@@ -15,7 +15,7 @@ from auditkit.criteria import Criterion, check_criteria
 from auditkit.decision_rules import Rule
 from auditkit.engines import clusters, labels, statements
 from auditkit.engines.base import Engine, OutOfRangeError, TableScan
-from auditkit.engines.bins import has_probabilities, split_bins, with_score_bins
+from auditkit.engines.bins import has_probabilities, sample_parts, split_bins, with_score_bins
 from auditkit.engines.cuts import find_cut
 from auditkit.engines.keys import key_values
 from auditkit.engines.opening import check_columns, check_kinds, open_engine
@@ -80,6 +80,11 @@ def scan(
     specs = {key.name: key for key in parse_specs("attributes", attributes)}
     plain = {name: Key(name, name) for c in listed for name in c.columns if name != LABEL and name not in specs}
     used = {name: rule for name, rule in {**specs, **plain}.items() if any(name in c.columns for c in listed)}
+    if inferred := [name for name, key in used.items() if key.probabilities]:
+        raise InputError(
+            f"attributes: {inferred[0]!r} is inferred, which is for rows in memory; take auditkit.load_table and "
+            "auditkit.audit"
+        )
     roles = Roles(score, label, positive_label, weight, decision, threshold, clusters, keys=used)
     with open_engine(table, engine, max_gib=max_gib) as opened:
         return _Scan(opened, listed, roles).moments()
@@ -217,7 +222,8 @@ class _Scan:
         rows = statements.select_rows(self.roles, self.columns, self.keys, label_key=label_key)
         keys = self._key_columns(label_key)
         whole = {"d"} if self.roles.cut is not None and self.roles.cut.share in (0.0, 1.0) else set()
-        terms = statements.plan_terms(self.given, sample, whole=whole, label_is_key=label_key)
+        parts = sample_parts(sample) if SCORE_BIN in self.keys else None
+        terms = statements.plan_terms(self.given, sample, whole=whole, label_is_key=label_key, parts=parts)
         for _ in range(MAX_PASSES):
             asked = statements.aggregate(self.engine, rows, keys, terms, self.checked, shift=sample.shift)
             try:

@@ -127,12 +127,13 @@ def _represent(
         difference = None if share is None or expected is None else share - expected
         seen = None if audited is None else audited.get(value, 0)
         groups.append(GroupShare(value, rows, share, seen, expected, difference))
-    return Representation(attribute, tuple(groups))
+    inferred = attribute in document.audit.get("inferred", ())
+    return Representation(f"{attribute} (expected, by probabilities)" if inferred else attribute, tuple(groups))
 
 
 def _audited_rows(audit: Json, attribute: str) -> dict[str, int] | None:
     sums = audit["moments"]
-    if attribute not in sums["columns"] or audit.get("outputs"):
+    if attribute not in sums["columns"] or audit.get("outputs") or attribute in audit.get("inferred", ()):
         return None
     rows: dict[str, int] = {}
     for value, amount in zip(sums["columns"][attribute], sums["count"], strict=True):
