@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 import auditkit as ak
+from auditkit.run_archive import pack_run
 
 testing = pytest.importorskip("streamlit.testing.v1")
 
@@ -259,11 +260,9 @@ def test_sample_from_plan_to_report(app: Any) -> None:
 def check_report_page(app: Any) -> None:
     assert_clean(app)
     labels = [button.label for button in app.download_button]
-    assert {"report.html", "audit.json", "Run folder (zip)"} <= set(labels)
+    assert {"Report (HTML)", "Audit (JSON)", "Run folder (zip)"} <= set(labels)
     assert list(app.radio(key="report-run").options) == ["Comparison", "Enforcement", "Audit"]
-    from screens.report import zip_folder
-
-    with zipfile.ZipFile(io.BytesIO(zip_folder(space_of(app).runs["compare"].folder))) as archive:
+    with zipfile.ZipFile(io.BytesIO(pack_run(space_of(app).runs["compare"].folder))) as archive:
         assert {"run.json", "report.html", "comparison.json"} <= set(archive.namelist())
     app.toggle(key="report-preview").set_value(True).run()
     assert_clean(app)
