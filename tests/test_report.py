@@ -16,7 +16,9 @@ from auditkit.config import load_config
 from auditkit.errors import InputError, SchemaError
 from auditkit.reporting import html, load_document, render_html, verify_run, wording, write_report
 from auditkit.reporting.charts import DARK
+from auditkit.reporting.markdown import render_whole_markdown
 from auditkit.reporting.reading import read_part
+from auditkit.reporting.static_charts import draw_svg
 from auditkit.reporting.verification import recompute
 from auditkit.reporting.wording import interval, signed
 from tests.run_folders import HOSTILE, MARKED, predictions, write_case
@@ -31,7 +33,7 @@ LAUNCH = [
 def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with everything a report can hold, of groups whose names try to leave the page."""
     folder = tmp_path_factory.mktemp("full")
-    file = write_case(folder, predictions(rows=2000, hostile=True), name=f"Audit {HOSTILE}")
+    file = write_case(folder, predictions(rows=2000, hostile=True), name=f"Audit {HOSTILE}", frontier=[0.1, 0.02])
     return jobs.run_compare(load_config(file), out=folder / "run").folder
 
 
@@ -150,6 +152,31 @@ def test_who_is_ahead_and_every_paired_difference_are_stated(full: Path, page: P
         assert f"{titles[pair['first']]} − {titles[pair['second']]}" in page.text
         found = pair["accuracy"]
         assert f"{signed(found['value'], 4)} {interval((found['low'], found['high']), 4)}" in page.text
+
+
+def test_every_method_at_every_further_tolerance_is_stated(full: Path, page: Page) -> None:
+    document = load_document(full)
+    comparison = document.comparison
+    assert comparison is not None
+    assert [level["tolerance"] for level in comparison["frontier"]] == [0.1, 0.02]
+    chart = html.build_charts(document)["method-frontier"]
+    traces = {trace["name"]: trace for trace in chart.figure["data"]}
+    for method in comparison["methods"]:
+        found = [
+            next(one for one in level["methods"] if one["name"] == method["name"])
+            for level in sorted(comparison["frontier"], key=lambda level: level["tolerance"])
+        ]
+        values = [one["utility"]["accuracy"]["value"] for one in found]
+        assert traces[method["title"]]["x"] == [0.02, 0.1]
+        assert traces[method["title"]]["y"] == pytest.approx(values)
+        for one in found:
+            shown = interval((one["utility"]["accuracy"]["low"], one["utility"]["accuracy"]["high"]))
+            assert shown in page.text
+    assert "Accuracy against the tolerance" in page.text
+    static = html.render_html(document, static=True)
+    assert "Every method at every tolerance" in static
+    assert draw_svg(chart) in static, "in print it is a drawing"
+    assert "### Accuracy against the tolerance" in render_whole_markdown(document)
 
 
 def test_comparison_guarantee_and_provenance_are_stated(full: Path, page: Page) -> None:

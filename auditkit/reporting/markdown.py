@@ -60,6 +60,7 @@ def render_whole_markdown(document: ReportDocument) -> str:
         ("Reliability by group", _reliability(document.audit)),
         ("Subgroups", _subgroups(document.audit)),
         ("Who is ahead", [] if document.comparison is None else _standings(document.comparison)),
+        ("Accuracy against the tolerance", _method_frontier(document.comparison)),
         ("Guarantee", [] if document.guarantee is None else [escape(document.guarantee.text)]),
         ("Against the earlier run", [] if document.changes is None else _changes(document.changes)),
         ("Frontier", _frontier(document.frontier)),
@@ -134,6 +135,21 @@ def _standings(comparison: Json) -> list[str]:
     """Who is ahead among the methods whose gaps are not shown to exceed the tolerances."""
     rows = [[*map(escape, row)] for row in wording.standings(comparison)]
     return table(["by", "gaps of", "not shown to exceed", "finding"], rows, text=4) if rows else []
+
+
+def _method_frontier(comparison: Json | None) -> list[str]:
+    """Every method at every further tolerance."""
+    if comparison is None or not comparison.get("frontier"):
+        return []
+    names = [f"gap {escape(criterion['name'])}" for criterion in comparison["criteria"]]
+    rows = [
+        [
+            escape(title), wording.tolerance(epsilon),
+            escape(error) if error else wording.percent((accuracy or {}).get("value")), *map(wording.number, gaps),
+        ]
+        for epsilon, title, accuracy, gaps, error in wording.frontier_rows(comparison)
+    ]  # fmt: skip
+    return table(["method", "ε", "accuracy", *names], rows)
 
 
 def _paragraphs(parts: Iterable[Paragraph]) -> list[str]:

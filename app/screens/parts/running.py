@@ -124,5 +124,9 @@ def warn_if_outdated(run: Run, make: Callable[[], ak.AuditFile]) -> None:
 
 def _essence(plan: Json, kind: str) -> Json:
     """What of a plan matters to a kind of run."""
-    ignored = {"audit": ("enforce", "tune", "methods", "split"), "tune": ("methods",), "compare": ()}[kind]
+    ignored = {
+        "audit": ("enforce", "tune", "methods", "frontier", "split"),
+        "tune": ("methods", "frontier"),
+        "compare": (),
+    }[kind]
     return {key: value for key, value in plan.items() if key not in ignored}
