@@ -16,6 +16,7 @@ import numpy as np
 from auditkit._validation import check_binary
 from auditkit.auditing import AuditResult
 from auditkit.baselines import FitContext, Sample, share_head
+from auditkit.certificates import certify_projection
 from auditkit.comparison import CompareConfig, Comparison, compare_at, compare_on_split, make_context
 from auditkit.config import AuditFile, sample_config
 from auditkit.criteria import Criterion
@@ -160,6 +161,8 @@ def _run(command: str, config: AuditFile, *, out: str | Path, progress: Progress
         context = share_head(
             make_context(subject.sample, parts, enforced, settings, seed=config.seed, progress=reporter)
         )
+    with clock.stage("certify"):
+        certificate = certify_projection(context)
     after = _audit_after(config, context, test, plan)
     comparison = None
     if compared:
@@ -178,6 +181,7 @@ def _run(command: str, config: AuditFile, *, out: str | Path, progress: Progress
     )
     files = {
         "audit.json": outcome.to_dict(),
+        "projection.json": certificate,
         "audit_after.json": after and after.to_dict(),
         "comparison.json": comparison,
     }

@@ -44,7 +44,7 @@ ROWS = (
     {"auditing", "monitoring", "subgroups", "enforcement", "layer", "deployment", "streaming", "state_store"},
     {"finetuning", "tuning", "estimators", "baselines", "comparison", "online_enforcer"},
     {"reporting", "config", "run_folder", "predictions", "subjects", "jobs", "splitting", "batch_scoring"}
-    | {"service", "stream_job", "stream_history", "what_if", "image_scoring", "run_archive"},
+    | {"service", "stream_job", "stream_history", "what_if", "image_scoring", "run_archive", "certificates"},
     {"cli", "__main__"},
 )
 """A module imports only from the rows above its own; a folder's name stands for every file in it."""
@@ -84,7 +84,7 @@ WITHIN_ROW = {
     "estimators": {"finetuning", "tuning"},
     "finetuning": {"tuning"},
     "comparison": {"finetuning", "baselines"},
-    "jobs": {"config", "run_folder", "predictions", "splitting", "subjects"},
+    "jobs": {"certificates", "config", "run_folder", "predictions", "splitting", "subjects"},
     "splitting": {"config", "subjects"},
     "subjects": {"batch_scoring", "config", "image_scoring", "run_folder", "predictions"},
     "image_scoring": {"config"},

@@ -1,19 +1,23 @@
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from auditkit import jobs
-from auditkit.config import load_config
+from auditkit import FairHead, jobs, project, verify_certificate
+from auditkit.config import load_config, make_config
 from auditkit.errors import InputError, SchemaError
+from auditkit.finetuning import PROBABILITY_BOUNDS
+from auditkit.progress import NullProgress
 from auditkit.reporting import html, load_document, render_html, verify_run, wording, write_report
 from auditkit.reporting.charts import DARK
 from auditkit.reporting.markdown import render_whole_markdown
@@ -21,6 +25,9 @@ from auditkit.reporting.reading import read_part
 from auditkit.reporting.static_charts import draw_svg
 from auditkit.reporting.verification import recompute
 from auditkit.reporting.wording import interval, signed
+from auditkit.run_folder import Clock
+from auditkit.splitting import split_subject
+from auditkit.subjects import load_subject
 from tests.run_folders import HOSTILE, MARKED, predictions, write_case
 
 LAUNCH = [
@@ -177,6 +184,32 @@ def test_every_method_at_every_further_tolerance_is_stated(full: Path, page: Pag
     assert "Every method at every tolerance" in static
     assert draw_svg(chart) in static, "in print it is a drawing"
     assert "### Accuracy against the tolerance" in render_whole_markdown(document)
+
+
+def test_the_certificate_is_that_of_the_projection(full: Path, page: Page) -> None:
+    """Computed once more from the head that the run holds and the rows that it was calibrated on."""
+    document = load_document(full)
+    stored = document.projection
+    assert stored is not None
+    config = make_config(document.run["plan"], folder=full.parent)
+    subject = load_subject(config, progress=NullProgress(), clock=Clock())
+    parts, _ = split_subject(config, subject)
+    rows = subject.sample.take(parts["calibrate"])
+    assert rows.features is not None
+    scores = FairHead.load(full / "head").predict(rows.features)
+    assert hashlib.sha256(scores.astype("<f8").tobytes()).hexdigest() == stored["scores_sha256"]
+    enforced = config.build_enforced()
+    result = project(scores, rows.groups, enforced, labels=rows.labels, bounds=PROBABILITY_BOUNDS)
+    checked = verify_certificate(result, scores, rows.groups, enforced, labels=rows.labels, bounds=PROBABILITY_BOUNDS)
+    assert stored["certificate"] == pytest.approx(asdict(checked), abs=1e-12)
+    assert stored["certificate"]["max_violation"] <= 1e-9
+    assert [one["multiplier"] for one in stored["constraints"]] == pytest.approx(result.duals.tolist())
+    assert f"{stored['certificate']['primal_objective']:.6g}" in page.text
+    assert "Certificate of the projection" in page.text
+    assert "### Certificate of the projection" in render_whole_markdown(document)
+    said = [check for check in verify_run(full) if check.name == "projection.json: certificate"]
+    assert [check.passed for check in said] == [True]
+    assert "not computed again" in said[0].detail
 
 
 def test_comparison_guarantee_and_provenance_are_stated(full: Path, page: Page) -> None:

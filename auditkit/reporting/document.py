@@ -110,6 +110,7 @@ class ReportDocument:
         timing: timing.json, where there is one.
         stream: stream.json, the figures of a stream that runs with these criteria, where there is one.
         frontier: frontier.json, what every tolerance costs, where there is one.
+        projection: projection.json, the certificate of the projection of the tuned scores, where there is one.
         summary: The report in a few paragraphs.
         representation: The groups of every attribute in the data.
         plan: Whether what was tested had been fixed beforehand.
@@ -134,6 +135,7 @@ class ReportDocument:
     timing: Json | None = None
     stream: Json | None = None
     frontier: Json | None = None
+    projection: Json | None = None
     summary: tuple[Paragraph, ...] = ()
     representation: tuple[Representation, ...] = ()
     plan: PlanRecord | None = None

@@ -62,6 +62,7 @@ def render_whole_markdown(document: ReportDocument) -> str:
         ("Who is ahead", [] if document.comparison is None else _standings(document.comparison)),
         ("Accuracy against the tolerance", _method_frontier(document.comparison)),
         ("Guarantee", [] if document.guarantee is None else [escape(document.guarantee.text)]),
+        ("Certificate of the projection", _certificate(document.projection)),
         ("Against the earlier run", [] if document.changes is None else _changes(document.changes)),
         ("Frontier", _frontier(document.frontier)),
         ("Stream", _stream(document.stream)),
@@ -150,6 +151,15 @@ def _method_frontier(comparison: Json | None) -> list[str]:
         for epsilon, title, accuracy, gaps, error in wording.frontier_rows(comparison)
     ]  # fmt: skip
     return table(["method", "ε", "accuracy", *names], rows)
+
+
+def _certificate(projection: Json | None) -> list[str]:
+    if projection is None:
+        return []
+    found = projection["certificate"]
+    titles = ("max_violation", "duality_gap", "stationarity", "primal_objective", "relaxation")
+    figures = [f"- {title.replace('_', ' ')}: {found[title]:.3g}" for title in titles]
+    return [f"{wording.count(projection['rows'])} calibration rows: {escape(projection['explanation'])}.", "", *figures]
 
 
 def _paragraphs(parts: Iterable[Paragraph]) -> list[str]:
