@@ -157,8 +157,11 @@ def _certificate(projection: Json | None) -> list[str]:
     if projection is None:
         return []
     found = projection["certificate"]
-    titles = ("max_violation", "duality_gap", "stationarity", "primal_objective", "relaxation")
-    figures = [f"- {title.replace('_', ' ')}: {found[title]:.3g}" for title in titles]
+    titles = {
+        "max_violation": "largest excess over a constraint", "duality_gap": "duality gap",
+        "stationarity": "stationarity", "primal_objective": "objective", "relaxation": "relaxation of the tolerances",
+    }  # fmt: skip
+    figures = [f"- {title}: {found[name]:.3g}" for name, title in titles.items()]
     return [f"{wording.count(projection['rows'])} calibration rows: {escape(projection['explanation'])}.", "", *figures]
 
 
