@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from auditkit.decision_rules import MEDIAN
+from auditkit.reporting.parts import AuditPart, ComparisonPart, RunPart
 from auditkit.reporting.sections import (
     GuaranteeRecord,
     Paragraph,
@@ -128,10 +129,10 @@ class ReportDocument:
     after_verdict: str | None
     criteria: tuple[CriterionRow, ...]
     decisions: tuple[DecisionPair, ...]
-    run: Json
-    audit: Json
-    after: Json | None = None
-    comparison: Json | None = None
+    run: RunPart
+    audit: AuditPart
+    after: AuditPart | None = None
+    comparison: ComparisonPart | None = None
     timing: Json | None = None
     stream: Json | None = None
     frontier: Json | None = None
