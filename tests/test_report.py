@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from auditkit import FairHead, jobs, project, verify_certificate
@@ -18,7 +19,16 @@ from auditkit.config import load_config, make_config
 from auditkit.errors import InputError, SchemaError
 from auditkit.finetuning import PROBABILITY_BOUNDS
 from auditkit.progress import NullProgress
-from auditkit.reporting import html, load_document, render_html, verify_run, wording, write_report
+from auditkit.reporting import (
+    html,
+    load_document,
+    read_document,
+    render_html,
+    report_schema,
+    verify_run,
+    wording,
+    write_report,
+)
 from auditkit.reporting.charts import DARK
 from auditkit.reporting.markdown import render_whole_markdown
 from auditkit.reporting.reading import read_part
@@ -117,6 +127,34 @@ def test_document_is_json(full: Path) -> None:
     assert [row["name"] for row in content["criteria"]] == ["ECP(sex)", "equalized odds(sex)"]
     assert [row["enforced_tolerance"] for row in content["criteria"]] == [0.05, None]
     assert document.after_verdict == document.enforced[0].after.verdict  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("run", "seed"), "zero"), (("run", "files"), []), (("audit", "findings", 0, "verdict"), "maybe"),
+        (("audit", "findings", 0, "interval"), "wide"), (("audit", "moments", "count"), None),
+        (("comparison", "methods", 0, "needs_batch"), "perhaps"), (("comparison", "frontier"), {"tolerance": 0.1}),
+        (("after", "decisions", 0, "attributes"), "sex"),
+    ],
+)  # fmt: skip
+def test_the_parts_of_a_report_are_typed(full: Path, place: tuple[Any, ...], value: Any) -> None:
+    content = load_document(full).to_dict()
+    assert json_values(read_document(json.dumps(content)).to_dict()) == json_values(content)
+    jsonschema.validate(json_values(content), report_schema())
+    wrong = json_values(content)
+    part = wrong
+    for key in place[:-1]:
+        part = part[key]
+    part[place[-1]] = value
+    with pytest.raises(SchemaError, match=re.escape(".".join(map(str, place)))):
+        read_document(json.dumps(wrong))
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(wrong, report_schema())
+
+
+def json_values(content: Any) -> Any:
+    return json.loads(json.dumps(content))
 
 
 def test_every_gap_and_every_group_is_stated(full: Path, page: Page) -> None:

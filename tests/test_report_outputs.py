@@ -78,34 +78,6 @@ def test_the_page_follows_from_the_json_alone(made: Path) -> None:
     assert render_html(read_document(text)) == (made / "report.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(
-    ("place", "value"),
-    [
-        (("run", "seed"), "zero"), (("run", "files"), []), (("audit", "findings", 0, "verdict"), "maybe"),
-        (("audit", "findings", 0, "interval"), "wide"), (("audit", "moments", "count"), None),
-        (("comparison", "methods", 0, "needs_batch"), "perhaps"), (("comparison", "frontier"), {"tolerance": 0.1}),
-        (("after", "decisions", 0, "attributes"), "sex"),
-    ],
-)  # fmt: skip
-def test_the_parts_of_a_report_are_typed(made: Path, place: tuple[Any, ...], value: Any) -> None:
-    content = load_document(made).to_dict()
-    assert json_values(read_document(json.dumps(content)).to_dict()) == json_values(content)
-    jsonschema.validate(json_values(content), report_schema())
-    wrong = json_values(content)
-    part = wrong
-    for key in place[:-1]:
-        part = part[key]
-    part[place[-1]] = value
-    with pytest.raises(SchemaError, match=re.escape(".".join(map(str, place)))):
-        read_document(json.dumps(wrong))
-    with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(wrong, report_schema())
-
-
-def json_values(content: Any) -> Any:
-    return json.loads(json.dumps(content))
-
-
 def test_a_report_that_is_none_is_refused(made: Path) -> None:
     content = json.loads((made / "report.json").read_text(encoding="utf-8"))
     with pytest.raises(SchemaError, match=r"no report of schema 'auditkit.report/2': criteria"):
