@@ -6,7 +6,7 @@ it, with the report's hashes in the manifest) is the same for the same plan, dat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ import numpy as np
 from auditkit._validation import check_binary
 from auditkit.auditing import AuditResult
 from auditkit.baselines import FitContext, Sample, share_head
-from auditkit.comparison import CompareConfig, Comparison, MethodRun, compare_on_split, make_context
+from auditkit.certificates import certify_projection
+from auditkit.comparison import CompareConfig, Comparison, compare_at, compare_on_split, make_context
 from auditkit.config import AuditFile, sample_config
 from auditkit.criteria import Criterion
 from auditkit.deployment import Calibration
@@ -160,12 +161,19 @@ def _run(command: str, config: AuditFile, *, out: str | Path, progress: Progress
         context = share_head(
             make_context(subject.sample, parts, enforced, settings, seed=config.seed, progress=reporter)
         )
+    with clock.stage("certify"):
+        certificate = certify_projection(context)
     after = _audit_after(config, context, test, plan)
     comparison = None
     if compared:
         with clock.stage("compare"):
             runs = compare_on_split(context, test, config.build_criteria(), settings, seed=config.seed)
-            comparison = _comparison(config, enforced, settings, parts, runs)
+            frontier = compare_at(
+                subject.sample, parts, enforced, config.build_criteria(), settings, config.frontier,
+                seed=config.seed, progress=reporter,
+            )  # fmt: skip
+            rows = {name: len(part) for name, part in parts.items()}
+            comparison = Comparison(enforced, config.build_criteria(), settings, rows, tuple(runs), frontier).to_dict()
     if subject.model is not None:
         subject.model.check_frozen()  # bit by bit: the guarantee is about the model that was found
     record = make_record(
@@ -173,6 +181,7 @@ def _run(command: str, config: AuditFile, *, out: str | Path, progress: Progress
     )
     files = {
         "audit.json": outcome.to_dict(),
+        "projection.json": certificate,
         "audit_after.json": after and after.to_dict(),
         "comparison.json": comparison,
     }
@@ -187,17 +196,6 @@ def _audit_after(config: AuditFile, context: FitContext, test: Sample, plan: Pla
         return None
     fair = context.calibration.apply(context.head.predict(test.features), test.groups)
     return replace(audit_sample(config, test, fair), plan=plan)
-
-
-def _comparison(
-    config: AuditFile,
-    enforced: tuple[Criterion, ...],
-    settings: CompareConfig,
-    parts: Mapping[str, np.ndarray],
-    runs: list[MethodRun],
-) -> dict[str, Any]:
-    rows = {name: len(part) for name, part in parts.items()}
-    return Comparison(enforced, config.build_criteria(), settings, rows, tuple(runs)).to_dict()
 
 
 def _refuse_unheeded(config: AuditFile) -> None:

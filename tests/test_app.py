@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 import auditkit as ak
+from auditkit.run_archive import pack_run
 
 testing = pytest.importorskip("streamlit.testing.v1")
 
@@ -247,23 +248,39 @@ def test_sample_from_plan_to_report(app: Any) -> None:
     assert run.plan["tune"]["epochs"] == 20
     go(app, "compare")
     app.multiselect(key=space_of(app).key("methods")).set_value(["calibrated", "head"]).run()
+    app.multiselect(key=space_of(app).key("frontier")).set_value([0.02, 0.1]).run()
     press(app, "run-compare")
     assert_clean(app)
     stored = json.loads((space_of(app).runs["compare"].folder / "comparison.json").read_text("utf-8"))
     titles = [method["title"] for method in stored["methods"]]
     assert list(tables_with(app, "method", "reads the group", "accuracy")[0]["method"]) == titles
     assert len(stored["methods"]) == 3, "the model as found is always the reference"
+    check_comparison(app, stored)
     check_report_page(go(app, "stream", "report"))
+
+
+def check_comparison(app: Any, stored: dict[str, Any]) -> None:
+    """Winners, paired differences and the accuracy against ε are those of comparison.json."""
+    ahead = tables_with(app, "by", "gaps of", "ahead")[0]
+    assert len(ahead) == len(stored["winners"])
+    assert len(tables_with(app, "first", "second", "accuracy")[0]) == len(stored["pairs"]) == 3
+    lines = tables_with(app, "method", "ε", "accuracy")[0]
+    assert list(lines["ε"]) == [0.02] * 3 + [0.1] * 3
+    expected = [
+        method["utility"]["accuracy"]["value"]
+        for level in sorted(stored["frontier"], key=lambda level: level["tolerance"])
+        for method in level["methods"]
+    ]
+    assert list(lines["accuracy"]) == expected
+    assert "frontier-csv" in {button.key for button in app.download_button}
 
 
 def check_report_page(app: Any) -> None:
     assert_clean(app)
     labels = [button.label for button in app.download_button]
-    assert {"report.html", "audit.json", "Run folder (zip)"} <= set(labels)
+    assert {"Report (HTML)", "Audit (JSON)", "Run folder (zip)"} <= set(labels)
     assert list(app.radio(key="report-run").options) == ["Comparison", "Enforcement", "Audit"]
-    from screens.report import zip_folder
-
-    with zipfile.ZipFile(io.BytesIO(zip_folder(space_of(app).runs["compare"].folder))) as archive:
+    with zipfile.ZipFile(io.BytesIO(pack_run(space_of(app).runs["compare"].folder))) as archive:
         assert {"run.json", "report.html", "comparison.json"} <= set(archive.namelist())
     app.toggle(key="report-preview").set_value(True).run()
     assert_clean(app)

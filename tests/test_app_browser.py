@@ -197,7 +197,11 @@ def test_sample_from_plan_to_report(browser: Browser, address: str, shots: Path,
 
 
 def check_downloads(page: Page, folder: Path) -> None:
-    for key, name in {"get-report": "report.html", "get-audit": "audit.json", "get-folder": "run.zip"}.items():
+    for key, name in {
+        "get-report-html": "report.html",
+        "get-audit-json": "audit.json",
+        "get-folder": "run.zip",
+    }.items():
         with page.expect_download(timeout=LONG) as waiting:
             press(page, key)
         waiting.value.save_as(folder / name)

@@ -44,7 +44,7 @@ ROWS = (
     {"auditing", "monitoring", "subgroups", "enforcement", "layer", "deployment", "streaming", "state_store"},
     {"finetuning", "tuning", "estimators", "baselines", "comparison", "online_enforcer"},
     {"reporting", "config", "run_folder", "predictions", "subjects", "jobs", "splitting", "batch_scoring"}
-    | {"service", "stream_job", "stream_history", "what_if", "image_scoring"},
+    | {"service", "stream_job", "stream_history", "what_if", "image_scoring", "run_archive", "certificates"},
     {"cli", "__main__"},
 )
 """A module imports only from the rows above its own; a folder's name stands for every file in it."""
@@ -84,7 +84,7 @@ WITHIN_ROW = {
     "estimators": {"finetuning", "tuning"},
     "finetuning": {"tuning"},
     "comparison": {"finetuning", "baselines"},
-    "jobs": {"config", "run_folder", "predictions", "splitting", "subjects"},
+    "jobs": {"certificates", "config", "run_folder", "predictions", "splitting", "subjects"},
     "splitting": {"config", "subjects"},
     "subjects": {"batch_scoring", "config", "image_scoring", "run_folder", "predictions"},
     "image_scoring": {"config"},
@@ -92,6 +92,7 @@ WITHIN_ROW = {
     "what_if": {"config", "subjects"},
     "__main__": {"cli"},
     "run_folder": {"reporting", "config"},
+    "run_archive": {"reporting"},
 }
 """What a module may import from its own row."""
 
@@ -124,7 +125,7 @@ HOMES = {
 """The only files of auditkit that may import a package, wherever in the file the import stands."""
 
 HEAVY = ("cvxpy", "pandas", "sklearn", "streamlit", "timm", "torch")
-APP_MODULES = {"auditkit.csv_export"}
+APP_MODULES = {"auditkit.csv_export", "auditkit.reporting", "auditkit.run_archive"}
 """What screens may import beside the forty names of the package root: no screen writes a file of its own making."""
 
 MAX_PUBLIC_NAMES = 40

@@ -1,24 +1,43 @@
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
-from auditkit import jobs
-from auditkit.config import load_config
+from auditkit import FairHead, jobs, project, verify_certificate
+from auditkit.config import load_config, make_config
 from auditkit.errors import InputError, SchemaError
-from auditkit.reporting import html, load_document, render_html, verify_run, wording, write_report
+from auditkit.finetuning import PROBABILITY_BOUNDS
+from auditkit.progress import NullProgress
+from auditkit.reporting import (
+    html,
+    load_document,
+    read_document,
+    render_html,
+    report_schema,
+    verify_run,
+    wording,
+    write_report,
+)
 from auditkit.reporting.charts import DARK
+from auditkit.reporting.markdown import render_whole_markdown
 from auditkit.reporting.reading import read_part
+from auditkit.reporting.static_charts import draw_svg
 from auditkit.reporting.verification import recompute
 from auditkit.reporting.wording import interval, signed
+from auditkit.run_folder import Clock
+from auditkit.splitting import split_subject
+from auditkit.subjects import load_subject
 from tests.run_folders import HOSTILE, MARKED, predictions, write_case
 
 LAUNCH = [
@@ -31,7 +50,7 @@ LAUNCH = [
 def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with everything a report can hold, of groups whose names try to leave the page."""
     folder = tmp_path_factory.mktemp("full")
-    file = write_case(folder, predictions(rows=2000, hostile=True), name=f"Audit {HOSTILE}")
+    file = write_case(folder, predictions(rows=2000, hostile=True), name=f"Audit {HOSTILE}", frontier=[0.1, 0.02])
     return jobs.run_compare(load_config(file), out=folder / "run").folder
 
 
@@ -110,6 +129,34 @@ def test_document_is_json(full: Path) -> None:
     assert document.after_verdict == document.enforced[0].after.verdict  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("run", "seed"), "zero"), (("run", "files"), []), (("audit", "findings", 0, "verdict"), "maybe"),
+        (("audit", "findings", 0, "interval"), "wide"), (("audit", "moments", "count"), None),
+        (("comparison", "methods", 0, "needs_batch"), "perhaps"), (("comparison", "frontier"), {"tolerance": 0.1}),
+        (("after", "decisions", 0, "attributes"), "sex"),
+    ],
+)  # fmt: skip
+def test_the_parts_of_a_report_are_typed(full: Path, place: tuple[Any, ...], value: Any) -> None:
+    content = load_document(full).to_dict()
+    assert json_values(read_document(json.dumps(content)).to_dict()) == json_values(content)
+    jsonschema.validate(json_values(content), report_schema())
+    wrong = json_values(content)
+    part = wrong
+    for key in place[:-1]:
+        part = part[key]
+    part[place[-1]] = value
+    with pytest.raises(SchemaError, match=re.escape(".".join(map(str, place)))):
+        read_document(json.dumps(wrong))
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(wrong, report_schema())
+
+
+def json_values(content: Any) -> Any:
+    return json.loads(json.dumps(content))
+
+
 def test_every_gap_and_every_group_is_stated(full: Path, page: Page) -> None:
     for name in ("audit.json", "audit_after.json"):
         audit = read_part(full / name, "auditkit.audit/3")
@@ -150,6 +197,57 @@ def test_who_is_ahead_and_every_paired_difference_are_stated(full: Path, page: P
         assert f"{titles[pair['first']]} − {titles[pair['second']]}" in page.text
         found = pair["accuracy"]
         assert f"{signed(found['value'], 4)} {interval((found['low'], found['high']), 4)}" in page.text
+
+
+def test_every_method_at_every_further_tolerance_is_stated(full: Path, page: Page) -> None:
+    document = load_document(full)
+    comparison = document.comparison
+    assert comparison is not None
+    assert [level["tolerance"] for level in comparison["frontier"]] == [0.1, 0.02]
+    chart = html.build_charts(document)["method-frontier"]
+    traces = {trace["name"]: trace for trace in chart.figure["data"]}
+    for method in comparison["methods"]:
+        found = [
+            next(one for one in level["methods"] if one["name"] == method["name"])
+            for level in sorted(comparison["frontier"], key=lambda level: level["tolerance"])
+        ]
+        values = [one["utility"]["accuracy"]["value"] for one in found]
+        assert traces[method["title"]]["x"] == [0.02, 0.1]
+        assert traces[method["title"]]["y"] == pytest.approx(values)
+        for one in found:
+            shown = interval((one["utility"]["accuracy"]["low"], one["utility"]["accuracy"]["high"]))
+            assert shown in page.text
+    assert "Accuracy against the tolerance" in page.text
+    static = html.render_html(document, static=True)
+    assert "Every method at every tolerance" in static
+    assert draw_svg(chart) in static, "in print it is a drawing"
+    assert "### Accuracy against the tolerance" in render_whole_markdown(document)
+
+
+def test_the_certificate_is_that_of_the_projection(full: Path, page: Page) -> None:
+    """Computed once more from the head that the run holds and the rows that it was calibrated on."""
+    document = load_document(full)
+    stored = document.projection
+    assert stored is not None
+    config = make_config(document.run["plan"], folder=full.parent)
+    subject = load_subject(config, progress=NullProgress(), clock=Clock())
+    parts, _ = split_subject(config, subject)
+    rows = subject.sample.take(parts["calibrate"])
+    assert rows.features is not None
+    scores = FairHead.load(full / "head").predict(rows.features)
+    assert hashlib.sha256(scores.astype("<f8").tobytes()).hexdigest() == stored["scores_sha256"]
+    enforced = config.build_enforced()
+    result = project(scores, rows.groups, enforced, labels=rows.labels, bounds=PROBABILITY_BOUNDS)
+    checked = verify_certificate(result, scores, rows.groups, enforced, labels=rows.labels, bounds=PROBABILITY_BOUNDS)
+    assert stored["certificate"] == pytest.approx(asdict(checked), abs=1e-12)
+    assert stored["certificate"]["max_violation"] <= 1e-9
+    assert [one["multiplier"] for one in stored["constraints"]] == pytest.approx(result.duals.tolist())
+    assert f"{stored['certificate']['primal_objective']:.6g}" in page.text
+    assert "Certificate of the projection" in page.text
+    assert "### Certificate of the projection" in render_whole_markdown(document)
+    said = [check for check in verify_run(full) if check.name == "projection.json: certificate"]
+    assert [check.passed for check in said] == [True]
+    assert "not computed again" in said[0].detail
 
 
 def test_comparison_guarantee_and_provenance_are_stated(full: Path, page: Page) -> None:

@@ -12,6 +12,7 @@ import auditkit as ak
 from .parts import charts, planning, running, snippets, words
 from .parts.session import Json, Run, Workspace, errors_shown, kept, step_buttons, workspace
 
+LEVELS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2)
 METRICS = {"accuracy": "accuracy", "auc": "AUC", "brier": "Brier score", "log_loss": "log-loss"}
 
 
@@ -42,6 +43,10 @@ def _show_choices(space: Workspace) -> bool:
         format_func=lambda name: name.replace("_", " "),
         help="The model as found is always among them, as the reference.",
     )  # fmt: skip
+    kept(
+        st.multiselect, "Do it again at these tolerances", key=space.key("frontier"), default=[], options=list(LEVELS),
+        help="Each fits every method once more, with all enforced criteria at that ε: the accuracy against ε.",
+    )  # fmt: skip
     if space.source == "table" and not space.recall("label"):
         st.info("Comparing needs the outcome; name its column on the page Data & model.", icon=":material/info:")
         return False
@@ -71,8 +76,75 @@ def _show_run(run: Run) -> None:
     st.header("Against the model as found")
     st.dataframe(_differences(comparison), hide_index=True, key="differences", height="content")
     st.caption("Paired differences on the same rows. An interval that holds zero shows no difference.")
+    st.header("Who is ahead")
+    st.dataframe(_standings(comparison), hide_index=True, key="winners", height="content")
+    st.caption(
+        "Among the methods whose gaps are not shown to exceed the tolerances. A method is ahead only where the "
+        "intervals of its paired differences to all others exclude zero at once."
+    )
+    with st.expander("The paired difference of every two methods", icon=":material/table:"):
+        st.dataframe(_pairs(comparison), hide_index=True, key="pairs", height="content")
+        st.caption(f"The first less the second, each with {level} confidence by itself.")
+    _show_frontier(comparison)
     with st.expander("What the methods do and need", icon=":material/info:"):
         st.dataframe(_needs(methods), hide_index=True, key="needs", height="content")
+
+
+def _show_frontier(comparison: Json) -> None:
+    rows = _frontier(comparison)
+    if rows.empty:
+        return
+    st.header("Accuracy against the tolerance")
+    shown = rows.dropna(subset=["accuracy"])
+    points = [
+        f"{title}: "
+        + ", ".join(f"{words.percent(a)} at {e:g}" for e, a in zip(mine["ε"], mine["accuracy"], strict=True))
+        for title, mine in shown.groupby("method", sort=False)
+    ]
+    text = f"Accuracy against the tolerance that all enforced criteria were held to. {'; '.join(points)}."
+    charts.draw(charts.method_lines(rows), key="frontier", words_for_it=text, data=rows)
+
+
+def _frontier(comparison: Json) -> pd.DataFrame:
+    """One row per method and further tolerance; gaps of scores, or of decisions where there are no scores."""
+    titles = _titles(comparison)
+    rows = []
+    for level in sorted(comparison["frontier"], key=lambda level: level["tolerance"]):
+        for method in level["methods"]:
+            accuracy = method["utility"].get("accuracy") or {}
+            row = {"method": titles[method["name"]], "ε": level["tolerance"], "accuracy": accuracy.get("value")}
+            row |= {"accuracy low": accuracy.get("low"), "accuracy high": accuracy.get("high")}
+            gaps = method["score_gaps"] or method["decision_gaps"]
+            rows.append(row | {f"gap {gap['criterion']}": gap["gap"] for gap in gaps} | {"error": method["error"]})
+    return pd.DataFrame(rows)
+
+
+def _titles(comparison: Json) -> dict[str, str]:
+    return {method["name"]: method["title"] for method in comparison["methods"]}
+
+
+def _standings(comparison: Json) -> pd.DataFrame:
+    titles = _titles(comparison)
+    rows = [
+        {
+            "by": METRICS.get(winner["utility"], winner["utility"]),
+            "gaps of": winner["level"],
+            "ahead": titles[winner["winner"]] if winner["winner"] else "nobody is shown to be",
+            "not shown to exceed": "; ".join(titles[name] for name in winner["eligible"]) or "none",
+        }
+        for winner in comparison["winners"]
+    ]
+    return pd.DataFrame(rows)
+
+
+def _pairs(comparison: Json) -> pd.DataFrame:
+    titles = _titles(comparison)
+    rows = [
+        {"first": titles[pair["first"]], "second": titles[pair["second"]]}
+        | {title: words.estimate(pair.get(key)) for key, title in METRICS.items()}
+        for pair in comparison["pairs"]
+    ]
+    return pd.DataFrame(rows)
 
 
 def _table(comparison: Json) -> pd.DataFrame:

@@ -1,17 +1,15 @@
-"""Report: take the report and the run away."""
+"""Report: choose its forms, have them written, and take the report and the run away."""
 
 from __future__ import annotations
-
-import io
-import zipfile
-from pathlib import Path
 
 import streamlit as st
 
 import auditkit as ak
+from auditkit.reporting import ReportRequest, load_document, render_html
 
-from .parts import snippets, words
-from .parts.session import KINDS, Run, errors_shown, step_buttons, workspace
+from .parts import reports, running, snippets, words
+from .parts.jobs import Job
+from .parts.session import KINDS, Run, Workspace, errors_shown, step_buttons, workspace
 
 
 def show() -> None:
@@ -29,40 +27,30 @@ def show() -> None:
         "The report is one file that opens without a network. It states what was measured and how; it draws no legal "
         "conclusion. The run folder holds everything it was made from, with the hash of every file."
     )
-    _show_downloads(run)
+    request = reports.choose(run)
+
+    def begin(space: Workspace) -> Job:
+        del space
+        return reports.job(run, request)
+
+    running.job_button("report", "Write the report", begin)
+    st.header("Take away")
+    reports.show_downloads(run)
     _show_record(run)
     if st.toggle("Show the report here", key="report-preview"):
-        st.iframe(run.folder / "report.html", height=900)
+        with errors_shown():
+            _show_preview(run, request)
     with errors_shown():
-        snippets.show(run.kind, ak.make_config(run.plan, folder=space.folder))
+        then = (reports.command(run, request), reports.python(run, request))
+        snippets.show(run.kind, ak.make_config(run.plan, folder=space.folder), then=then)
     step_buttons(back="stream")
 
 
-def _show_downloads(run: Run) -> None:
-    name = run.kind
-    html, numbers, everything = st.columns(3)
-    report = (run.folder / "report.html").read_bytes()
-    html.download_button(
-        "report.html", report, file_name=f"auditkit-{name}.html", mime="text/html", type="primary", key="get-report",
-        icon=":material/download:", width="stretch", on_click="ignore",
-    )  # fmt: skip
-    numbers.download_button(
-        "audit.json", (run.folder / "audit.json").read_bytes(), file_name="audit.json", mime="application/json",
-        key="get-audit", icon=":material/download:", width="stretch", on_click="ignore",
-    )  # fmt: skip
-    everything.download_button(
-        "Run folder (zip)", lambda: zip_folder(run.folder), file_name=f"auditkit-{name}.zip", mime="application/zip",
-        key="get-folder", icon=":material/download:", width="stretch", on_click="ignore",
-    )  # fmt: skip
-
-
-def zip_folder(folder: Path) -> bytes:
-    """Every file of a run folder in one zip."""
-    held = io.BytesIO()
-    with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in sorted(folder.rglob("*")):
-            archive.write(path, path.relative_to(folder))
-    return held.getvalue()
+def _show_preview(run: Run, request: ReportRequest) -> None:
+    """The page; of a run from elsewhere drawn anew, since a stranger's page could hold a script."""
+    own = run.folder / "report.html"
+    page = render_html(load_document(run.folder, templates=request.templates)) if run.opened else own
+    st.iframe(page, height=900)
 
 
 def _show_record(run: Run) -> None:

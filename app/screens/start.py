@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from .parts import planning, running
+from .parts import opening, planning, running
 from .parts.session import IDLE_HOURS, Workspace, forget, goto, sample_plan, step_buttons, workspace
 
 STEPS = """
@@ -36,6 +36,8 @@ def show() -> None:
         if st.button("Use my own table", key="start-table", width="stretch"):
             _take("table", space)
             goto("data")
+    with st.expander("Open a run that was made elsewhere", icon=":material/folder_open:"):
+        opening.show()
     st.header("The pages")
     st.markdown(STEPS)
     _show_privacy(space)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from auditkit.comparison.judging import MethodRun, compare_on_split, make_context
-from auditkit.comparison.running import compare
+from auditkit.comparison.running import compare, compare_at
 from auditkit.comparison.settings import DEFAULT_METHODS, DEFAULT_SPLIT, REFERENCE, CompareConfig
 from auditkit.comparison.summary import SCHEMA, Comparison
 
@@ -16,6 +16,7 @@ __all__ = [
     "Comparison",
     "MethodRun",
     "compare",
+    "compare_at",
     "compare_on_split",
     "make_context",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -16,7 +16,15 @@ from auditkit._typing import IntArray
 from auditkit._validation import check_binary
 from auditkit.baselines import Sample
 from auditkit.baselines.base import tuned_head
-from auditkit.comparison.judging import MethodRun, Outcome, judge, make_context, predict_on_split, train_reference
+from auditkit.comparison.judging import (
+    MethodRun,
+    Outcome,
+    compare_on_split,
+    judge,
+    make_context,
+    predict_on_split,
+    train_reference,
+)
 from auditkit.comparison.settings import CompareConfig
 from auditkit.comparison.store import PredictionStore, describe_request
 from auditkit.comparison.summary import Comparison
@@ -221,6 +229,41 @@ def run_task(request: Request, task: Task, progress: Progress) -> dict[Key, Outc
         if store is not None:
             store.write(task.seed, task.tolerance, method, outcome)
         found[task.seed, task.tolerance, method] = outcome
+    return found
+
+
+def compare_at(
+    dataset: Sample,
+    parts: Mapping[str, IntArray],
+    criteria: tuple[Criterion, ...],
+    audited: Sequence[Criterion],
+    config: CompareConfig,
+    tolerances: Sequence[float],
+    *,
+    seed: int,
+    progress: Progress,
+) -> dict[float, tuple[MethodRun, ...]]:
+    """Every method on one given split at further tolerances: what `Comparison` holds as its frontier.
+
+    Args:
+        dataset: All rows.
+        parts: Rows of every part of the split.
+        criteria: What is enforced.
+        audited: What the predictions are audited for.
+        config: How to compare.
+        tolerances: The ε, each for all criteria.
+        seed: Seed of the training.
+        progress: Where to report.
+    """
+    test, found = dataset.take(parts["test"]), {}
+    for tolerance in tolerances:
+        enforced = tuple(criterion.with_tolerance(tolerance) for criterion in criteria)
+        context = make_context(dataset, parts, enforced, config, seed=seed, progress=progress)
+        if set(config.all_methods) & set(SHARED_HEAD):
+            with suppress(AuditkitError):  # each method with a head says then why there is none
+                context = replace(context, head=tuned_head(context))
+        checked = [criterion.with_tolerance(tolerance) for criterion in audited]
+        found[tolerance] = tuple(compare_on_split(context, test, checked, config, seed=seed))
     return found
 
 

@@ -11,14 +11,17 @@ if TYPE_CHECKING:
     from auditkit.reporting.html import render_html
     from auditkit.reporting.outputs import ReportRequest, write_report
     from auditkit.reporting.reading import load_document, read_document, report_schema
-    from auditkit.reporting.verification import verify_run
+    from auditkit.reporting.regulation import TEMPLATES
+    from auditkit.reporting.verification import recompute, verify_run
 
 __all__ = [
     "FORMATS",
+    "TEMPLATES",
     "ReportDocument",
     "ReportRequest",
     "load_document",
     "read_document",
+    "recompute",
     "render_html",
     "render_run",
     "report_schema",
@@ -31,8 +34,10 @@ _HOMES = {
     "FORMATS": "formats",
     "ReportDocument": "document",
     "ReportRequest": "outputs",
+    "TEMPLATES": "regulation",
     "load_document": "reading",
     "read_document": "reading",
+    "recompute": "verification",
     "render_html": "html",
     "render_run": "formats",
     "report_schema": "reading",

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from auditkit.decision_rules import MEDIAN
+from auditkit.reporting.parts import AuditPart, ComparisonPart, RunPart
 from auditkit.reporting.sections import (
     GuaranteeRecord,
     Paragraph,
@@ -110,6 +111,7 @@ class ReportDocument:
         timing: timing.json, where there is one.
         stream: stream.json, the figures of a stream that runs with these criteria, where there is one.
         frontier: frontier.json, what every tolerance costs, where there is one.
+        projection: projection.json, the certificate of the projection of the tuned scores, where there is one.
         summary: The report in a few paragraphs.
         representation: The groups of every attribute in the data.
         plan: Whether what was tested had been fixed beforehand.
@@ -127,13 +129,14 @@ class ReportDocument:
     after_verdict: str | None
     criteria: tuple[CriterionRow, ...]
     decisions: tuple[DecisionPair, ...]
-    run: Json
-    audit: Json
-    after: Json | None = None
-    comparison: Json | None = None
+    run: RunPart
+    audit: AuditPart
+    after: AuditPart | None = None
+    comparison: ComparisonPart | None = None
     timing: Json | None = None
     stream: Json | None = None
     frontier: Json | None = None
+    projection: Json | None = None
     summary: tuple[Paragraph, ...] = ()
     representation: tuple[Representation, ...] = ()
     plan: PlanRecord | None = None

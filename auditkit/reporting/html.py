@@ -19,7 +19,7 @@ from markupsafe import Markup
 from auditkit.reporting import wording
 from auditkit.reporting.charts import DARK, Chart, gap_chart, history_chart, mean_chart, rate_chart, trade_off_charts
 from auditkit.reporting.document import ReportDocument
-from auditkit.reporting.frontier import frontier_chart
+from auditkit.reporting.frontier import comparison_frontier_chart, frontier_chart
 from auditkit.reporting.reliability import reliability_chart
 from auditkit.reporting.static_charts import draw_svg
 
@@ -40,6 +40,7 @@ _FILTERS = (
     "plural",
     "precision",
     "signed",
+    "frontier_rows",
     "standings",
     "tolerance",
 )
@@ -97,7 +98,7 @@ def build_charts(document: ReportDocument) -> dict[str, Chart]:
     charts += [reliability_chart(table, key=f"reliability-{position}") for position, table in tables]
     charts += [history_chart(document), frontier_chart(document.frontier)]
     if document.comparison is not None:
-        charts += trade_off_charts(document.comparison)
+        charts += [*trade_off_charts(document.comparison), comparison_frontier_chart(document.comparison)]
     return {chart.key: chart for chart in charts if chart is not None}
 
 

@@ -60,7 +60,9 @@ def render_whole_markdown(document: ReportDocument) -> str:
         ("Reliability by group", _reliability(document.audit)),
         ("Subgroups", _subgroups(document.audit)),
         ("Who is ahead", [] if document.comparison is None else _standings(document.comparison)),
+        ("Accuracy against the tolerance", _method_frontier(document.comparison)),
         ("Guarantee", [] if document.guarantee is None else [escape(document.guarantee.text)]),
+        ("Certificate of the projection", _certificate(document.projection)),
         ("Against the earlier run", [] if document.changes is None else _changes(document.changes)),
         ("Frontier", _frontier(document.frontier)),
         ("Stream", _stream(document.stream)),
@@ -134,6 +136,33 @@ def _standings(comparison: Json) -> list[str]:
     """Who is ahead among the methods whose gaps are not shown to exceed the tolerances."""
     rows = [[*map(escape, row)] for row in wording.standings(comparison)]
     return table(["by", "gaps of", "not shown to exceed", "finding"], rows, text=4) if rows else []
+
+
+def _method_frontier(comparison: Json | None) -> list[str]:
+    """Every method at every further tolerance."""
+    if comparison is None or not comparison.get("frontier"):
+        return []
+    names = [f"gap {escape(criterion['name'])}" for criterion in comparison["criteria"]]
+    rows = [
+        [
+            escape(title), wording.tolerance(epsilon),
+            escape(error) if error else wording.percent((accuracy or {}).get("value")), *map(wording.number, gaps),
+        ]
+        for epsilon, title, accuracy, gaps, error in wording.frontier_rows(comparison)
+    ]  # fmt: skip
+    return table(["method", "ε", "accuracy", *names], rows)
+
+
+def _certificate(projection: Json | None) -> list[str]:
+    if projection is None:
+        return []
+    found = projection["certificate"]
+    titles = {
+        "max_violation": "largest excess over a constraint", "duality_gap": "duality gap",
+        "stationarity": "stationarity", "primal_objective": "objective", "relaxation": "relaxation of the tolerances",
+    }  # fmt: skip
+    figures = [f"- {title}: {found[name]:.3g}" for name, title in titles.items()]
+    return [f"{wording.count(projection['rows'])} calibration rows: {escape(projection['explanation'])}.", "", *figures]
 
 
 def _paragraphs(parts: Iterable[Paragraph]) -> list[str]:

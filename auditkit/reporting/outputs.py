@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from auditkit.errors import InputError, MissingExtraError
+from auditkit.progress import NullProgress, Progress
 from auditkit.reporting.document import ReportDocument
 from auditkit.reporting.html import render_html, render_public_html
 from auditkit.reporting.manifest import MANIFEST, SIGNATURE, build_manifest
@@ -39,7 +40,7 @@ class ReportRequest:
     sign: str | Path | None = None
 
 
-def write_report(folder: str | Path, request: ReportRequest | None = None) -> Path:
+def write_report(folder: str | Path, request: ReportRequest | None = None, *, progress: Progress | None = None) -> Path:
     """Write a report into a run's folder, from the numbers that lie there.
 
     Every file appears whole or not at all, the manifest last. A form that an earlier call wrote is written anew, so
@@ -48,6 +49,7 @@ def write_report(folder: str | Path, request: ReportRequest | None = None) -> Pa
     Args:
         folder: The folder of a run.
         request: What else to write.
+        progress: Where to report how many of the forms are done; nothing is written before all are.
 
     Returns:
         The HTML page.
@@ -66,7 +68,7 @@ def write_report(folder: str | Path, request: ReportRequest | None = None) -> Pa
 
         document = replace(document, changes=compare_runs(load_document(wanted.against), document))
     try:
-        files = render_files(document, wanted)
+        files = render_files(document, wanted, progress=progress)
     except MissingExtraError as error:
         if wanted.formats == asked.formats:
             raise
@@ -85,12 +87,15 @@ def _with_earlier(folder: Path, request: ReportRequest) -> ReportRequest:
     return replace(request, formats=formats, public=request.public or (folder / PUBLIC[0]).is_file())
 
 
-def render_files(document: ReportDocument, request: ReportRequest) -> dict[str, bytes]:
+def render_files(
+    document: ReportDocument, request: ReportRequest, *, progress: Progress | None = None
+) -> dict[str, bytes]:
     """Every file of a report by its name.
 
     Args:
         document: What it states.
         request: Which files.
+        progress: Where to report.
 
     Raises:
         InputError: An unknown format.
@@ -100,17 +105,28 @@ def render_files(document: ReportDocument, request: ReportRequest) -> dict[str, 
     if unknown:
         raise InputError(f"--write must be one of {', '.join(WRITERS)}; got {unknown[0]!r}")
     content = json.dumps(document.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
-    files = {DOCUMENT: f"{content}\n".encode(), REPORT: render_html(document).encode()}
-    for form in request.formats:
-        name, render = WRITERS[form]
-        files[name] = render(document)
-    if request.public:
-        from auditkit.reporting.public import render_public_json, summarize_publicly
-
-        summary = summarize_publicly(document)
-        contents = (render_public_json(summary), render_public_html(summary))
-        files |= {name: content.encode() for name, content in zip(PUBLIC, contents, strict=True)}
+    renderers = {REPORT: _render_page, **dict(WRITERS[form] for form in request.formats)}
+    files = {DOCUMENT: f"{content}\n".encode()}
+    with (progress or NullProgress()).stage("writing the report", len(renderers) + request.public) as advance:
+        for name, render in renderers.items():
+            files[name] = render(document)
+            advance()
+        if request.public:
+            files |= _render_public(document)
+            advance()
     return files
+
+
+def _render_page(document: ReportDocument) -> bytes:
+    return render_html(document).encode()
+
+
+def _render_public(document: ReportDocument) -> dict[str, bytes]:
+    from auditkit.reporting.public import render_public_json, summarize_publicly
+
+    summary = summarize_publicly(document)
+    contents = (render_public_json(summary), render_public_html(summary))
+    return {name: content.encode() for name, content in zip(PUBLIC, contents, strict=True)}
 
 
 def _render_markdown(document: ReportDocument) -> bytes:

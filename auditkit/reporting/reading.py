@@ -32,6 +32,8 @@ from auditkit.reporting.sections import Paragraph
 
 STREAM_FIGURES = "stream.json"
 FRONTIER = "frontier.json"
+PROJECTION = "projection.json"
+PROJECTION_SCHEMA = "auditkit.projection/1"
 
 
 def load_document(folder: str | Path, *, templates: Sequence[str] = ()) -> ReportDocument:
@@ -39,7 +41,7 @@ def load_document(folder: str | Path, *, templates: Sequence[str] = ()) -> Repor
 
     Args:
         folder: Holds run.json and audit.json, and may hold audit_after.json, comparison.json, timing.json,
-            stream.json and frontier.json.
+            projection.json, stream.json and frontier.json.
         templates: Names of the regulatory templates to fill in; empty takes those of the audit file.
 
     Returns:
@@ -65,7 +67,8 @@ def load_document(folder: str | Path, *, templates: Sequence[str] = ()) -> Repor
             stream=read_part(place / STREAM_FIGURES, None),
         )
         frontier = read_part(place / FRONTIER, "auditkit.frontier/1")
-        return _complete(replace(document, frontier=frontier), templates)
+        projection = read_part(place / PROJECTION, PROJECTION_SCHEMA)
+        return _complete(replace(document, frontier=frontier, projection=projection), templates)
     except (AttributeError, KeyError, TypeError) as error:
         raise SchemaError(f"{place.name}: run.json and audit.json lack what a report needs ({error!r})") from error
 

@@ -23,7 +23,7 @@ from auditkit.groups import MISSING, CellTable
 from auditkit.moments import SUMS, Moments
 from auditkit.reporting.document import RUN_SCHEMA, Json
 from auditkit.reporting.manifest import SIGNATURE, check_manifest
-from auditkit.reporting.reading import read_part
+from auditkit.reporting.reading import PROJECTION, PROJECTION_SCHEMA, read_part
 from auditkit.reporting.signing import check_signature
 
 RELATIVE_ERROR = 1e-9
@@ -57,6 +57,7 @@ def verify_run(folder: str | Path, *, public_key: str | Path | None = None) -> t
         stored = read_part(place / name, SCHEMA)
         if stored is not None:
             checks += _check_findings(name, stored)
+    checks += _check_projection(place)
     checks += check_manifest(place)
     signed = check_signature(place, public_key) if public_key is not None or (place / SIGNATURE).exists() else None
     return tuple(checks if signed is None else [*checks, signed])
@@ -70,6 +71,16 @@ def _check_file(folder: Path, name: str, digest: str) -> Check:
         return Check(name, False, "missing")
     same = hashlib.sha256(path.read_bytes()).hexdigest() == digest
     return Check(name, same, "hash as recorded" if same else "differs from the hash in run.json")
+
+
+def _check_projection(folder: Path) -> Iterator[Check]:
+    """Say of the certificate what can be said without the rows: that it is the one recorded, and no more."""
+    stored = read_part(folder / PROJECTION, PROJECTION_SCHEMA)
+    if stored is not None:
+        yield Check(
+            f"{PROJECTION}: certificate", True,
+            "not computed again: a run keeps no scores of its rows; with them, auditkit.verify_certificate does",
+        )  # fmt: skip
 
 
 def _check_findings(name: str, stored: Json) -> Iterator[Check]:

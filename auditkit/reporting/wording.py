@@ -250,6 +250,23 @@ def claim(metric: str, difference: Json | None) -> str:
     return "better" if (difference["value"] > 0) != (metric in LOWER_IS_BETTER) else "worse"
 
 
+def frontier_rows(comparison: Json) -> list[tuple[float, str, Json | None, list[float | None], str]]:
+    """Every method at every further tolerance: ε, its title, its accuracy, its gaps by criterion, why there are none.
+
+    A gap is that of the scores, or of the decisions where a method gives decisions only.
+    """
+    titles = {method["name"]: method.get("title") or method["name"] for method in comparison["methods"]}
+    rows = []
+    for level in sorted(comparison.get("frontier") or [], key=lambda level: level["tolerance"]):
+        for method in level["methods"]:
+            found = method["score_gaps"] or method["decision_gaps"]
+            gaps = {gap["criterion"]: gap["gap"] for gap in found}
+            wanted = [gaps.get(criterion["name"]) for criterion in comparison["criteria"]]
+            accuracy = (method.get("utility") or {}).get("accuracy")
+            rows.append((level["tolerance"], titles[method["name"]], accuracy, wanted, method["error"]))
+    return rows
+
+
 def standings(comparison: Json) -> list[tuple[str, str, str, str]]:
     """Who is ahead by each utility: the utility, whose gaps, who is not shown to exceed ε, the finding; in titles."""
     titles = {method["name"]: method.get("title") or method["name"] for method in comparison["methods"]}

@@ -20,6 +20,7 @@ BAND, LINE = "rgba(0,158,115,0.16)", "#009E73"
 GREY, GRID = "#8A949E", "rgba(138,148,158,0.25)"
 COLOURS = ("#7A848E", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#D55E00", "#8F7EC2")
 SYMBOLS = ("diamond", "circle", "square", "triangle-up", "star", "cross", "x", "hexagon")
+DASHES = ("solid", "dash", "dot", "dashdot")
 MOST_ROWS = 14
 _ROW, _FRAME, _NAME = 46, 96, 54
 
@@ -130,6 +131,28 @@ def trade_off(methods: Sequence[Json], criterion: Json) -> tuple[go.Figure, pd.D
     figure.update_layout(height=520, showlegend=True)
     columns = ["method", "gap", "gap low", "gap high", "accuracy", "accuracy low", "accuracy high"]
     return framed(figure, legend_below=True), pd.DataFrame(rows, columns=columns)
+
+
+def method_lines(frame: pd.DataFrame) -> go.Figure:
+    """Accuracy against ε, one line per method, from rows of method, ε and accuracy."""
+    figure = go.Figure()
+    for place, (title, rows) in enumerate(frame.dropna(subset=["accuracy"]).groupby("method", sort=False)):
+        colour = COLOURS[place % len(COLOURS)]
+        figure.add_scatter(
+            x=rows["ε"], y=rows["accuracy"], mode="lines+markers", name=words.for_chart(title),
+            line={"color": colour, "width": 2, "dash": DASHES[place % len(DASHES)]},
+            marker={"color": colour, "size": 10, "symbol": SYMBOLS[place % len(SYMBOLS)]},
+            hovertext=[
+                f"{words.for_chart(title)}<br>ε {level:g}: {words.percent(value)}"
+                for level, value in zip(rows["ε"], rows["accuracy"], strict=True)
+            ],
+            hoverinfo="text",
+        )  # fmt: skip
+    axis = "tolerance ε of all enforced criteria"
+    figure.update_xaxes(title_text=axis, rangemode="tozero", gridcolor=GRID, zeroline=False, fixedrange=True)
+    figure.update_yaxes(title_text="accuracy", tickformat=".1%", gridcolor=GRID, zeroline=False, fixedrange=True)
+    figure.update_layout(height=480, showlegend=True)
+    return framed(figure, legend_below=True)
 
 
 def _add_point(figure: go.Figure, title: str, gap: Json, accuracy: Json, place: int) -> None:

@@ -76,6 +76,7 @@ def _enforcement(space: Workspace) -> Json:
         "enforce": [space.criteria[place] for place in places if place < len(space.criteria)],
         "tune": {"epochs": int(space.recall("epochs", 300))},
     }
+    extra |= {"frontier": sorted(levels)} if (levels := space.recall("frontier")) else {}
     methods = space.recall("methods")
     return extra | ({"methods": list(methods)} if methods else {})
 

@@ -9,13 +9,17 @@ import streamlit as st
 
 import auditkit as ak
 
+from . import words
 from .jobs import Job
 from .session import KINDS, Json, Run, Workspace, error_line, errors_shown, workspace
 
 JOBS: dict[str, Callable[..., Any]] = {"audit": ak.run_audit, "tune": ak.run_tune, "compare": ak.run_compare}
-NAMES = {**KINDS, "stream": "Stream", "upload": "Reading of the table"}
+NAMES = {**KINDS, "stream": "Stream", "upload": "Reading of the table", "report": "Writing of the report"}
 _NOTHING_KEPT = "Nothing of that run was kept; earlier results are as they were."
-_AFTER_CANCEL = {"stream": "What had been released until then is in the store, whole."}
+_AFTER_CANCEL = {
+    "stream": "What had been released until then is in the store, whole.",
+    "report": "The report is as it was.",
+}
 _SECONDS = 1.0
 
 
@@ -103,7 +107,13 @@ def _profile(config: ak.AuditFile, job: Job) -> Any:
 
 
 def warn_if_outdated(run: Run, make: Callable[[], ak.AuditFile]) -> None:
-    """Say so when the plan is no longer the one that a run was made with."""
+    """Say so when the plan is no longer the one that a run was made with, or when it was made elsewhere."""
+    if run.opened:
+        st.info(
+            f"Opened from {words.plain(run.opened)}; it was verified, and is shown as it was recorded.",
+            icon=":material/folder_open:",
+        )
+        return
     try:
         same = _essence(make().to_dict(), run.kind) == _essence(run.plan, run.kind)
     except ak.AuditkitError:
@@ -114,5 +124,9 @@ def warn_if_outdated(run: Run, make: Callable[[], ak.AuditFile]) -> None:
 
 def _essence(plan: Json, kind: str) -> Json:
     """What of a plan matters to a kind of run."""
-    ignored = {"audit": ("enforce", "tune", "methods", "split"), "tune": ("methods",), "compare": ()}[kind]
+    ignored = {
+        "audit": ("enforce", "tune", "methods", "frontier", "split"),
+        "tune": ("methods", "frontier"),
+        "compare": (),
+    }[kind]
     return {key: value for key, value in plan.items() if key not in ignored}

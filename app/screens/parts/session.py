@@ -48,6 +48,7 @@ class Run:
         plan: The plan it was run with.
         outcome: The audit of the model as found, with its moments.
         profile: The sums by score, from which other thresholds are answered; None where there are none.
+        opened: What the visitor knows it by when it was made elsewhere; empty for a run of these pages.
     """
 
     kind: str
@@ -55,6 +56,7 @@ class Run:
     plan: Json
     outcome: ak.AuditResult
     profile: Any = None
+    opened: str = ""
 
     def key(self, name: str) -> str:
         """The key of a widget that belongs to this run and to no later one."""

@@ -74,8 +74,15 @@ def command(kind: str) -> str:
     return f"auditkit {COMMANDS[kind]} audit.yaml --out runs/{COMMANDS[kind]}"
 
 
-def show(kind: str, config: ak.AuditFile) -> None:
-    """An expander with the three."""
+def show(kind: str, config: ak.AuditFile, *, then: tuple[str, str] | None = None) -> None:
+    """An expander with the three.
+
+    Args:
+        kind: Of the run.
+        config: Its audit file.
+        then: A command and code that follow on the run.
+    """
+    after = ("", "") if then is None else (f"\n{then[0]}", f"\n\n{then[1]}")
     with st.expander("The same outside this app", icon=":material/terminal:"):
         text = audit_file(config)
         st.caption("Save this as audit.yaml" + ("" if config.model else ", beside the table") + ":")
@@ -84,9 +91,9 @@ def show(kind: str, config: ak.AuditFile) -> None:
             "Download audit.yaml", text, file_name="audit.yaml", mime="application/yaml", key=f"yaml-{kind}"
         )
         st.caption("On the command line:")
-        st.code(command(kind), language="bash")
+        st.code(command(kind) + after[0], language="bash")
         st.caption("In Python:")
-        st.code(python(kind), language="python")
+        st.code(python(kind).rstrip() + after[1], language="python")
 
 
 def stream_file(settings: Json) -> str:
