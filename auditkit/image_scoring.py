@@ -54,7 +54,7 @@ def read_images(config: AuditFile) -> ImageManifest:
         InputError: Images are missing or lie outside their folder.
     """
     options = config.table_options()
-    for name in ("features", "score", "exclude"):
+    for name in ("features", "score"):
         options.pop(name)
     images = _images(config)
     return read_manifest(
