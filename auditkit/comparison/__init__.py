@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from auditkit.comparison.judging import MethodRun, compare_on_split, make_context
+from auditkit.comparison.judging import MethodRun, compare_on_split, make_context, train_reference
 from auditkit.comparison.running import compare
 from auditkit.comparison.settings import DEFAULT_METHODS, DEFAULT_SPLIT, REFERENCE, CompareConfig
 from auditkit.comparison.summary import SCHEMA, Comparison
@@ -18,4 +18,5 @@ __all__ = [
     "compare",
     "compare_on_split",
     "make_context",
+    "train_reference",
 ]
