@@ -120,7 +120,7 @@ class FairHead(nn.Module):
             return self(check_features(features, n_features=self.n_features)).numpy()
 
     def save(self, folder: str | Path) -> None:
-        """Write ``head.safetensors`` into a folder: settings and weights in one file, which appears whole or not at all.
+        """Write ``head.safetensors`` into a folder: settings and weights in one file, whole or not at all.
 
         Args:
             folder: Made when it is missing. A ``head.json`` that an earlier version left there is removed.

@@ -37,7 +37,6 @@ from auditkit.run_folder import Clock, check_out, make_record, write_run
 from auditkit.splitting import split_subject
 from auditkit.subjects import Subject, audit_sample, load_subject
 
-
 REFERENCE_HEAD = (
     "A head trained on the frozen features for the loss alone, on the tuning rows: the model gives several outputs and "
     "no score of its own."
