@@ -18,6 +18,10 @@ from auditkit.errors import InputError
 
 ScoreSpace = Literal["probability", "logit", "identity"]
 
+WEIGHTS = "head.safetensors"
+SETTINGS = "head.json"
+"""Where heads of earlier versions keep their settings."""
+
 
 @dataclass(frozen=True)
 class EpochRecord:
@@ -116,7 +120,11 @@ class FairHead(nn.Module):
             return self(check_features(features, n_features=self.n_features)).numpy()
 
     def save(self, folder: str | Path) -> None:
-        """Write ``head.safetensors`` and ``head.json`` into a folder; each appears whole or not at all."""
+        """Write ``head.safetensors`` into a folder: settings and weights in one file, whole or not at all.
+
+        Args:
+            folder: Made when it is missing. A ``head.json`` that an earlier version left there is removed.
+        """
         from safetensors.torch import save
 
         target = Path(folder)
@@ -127,26 +135,38 @@ class FairHead(nn.Module):
             "score_space": self.score_space,
             "outputs": self.outputs,
         }
-        files = {"head.safetensors": save(self.state_dict()), "head.json": json.dumps(settings, indent=2).encode()}
-        for name, content in files.items():
-            write_whole(target / name, content)
+        write_whole(target / WEIGHTS, save(self.state_dict(), metadata={"head": json.dumps(settings)}))
+        (target / SETTINGS).unlink(missing_ok=True)
 
     @classmethod
     def load(cls, folder: str | Path) -> FairHead:
-        """Read what `save` wrote."""
-        from safetensors.torch import load_file
+        """Read what `save` wrote, or what an earlier version did, which kept the settings in ``head.json``.
 
-        source = Path(folder)
-        if not (source / "head.json").is_file():
-            raise InputError(f"folder holds no head.json: {source}; pass the folder that FairHead.save wrote")
-        settings = json.loads((source / "head.json").read_text(encoding="utf-8"))
-        head = cls(
-            settings["n_features"],
-            hidden=settings["hidden"],
-            score_space=settings["score_space"],
-            outputs=settings.get("outputs", 1),  # absent in heads of one output saved before there were others
-        )
-        head.load_state_dict(load_file(source / "head.safetensors"))
+        Raises:
+            InputError: There is no head, its files are damaged, or its weights do not fit its settings.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        place = Path(folder) / WEIGHTS
+        if not place.is_file():
+            raise InputError(f"folder holds no {WEIGHTS}: {folder}; pass the folder that FairHead.save wrote")
+        try:
+            with safe_open(place, framework="pt") as file:
+                written = (file.metadata() or {}).get("head")
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dictionary)
+            settings = json.loads((place.parent / SETTINGS).read_bytes() if written is None else written)
+            head = cls(
+                settings["n_features"],
+                hidden=settings["hidden"],
+                score_space=settings["score_space"],
+                outputs=settings.get("outputs", 1),  # absent in heads of one output saved before there were others
+            )
+            head.load_state_dict(tensors)
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"folder holds a head that cannot be read: {folder} ({type(error).__name__}: {reason}); save it again"
+            ) from error
         return head.eval()
 
 

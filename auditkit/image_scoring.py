@@ -32,7 +32,7 @@ class ScoredImages:
 
     Attributes:
         data: Labels and attributes of n images; the hash covers the bytes of all images of the manifest.
-        scores: Their scores, shape (n,).
+        scores: Their scores, shape (n,); NaN for a model of several outputs, which gives features alone.
         features: Their features, shape (n, d); None for a model that has none.
         model: The frozen model.
         facts: What run.json holds about the images.
@@ -54,7 +54,7 @@ def read_images(config: AuditFile) -> ImageManifest:
         InputError: Images are missing or lie outside their folder.
     """
     options = config.table_options()
-    for name in ("features", "score", "exclude"):
+    for name in ("features", "score"):
         options.pop(name)
     images = _images(config)
     return read_manifest(
@@ -62,12 +62,15 @@ def read_images(config: AuditFile) -> ImageManifest:
     )
 
 
-def score_images(config: AuditFile, manifest: ImageManifest, *, progress: Progress) -> ScoredImages:
+def score_images(
+    config: AuditFile, manifest: ImageManifest, *, headless: bool = False, progress: Progress
+) -> ScoredImages:
     """Score images with the frozen model, in one pass with its features where it has any.
 
     Args:
         config: The audit file.
         manifest: Its images.
+        headless: Whether the features alone will do, for a job that trains heads on them.
         progress: Where to report.
 
     Returns:
@@ -75,15 +78,17 @@ def score_images(config: AuditFile, manifest: ImageManifest, *, progress: Progre
 
     Raises:
         InputError: An image cannot be read and the file does not say to skip it; the model gives several scores per
-            row, or has no preprocessing.
+            row, which this job cannot use; it has no preprocessing.
     """
     images = _images(config)
     section = images.section
     assert config.model_spec is not None
     model = load_model(config.model_spec, **config.model_options)
-    if model.task == "multiclass":  # before hours of work
-        raise InputError(f"model {model.name!r} is multiclass; this job needs one score per row")
-    outputs = ("features", "scores") if model.n_features else ("scores",)
+    if not model.gives_one_score:  # before hours of work
+        refuse_without_score(model, headless=headless)
+    outputs = tuple(
+        name for name, there in (("features", model.n_features), ("scores", model.gives_one_score)) if there
+    )
     found = extract_outputs(
         model, manifest, cache_dir=_cache_dir(images), outputs=outputs, config=_extraction(section), progress=progress
     )
@@ -91,9 +96,30 @@ def score_images(config: AuditFile, manifest: ImageManifest, *, progress: Progre
     data = replace(manifest.data, sha256=_hash(manifest))
     features = np.asarray(found.output("features")[kept], dtype=np.float64) if model.n_features else None
     return ScoredImages(
-        data if len(kept) == data.n_rows else data.take(kept), found.scores()[kept], features, model,
+        data if len(kept) == data.n_rows else data.take(kept),
+        found.scores()[kept] if model.gives_one_score else np.full(len(kept), np.nan), features, model,
         _describe(section, manifest, found), tuple(manifest.hashes[row] for row in kept),
     )  # fmt: skip
+
+
+def refuse_without_score(model: FrozenModel, *, headless: bool) -> None:
+    """Raise for a model of several outputs where a job needs one score per row, or features that it lacks.
+
+    Args:
+        model: A model that does not give one score per row.
+        headless: Whether the features alone will do.
+
+    Raises:
+        InputError: They will not, or there are none.
+    """
+    if headless and model.n_features:
+        return
+    what = "heads can be tuned without one, and it has no features" if headless else "this job needs it"
+    raise InputError(
+        f"model {model.name!r} is multiclass and does not give one score per row; {what}: name the output that is the "
+        "score in model.output, by number or class"
+        + ("" if headless or not model.n_features else "; or tune a head on its features (`auditkit tune`)")
+    )
 
 
 def _images(config: AuditFile) -> PlacedImages:

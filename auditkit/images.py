@@ -128,6 +128,7 @@ def read_manifest(
     label: str | None = None,
     positive_label: Hashable | None = None,
     strata: Sequence[AttributeSpec] | AttributeSpec = (),
+    exclude: Sequence[str] = (),
     folder: str | Path | None = None,
     name: str | None = None,
     max_gib: float | None = None,
@@ -142,6 +143,7 @@ def read_manifest(
         label: Column of outcomes.
         positive_label: Value of ``label`` that becomes 1.0.
         strata: Legitimate conditions, as in ``load_table``.
+        exclude: Columns to leave out; they must be there. The model reads the images alone, in any case.
         folder: Where the images are; the manifest's own folder by default. Absolute paths, ``..`` and links that lead
             out of it are refused.
         name: What reports call the data; the file's stem by default.
@@ -153,7 +155,7 @@ def read_manifest(
         InputError: Images are missing or lie outside the folder.
     """
     source = Path(path)
-    roles = TableRoles.parse(attributes, strata, label, positive_label, score=None, features=(), exclude=())
+    roles = TableRoles.parse(attributes, strata, label, positive_label, score=None, features=(), exclude=exclude)
     refuse_file(source)
     with hashing([source]) as digest:
         frame = read_table(source, max_gib=max_gib)

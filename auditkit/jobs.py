@@ -17,7 +17,15 @@ from auditkit._validation import check_binary
 from auditkit.auditing import AuditResult
 from auditkit.baselines import FitContext, Sample, share_head
 from auditkit.certificates import certify_projection
-from auditkit.comparison import CompareConfig, Comparison, compare_at, compare_on_split, make_context
+from auditkit.comparison import (
+    CompareConfig,
+    Comparison,
+    MethodRun,
+    compare_at,
+    compare_on_split,
+    make_context,
+    train_reference,
+)
 from auditkit.config import AuditFile, sample_config
 from auditkit.criteria import Criterion
 from auditkit.deployment import Calibration
@@ -30,6 +38,12 @@ from auditkit.progress import NullProgress, Progress
 from auditkit.run_folder import Clock, check_out, make_record, write_run
 from auditkit.splitting import split_subject
 from auditkit.subjects import Subject, audit_sample, load_subject
+
+REFERENCE_HEAD = (
+    "A head trained on the frozen features for the loss alone, on the tuning rows: the model gives several outputs and "
+    "no score of its own."
+)
+"""What the model as found is where a job has features only."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +114,8 @@ def run_audit(config: AuditFile, *, out: str | Path, progress: Progress | None =
 def run_tune(config: AuditFile, *, out: str | Path, progress: Progress | None = None) -> RunResult:
     """Audit on the test rows, tune a head through the layer, calibrate it, and audit the test rows again.
 
+    A model of several outputs has features alone: the model as found is then a head trained on them for the loss alone.
+
     Args:
         config: The audit file; its model must have features.
         out: The run folder to write; also receives the head and its calibration.
@@ -153,14 +169,16 @@ def _run(command: str, config: AuditFile, *, out: str | Path, progress: Progress
     if not compared and subject.sample.features is None:
         raise InputError("tuning needs frozen features; give a model:, or name data.features in the predictions table")
     parts, leakage = split_subject(config, subject)
-    settings = _compare_config(config)
+    settings = replace(_compare_config(config), train_reference=not subject.has_scores)
     test = subject.sample.take(parts["test"])
+    context = make_context(subject.sample, parts, enforced, settings, seed=config.seed, progress=reporter)
+    if settings.train_reference:
+        with clock.stage("train the reference"):
+            context, test = train_reference(context, test)
     with clock.stage("audit"):
         outcome = replace(audit_sample(config, test, test.scores), plan=plan)
     with clock.stage("tune and calibrate"):
-        context = share_head(
-            make_context(subject.sample, parts, enforced, settings, seed=config.seed, progress=reporter)
-        )
+        context = share_head(context)
     with clock.stage("certify"):
         certificate = certify_projection(context)
     after = _audit_after(config, context, test, plan)
@@ -177,8 +195,9 @@ def _run(command: str, config: AuditFile, *, out: str | Path, progress: Progress
     if subject.model is not None:
         subject.model.check_frozen()  # bit by bit: the guarantee is about the model that was found
     record = make_record(
-        command, config, subject.describe_data(), subject.model, parts=parts, leakage=leakage, context=context
-    )
+        command, config, subject.describe_data(), subject.model, parts=parts, leakage=leakage, context=context,
+        reference=REFERENCE_HEAD if settings.train_reference else None,
+    )  # fmt: skip
     files = {
         "audit.json": outcome.to_dict(),
         "projection.json": certificate,

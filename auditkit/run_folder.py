@@ -129,6 +129,7 @@ def make_record(
     parts: Mapping[str, np.ndarray] | None = None,
     leakage: Leakage | None = None,
     context: FitContext | None = None,
+    reference: str | None = None,
 ) -> dict[str, Any]:
     """What run.json holds, but for the hashes of the other files.
 
@@ -140,6 +141,7 @@ def make_record(
         parts: Rows of every part, where they were split.
         leakage: What the parts share.
         context: What was tuned and calibrated.
+        reference: What the model as found is, where it is not the frozen model's own scores.
     """
     plan = config.to_dict()
     head = None if context is None else context.head
@@ -157,6 +159,7 @@ def make_record(
         },
         "plan": plan,
         "model": None if model is None else describe_model(model),
+        "reference": reference,
         "data": data,
         "split": None if parts is None else {name: len(part) for name, part in parts.items()},
         "split_rule": None if parts is None else config.split.describe(),

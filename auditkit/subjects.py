@@ -13,7 +13,7 @@ from auditkit.batch_scoring import is_scored_in_pieces, score_in_pieces
 from auditkit.config import AuditFile
 from auditkit.datasets import AuditData, load_table
 from auditkit.errors import InputError
-from auditkit.image_scoring import read_images, score_images
+from auditkit.image_scoring import read_images, refuse_without_score, score_images
 from auditkit.models import load_model
 from auditkit.predictions import describe_decisions
 from auditkit.progress import NullProgress, Progress
@@ -31,6 +31,8 @@ class Subject:
         data: The table.
         sample: Scores, labels, groups and features of its rows.
         model: The frozen model; None for a table of predictions.
+        has_scores: Whether the sample's scores are those of somebody's model; else they are NaN: the model has several
+            outputs, and its features alone are of use.
         images: What run.json holds about the images; None where the rows are none.
         image_hashes: SHA-256 of every row's image; None where the rows are none.
     """
@@ -38,6 +40,7 @@ class Subject:
     data: AuditData
     sample: Sample
     model: FrozenModel | None
+    has_scores: bool = True
     images: dict[str, Any] | None = None
     image_hashes: tuple[str, ...] | None = None
 
@@ -54,20 +57,25 @@ def load_subject(
 
     Args:
         config: The audit file.
-        features: Whether the model's features are needed as well; a model that has none gives none.
+        features: Whether the model's features are needed as well; a model that has none gives none. Where they are,
+            a model may do without one score per row.
         progress: Where to report.
         clock: Where to note the time taken.
 
     Returns:
         The data with its scores and features.
+
+    Raises:
+        InputError: The data or the model cannot be used; the model gives several scores per row.
     """
     watch, reporter = clock or Clock(), progress or NullProgress()
     if config.data.images is not None:
-        return _load_images(config, reporter, watch)
+        return _load_images(config, features, reporter, watch)
     if config.model_spec is not None and not features and is_scored_in_pieces(config.data_path):
         with watch.stage("score"):
             model = load_model(config.model_spec, **config.model_options)
             if not model.needs_all_rows:
+                _require_score(model, headless=False)
                 return _score_in_pieces(config, model, reporter)
     with watch.stage("read"):
         data = load_table(config.data_path, **config.table_options(), name=config.name)
@@ -75,11 +83,19 @@ def load_subject(
         return Subject(data, _predictions_sample(data), None)
     with watch.stage("score"), reporter.stage("scoring the frozen model", 2) as advance:
         model = load_model(config.model_spec, **config.model_options)
-        scores = _flat(model.scores(data.features).double().numpy())
+        _require_score(model, headless=features)
+        scores = np.full(data.n_rows, np.nan)
+        if model.gives_one_score:
+            scores = _flat(model.scores(data.features).double().numpy())
         advance(1)
         frozen = model.features(data.features).double().numpy() if features and model.n_features else None
         advance(1)
-    return Subject(data, Sample(scores, _labels(data), data.groups, frozen), model)
+    return Subject(data, Sample(scores, _labels(data), data.groups, frozen), model, model.gives_one_score)
+
+
+def _require_score(model: FrozenModel, *, headless: bool) -> None:
+    if not model.gives_one_score:
+        refuse_without_score(model, headless=headless)
 
 
 def _score_in_pieces(config: AuditFile, model: FrozenModel, progress: Progress) -> Subject:
@@ -88,16 +104,16 @@ def _score_in_pieces(config: AuditFile, model: FrozenModel, progress: Progress) 
     return Subject(data, Sample(_flat(scores), _labels(data), data.groups, None), model)
 
 
-def _load_images(config: AuditFile, reporter: Progress, watch: Clock) -> Subject:
+def _load_images(config: AuditFile, headless: bool, reporter: Progress, watch: Clock) -> Subject:
     """Images with their scores and features, which one pass gives: whatever the job, the next one finds them."""
     with watch.stage("read"), reporter.stage("reading the manifest and hashing the images", 1) as advance:
         manifest = read_images(config)
         manifest.hash_images()
         advance()
     with watch.stage("score"):
-        found = score_images(config, manifest, progress=reporter)
+        found = score_images(config, manifest, headless=headless, progress=reporter)
     sample = Sample(found.scores, _labels(found.data), found.data.groups, found.features)
-    return Subject(found.data, sample, found.model, found.facts, found.hashes)
+    return Subject(found.data, sample, found.model, found.model.gives_one_score, found.facts, found.hashes)
 
 
 def audit_sample(config: AuditFile, sample: Sample, scores: np.ndarray, data: AuditData | None = None) -> AuditResult:

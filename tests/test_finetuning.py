@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import auditkit as ak
 from auditkit.constraints import measure_gaps
@@ -118,8 +122,34 @@ def test_a_saved_head_predicts_the_same(rows: tuple, tmp_path: object) -> None:
     head = ak.tune_head(*rows, CRITERION, config=ak.TuneConfig(epochs=2, hidden=3))
     head.save(tmp_path)
     assert np.array_equal(ak.FairHead.load(tmp_path).predict(features), head.predict(features))
-    with pytest.raises(InputError, match=r"holds no head\.json"):
+    with pytest.raises(InputError, match=r"holds no head\.safetensors"):
         ak.FairHead.load(tmp_path / "nothing")
+
+
+def test_a_head_of_an_earlier_version_is_read_and_replaced_whole(rows: tuple, tmp_path: Path) -> None:
+    features = rows[0]
+    old, new = (ak.tune_head(*rows, CRITERION, config=ak.TuneConfig(epochs=1, hidden=h)) for h in (2, 3))
+    settings = {"n_features": old.n_features, "hidden": 2, "score_space": "probability"}
+    (tmp_path / "head.json").write_text(json.dumps(settings))
+    save_file(old.state_dict(), tmp_path / "head.safetensors")
+    assert np.array_equal(ak.FairHead.load(tmp_path).predict(features), old.predict(features))
+    new.save(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["head.safetensors"]
+    (tmp_path / "head.json").write_text(json.dumps(settings))  # a kill before it was removed
+    assert np.array_equal(ak.FairHead.load(tmp_path).predict(features), new.predict(features))
+
+
+@pytest.mark.parametrize("settings", ["", "[]", '{"n_features": 4}', '{"n_features": 9, "hidden": null}'])
+def test_a_head_that_cannot_be_read_is_refused(rows: tuple, tmp_path: Path, settings: str) -> None:
+    head = ak.tune_head(*rows, CRITERION, config=ak.TuneConfig(epochs=1))
+    save_file(head.state_dict(), tmp_path / "head.safetensors", metadata={"head": settings})
+    with pytest.raises(InputError, match="holds a head that cannot be read"):
+        ak.FairHead.load(tmp_path)
+    head.save(tmp_path)
+    place = tmp_path / "head.safetensors"
+    place.write_bytes(place.read_bytes()[:-8])
+    with pytest.raises(InputError, match=r"holds a head that cannot be read.*save it again"):
+        ak.FairHead.load(tmp_path)
 
 
 def test_diverging_training_is_an_error(rows: tuple) -> None:

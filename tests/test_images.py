@@ -445,6 +445,7 @@ def test_the_command_line_keeps_lists_and_removes_features(
     [
         ({"score": "smile"}, "data.score: the model reads the images"),
         ({"features": ["sex"]}, "data.features: the model reads the images"),
+        ({"exclude": ["file"]}, "data.exclude: exclude names 'file', the column of image paths"),
         ({"images": {"colum": "file"}}, "colum"),
         ({"images": {"mean": [0.5, 0.5, 0.5]}}, "mean and std need size"),
         ({"images": {"size": [0, 4]}}, "size must be height and width"),
@@ -457,6 +458,17 @@ def test_wrong_sections_are_told(change: dict[str, Any], message: str) -> None:
     values["data"].update(change)
     with pytest.raises(SchemaError, match=message):
         make_config(values)
+
+
+def test_excluded_columns_of_a_manifest_must_be_there(audited: Callable[..., Path], folder: Path) -> None:
+    path = audited()
+    values = yaml.safe_load(path.read_text())
+    pd.read_csv(folder / "faces.csv").assign(note=1).to_csv(folder / "faces.csv", index=False)
+    path.write_text(yaml.safe_dump({**values, "data": {**values["data"], "exclude": ["note"]}}))
+    assert run_audit(load_config(path), out=folder / "run").outcome.n_rows == N
+    path.write_text(yaml.safe_dump({**values, "data": {**values["data"], "exclude": ["notes"]}}))
+    with pytest.raises(SchemaError, match="exclude names column 'notes', which the table lacks .did you mean 'note'"):
+        run_audit(load_config(path), out=folder / "run")
 
 
 def test_images_that_two_parts_share_are_counted_or_refused(audited: Callable[..., Path], folder: Path) -> None:

@@ -43,7 +43,7 @@ def comparison(demo) -> dict:
 def test_the_demo_leaves_a_whole_run(demo) -> None:
     names = set(files(demo.folder))
     assert {"run.json", "audit.json", "audit_after.json", "comparison.json", "calibration.json"} <= names
-    assert {"head/head.safetensors", "head/head.json"} <= names
+    assert [name for name in names if name.startswith("head/")] == ["head/head.safetensors"]
     assert (demo.folder / "report.html").stat().st_size > 1_000_000
     assert list(demo.folder.parent.iterdir()) == [demo.folder]
 

@@ -306,6 +306,26 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
         ak.tune_head(*ROWS, CRITERION, config=config, checkpoint=place, checkpoint_every=0)
 
 
+@pytest.mark.parametrize("missing", ["task", "head", "optimizer", "rng", "best", "history", "loss"])
+def test_a_checkpoint_that_lacks_something_is_refused(tmp_path: Path, missing: str) -> None:
+    place = tmp_path / "tune.safetensors"
+    config = ak.TuneConfig(epochs=1)
+    ak.tune_head(*ROWS, CRITERION, config=config, checkpoint=place)
+    save_checkpoint(place, {name: value for name, value in load_checkpoint(place).items() if name != missing})
+    with pytest.raises(InputError, match=r"tune\.safetensors (is incomplete|does not say).*delete it to start anew"):
+        ak.tune_head(*ROWS, CRITERION, config=ak.TuneConfig(epochs=2), checkpoint=place)
+
+
+def test_a_checkpoint_whose_weights_do_not_fit_is_refused(tmp_path: Path) -> None:
+    place = tmp_path / "tune.safetensors"
+    ak.tune_head(*ROWS, CRITERION, config=ak.TuneConfig(epochs=1), checkpoint=place)
+    state = load_checkpoint(place)
+    del state["head"]["linear.bias"]
+    save_checkpoint(place, state)
+    with pytest.raises(InputError, match=r"is incomplete or damaged \(RuntimeError: .*linear\.bias"):
+        ak.tune_head(*ROWS, CRITERION, config=ak.TuneConfig(epochs=2), checkpoint=place)
+
+
 def test_a_checkpoint_holds_any_tree_of_plain_values(tmp_path: Path) -> None:
     state = {"a": [torch.arange(3.0), None, {1: 0.1 + 0.2, "inf": float("inf")}], "b": 2**127 + 1, "c": True}
     save_checkpoint(tmp_path / "deep" / "x.safetensors", state)

@@ -292,11 +292,37 @@ def test_audit_file_of_images_and_a_backbone(folder: Path, monkeypatch: pytest.M
     save_file(small_module().state_dict(), folder / "weights.safetensors")
     write_audit(folder, {"path": f"timm:{SMALL}", "checkpoint": "weights.safetensors"}, path="manifest.csv")
     assert audit_code(folder) in (0, 1, 3)
-    write_audit(folder, {"path": "timm:tf_efficientnet_lite0"}, path="manifest.csv")
-    assert audit_code(folder) == 2  # a thousand classes are no score, which is said before an image is read
     assert [(entry.state, entry.rows, entry.outputs) for entry in list_entries(folder / "kept")] == [
         ("whole", 6, ("features", "scores"))
     ]
+
+
+def test_a_classifier_of_many_classes_is_tuned_and_audited_by_one_of_them(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AUDITKIT_CACHE", str(folder / "kept"))
+    many = timm.create_model(SMALL, pretrained=False, num_classes=7)
+    save_file(many.state_dict(), folder / "weights.safetensors")
+    spec = {"path": f"timm:{SMALL}", "checkpoint": "weights.safetensors"}
+    write_audit(folder, spec, path="manifest.csv")
+    assert audit_code(folder) == 2  # seven classes are no score, which is said before an image is read
+    assert "name the output that is the score in model.output" in capsys.readouterr().err
+    assert list_entries(folder / "kept") == []
+    write_audit(folder, {**spec, "output": 3}, path="manifest.csv")  # type: ignore[dict-item]
+    assert audit_code(folder) in (0, 1, 3)
+    manifest = read(folder)
+    model = load_model(f"timm:{SMALL}", checkpoint=folder / "weights.safetensors")
+    chosen = load_model(f"timm:{SMALL}", checkpoint=folder / "weights.safetensors", output=3)
+    outputs = ("features", "scores")
+    one, all_classes = (extract_outputs(m, manifest, cache_dir=None, outputs=outputs) for m in (chosen, model))
+    np.testing.assert_allclose(one.scores(), all_classes.scores()[:, 3], rtol=1e-6)
+    np.testing.assert_array_equal(one.output("features"), all_classes.output("features"))
+    found = json.loads((folder / "run" / "audit.json").read_text())["findings"][0]["gap"]
+    means = [one.scores()[manifest.groups.values("sex") == sex].mean() for sex in ("f", "m")]
+    assert found == pytest.approx(abs(means[0] - means[1]), abs=1e-6)
+    write_audit(folder, {**spec, "output": 7}, path="manifest.csv")  # type: ignore[dict-item]
+    assert audit_code(folder) == 2
+    assert "has the outputs 0 to 6" in capsys.readouterr().err
 
 
 def write_audit(folder: Path, model: dict[str, str], **data: object) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from auditkit.comparison.judging import MethodRun, compare_on_split, make_context
+from auditkit.comparison.judging import MethodRun, compare_on_split, make_context, train_reference
 from auditkit.comparison.running import compare, compare_at
 from auditkit.comparison.settings import DEFAULT_METHODS, DEFAULT_SPLIT, REFERENCE, CompareConfig
 from auditkit.comparison.summary import SCHEMA, Comparison
@@ -19,4 +19,5 @@ __all__ = [
     "compare_at",
     "compare_on_split",
     "make_context",
+    "train_reference",
 ]

@@ -73,6 +73,8 @@ class ImagesSection(pydantic.BaseModel):
         for key in ("features", "score"):
             if getattr(data, key) is not None:
                 yield ("data", key), f"the model reads the images of data.images; leave {key} out"
+        if self.column in data.exclude:
+            yield ("data", "exclude"), f"exclude names {self.column!r}, the column of image paths; leave it in"
 
 
 @dataclass(frozen=True)

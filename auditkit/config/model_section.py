@@ -8,6 +8,8 @@ from typing import Any, Literal
 import pydantic
 from pydantic import Field
 
+from auditkit.config.scalars import Whole
+
 PREFIXES = ("hf-hub:", "local-dir:", "sample:", "timm:")
 """What a model's name may begin with that is no path."""
 
@@ -25,7 +27,11 @@ class ModelSection(pydantic.BaseModel):
     features: str | tuple[str, ...] | None = Field(
         default=None, description="Where features are read: a layer, a value of an ONNX graph, or columns."
     )
-    output: str | None = Field(default=None, description="The output of an ONNX graph that holds the scores.")
+    output: Whole | str | tuple[str, Whole] | None = Field(
+        default=None,
+        description="Which of several outputs is the score: its number, from 0, or a class; the name of an output of "
+        "an ONNX graph, or [name, number].",
+    )
     outputs: Literal["logits", "probabilities"] | None = Field(
         default=None, description="What that output holds, where the graph does not tell."
     )

@@ -112,7 +112,6 @@ class TableRows:
 
     values: pd.DataFrame | np.ndarray[Any, Any] | torch.Tensor
     batch_rows: int
-    sha256: str = ""
     preprocessing: str = "none"
     packages: tuple[str, ...] = ()
     unit: str = "rows"
@@ -122,7 +121,7 @@ class TableRows:
 
     def hash_rows(self) -> str:
         """SHA-256 over the content of all rows, in order."""
-        return self.sha256 or _hash_values(self.values)
+        return _hash_values(self.values)
 
     def batches(self, spans: Sequence[Span], *, workers: int) -> Iterator[Batch]:
         """The rows of every span, in order."""

@@ -65,7 +65,7 @@ def load_model(
     checkpoint: str | Path | None = None,
     task: Task | None = None,
     features: str | Sequence[str] | None = None,
-    output: str | None = None,
+    output: int | str | tuple[str, int] | None = None,
     outputs: str | None = None,
     preprocess: Any = None,
     score: str | None = None,
@@ -91,7 +91,10 @@ def load_model(
         task: ``"binary"``, ``"regression"`` or ``"multiclass"``, where the file does not tell.
         features: Where features are read: a layer of a module or .pt2 program, a value of an ONNX graph, columns of a
             table of predictions. By default what the last linear layer reads, for modules and .pt2 programs.
-        output: Which output of an ONNX graph holds the scores.
+        output: Which of several outputs is the score: its number, from 0, or the name of a class. ``task`` then says
+            what the outputs are: classes that exclude each other ("multiclass", by default), questions of their own
+            ("binary"), or values ("regression"). A name says which output of an ONNX graph is read, and a pair
+            ``("probabilities", 3)`` which column of it as well.
         outputs: Whether that output holds ``"logits"`` or ``"probabilities"``, where the graph does not tell.
         preprocess: The tokenizer or image processor of a Hugging Face transformer.
         score: Column of scores of a table of predictions.

@@ -64,6 +64,21 @@ class FrozenModel(abc.ABC):
         """Whether a batch must be all rows of the data; only a table of predictions without a key needs them."""
         return False
 
+    @property
+    def gives_one_score(self) -> bool:
+        """Whether there is one score per row; a model of several classes has features at most that a job can use."""
+        return self.task != "multiclass"
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What the classes are called, in the order of the outputs; empty where the model does not say."""
+        return ()
+
+    @property
+    def gives_probabilities(self) -> bool:
+        """Whether it computes probabilities itself, and its logits are made from them."""
+        return False
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {self.task}, d={self.n_features}, {self.fingerprint[:12]})"
 
@@ -320,5 +335,5 @@ def one_per_row(logits: Tensor, *, task: Task, name: str) -> Tensor:
         return logits
     raise InputError(
         f"model {name!r} is {task} and must give one output per row, shape (n,) or (n, 1); got {tuple(logits.shape)}; "
-        'a classifier of several classes needs task="multiclass"'
+        'a model of several outputs needs task="multiclass", or output=, the number of the one that is its score'
     )

@@ -44,6 +44,16 @@ class EstimatorModel(FrozenModel):
         """Names of the columns that it reads, in order; empty where it was fitted without names."""
         return tuple(map(str, getattr(self._estimator, "feature_names_in_", ())))
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The values of the outcome that it was fitted on; none for a regression."""
+        return tuple(map(str, getattr(self._estimator, "classes_", ())))
+
+    @property
+    def gives_probabilities(self) -> bool:
+        """Whether it is a classifier."""
+        return self.task != "regression"
+
     def _measure(self) -> str:
         return hash_object(self._estimator)
 

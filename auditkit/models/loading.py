@@ -46,6 +46,7 @@ def load(spec: Any, options: Options) -> FrozenModel:
         InputError: There is none, or an option does not belong to it.
     """
     adapter = _adapter(spec, options)
+    graph_output, chosen = _split_output(adapter, options.get("output"))
     surplus = sorted(set(options) - adapter.options)
     if surplus:
         allowed = ", ".join(sorted(adapter.options)) or "none"
@@ -53,7 +54,33 @@ def load(spec: Any, options: Options) -> FrozenModel:
             f"{surplus[0]} belongs to {_owners(surplus[0])}; got it with {adapter.what} {_shown(spec)}, whose options "
             f"are: {allowed}"
         )
-    return adapter.read(spec, options)
+    if chosen is None:
+        return adapter.read(spec, options)
+    given = {name: value for name, value in options.items() if name != "output"}
+    given |= {"task": "multiclass"} if "task" in adapter.options else {}
+    given |= {"output": graph_output} if graph_output is not None else {}
+    model = adapter.read(spec, given)
+    return _class("chosen_output", "ChosenOutput")(model, chosen, task=options.get("task", "multiclass"))
+
+
+def _split_output(adapter: Adapter, output: Any) -> tuple[str | None, int | str | None]:
+    """The output of a graph by its name, and which of its columns is the score; an ONNX graph may need both.
+
+    Raises:
+        InputError: It is neither a number, nor a name, nor both.
+    """
+    if output is None:
+        return None, None
+    named = adapter is ADAPTERS[".onnx"]
+    if isinstance(output, str):
+        return (output, None) if named else (None, output)
+    if isinstance(output, int) and not isinstance(output, bool):
+        return None, output
+    pair = tuple(output) if isinstance(output, list | tuple) else ()
+    if named and len(pair) == 2 and isinstance(pair[0], str) and type(pair[1]) is int:
+        return pair
+    both = ', or ["name", number] for an ONNX graph of several outputs' if named else ", or the name of a class"
+    raise InputError(f"output must be the number of an output, from 0{both}; got {output!r}")
 
 
 def _adapter(spec: Any, options: Options) -> Adapter:
@@ -190,24 +217,24 @@ def _make(what: str, options: str, read: Callable[[Any, Options], FrozenModel]) 
     return Adapter(what, frozenset(options.split()), read)
 
 
-_BOOSTED = _make("files of boosted trees", "", _read_boosted)
+_BOOSTED = _make("files of boosted trees", "output", _read_boosted)
 _TABLE = _make("tables of predictions", "score features key task", _read_predictions)
-_FOLDER_OF_TIMM = _make("folders saved by timm", "", _read_timm_folder)
+_FOLDER_OF_TIMM = _make("folders saved by timm", "output", _read_timm_folder)
 
 ADAPTERS: dict[str, Adapter] = {
-    "timm:": _make('"timm:<name>"', "checkpoint", _read_timm),
+    "timm:": _make('"timm:<name>"', "checkpoint output", _read_timm),
     "hf-hub:": _FOLDER_OF_TIMM,
     "local-dir:": _FOLDER_OF_TIMM,
     "sample:": _make("sample models", "", _read_sample),
     "folder": _make("folders with model.json", "", _read_folder),
-    ".pt2": _make(".pt2 files", "task features", _read_program),
+    ".pt2": _make(".pt2 files", "task features output", _read_program),
     ".onnx": _make(".onnx files", "task features output outputs", _read_onnx),
-    ".skops": _make(".skops files", "trust", _read_skops),
-    "pickle": _make("pickles", "trust task features", _refuse),
-    "trusted": _make("pickles", "trust task features", _read_pickle),
-    "estimator": _make("scikit-learn estimators", "", _read_estimator),
-    "module": _make("torch modules", "task features", _read_module),
-    "transformer": _make("Hugging Face transformers", "preprocess task features", _read_transformer),
+    ".skops": _make(".skops files", "trust output", _read_skops),
+    "pickle": _make("pickles", "trust task features output", _refuse),
+    "trusted": _make("pickles", "trust task features output", _read_pickle),
+    "estimator": _make("scikit-learn estimators", "output", _read_estimator),
+    "module": _make("torch modules", "task features output", _read_module),
+    "transformer": _make("Hugging Face transformers", "preprocess task features output", _read_transformer),
     **dict.fromkeys((".json", ".ubj", ".txt", ".lgb"), _BOOSTED),
     **dict.fromkeys(TABLE_SUFFIXES, _TABLE),
 }

@@ -95,6 +95,11 @@ class OnnxModel(FrozenModel):
             "features": self._features or "",
         }
 
+    @property
+    def gives_probabilities(self) -> bool:
+        """Whether the output that is read holds probabilities."""
+        return self._outputs == "probabilities"
+
     def _measure(self) -> str:
         # The runtime keeps its own, read-only copy of the weights: what can change is what a later load would read.
         return _hash_files(self._files, self._describe(self.task))

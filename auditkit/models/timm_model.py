@@ -116,6 +116,12 @@ class TimmModel(FrozenModel):
         return cls(module, name=architecture)
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """The labels that its configuration names; most name none."""
+        names = tuple(map(str, getattr(self._timm, "pretrained_cfg", {}).get("label_names") or ()))
+        return names if len(names) == self._timm.num_classes else ()
+
+    @property
     def input_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of a prepared image."""
         channels, height, width = self._data_config["input_size"]

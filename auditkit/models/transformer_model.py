@@ -93,6 +93,12 @@ class TransformerModel(FrozenModel):
             weights_sha256=weights_hash(state_tensors(self._module)),
         )
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The labels of its configuration."""
+        labels = _config(self._module).get("id2label") or {}
+        return tuple(str(labels[key]) for key in sorted(labels, key=int))
+
     def prepare(self, image: Image) -> Tensor:
         """One image as the model reads it, shape (channels, height, width)."""
         if self._is_text:

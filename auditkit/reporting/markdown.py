@@ -176,6 +176,8 @@ def _scope(document: ReportDocument) -> list[str]:
         f"- Model: {escape(model['name'])}, fingerprint `{model['fingerprint']}`" if model else "- Model: not loaded",
         f"- Data: {name}, {rows} rows, SHA-256 `{data.get('sha256')}`",
     ]
+    if document.run.get("reference"):
+        lines.insert(1, f"- Model as found: {escape(document.run['reference'])}")
     for each in document.representation:
         titles = [escape(each.attribute), "rows", "share", "audited", "population", "difference"]
         rows = [

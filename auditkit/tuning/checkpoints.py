@@ -81,8 +81,10 @@ def describe_task(
     }
 
 
-def check_task(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Raise when a checkpoint belongs to another training."""
+def check_task(path: Path, found: Any, wanted: dict[str, Any]) -> None:
+    """Raise when a checkpoint belongs to another training, or does not say to which."""
+    if not isinstance(found, dict):
+        raise InputError(f"checkpoint {path} does not say of which training it is; delete it to start anew")
     different = [name for name in wanted if found.get(name) != wanted[name]]
     if different:
         raise InputError(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from auditkit._typing import IntArray
 from auditkit.batches import assemble_batch
 from auditkit.criteria import Criterion
-from auditkit.errors import SolverError
+from auditkit.errors import InputError, SolverError
 from auditkit.groups import Groups
 from auditkit.heads import EpochRecord, FairHead
 from auditkit.progress import Progress
@@ -78,8 +78,8 @@ def train(
     run = _Training(exact, loss, criteria, config, initial, build or new_head)
     if checkpoint is not None and task is not None and checkpoint.path.exists():
         state = load_checkpoint(checkpoint.path)
-        check_task(checkpoint.path, state["task"], task)
-        run.restore(state)
+        check_task(checkpoint.path, state.get("task"), task)
+        _restore(run, state, checkpoint.path)
     with progress.stage("tuning the head", config.epochs) as advance:
         advance(len(run.history))
         while not run.is_over:
@@ -88,6 +88,21 @@ def train(
             if checkpoint is not None and (run.is_over or len(run.history) % checkpoint.every == 0):
                 save_checkpoint(checkpoint.path, {"task": task, **run.state()})
     return run.finish()
+
+
+def _restore(run: _Training, state: dict[str, Any], path: Path) -> None:
+    """Take up a checkpoint of this training.
+
+    Raises:
+        InputError: Something that a training of this kind writes is missing in it, or does not fit.
+    """
+    try:
+        run.restore(state)
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"checkpoint {path} is incomplete or damaged ({type(error).__name__}: {reason}); delete it to start anew"
+        ) from error
 
 
 def make_loss(criteria: Sequence[Criterion], config: TuneConfig) -> Any:
