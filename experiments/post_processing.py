@@ -15,9 +15,8 @@ from the sizes of the groups alone (`choose_tolerance`).
 The reference that the post-processing methods start from is a head trained for the loss alone, linear or with a hidden
 layer, chosen by its accuracy on the rows on which corrections are found. The tuned head has the same form. It is tuned
 through the layer along a path of tolerances (`auditkit.tuning.frontiers.sweep`) that starts at the reference, with one at
-which the layer does nothing, and ends at ε/2; the head of least log-loss on the same rows is taken. It is corrected row by
-row: scores by calibrated shifts, decisions by group thresholds of least expected error, found by recalibrated chances in
-place of labels. A (setting, seed) that is finished is read
+which the layer does nothing, and ends at ε/2. It is corrected row by row: scores by calibrated shifts, decisions by these
+or by group thresholds. Tolerance and correction are chosen by accuracy on the same rows. A (setting, seed) that is finished is read
 from the out folder.
 """
 
@@ -36,9 +35,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import logit
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
 
 from auditkit._files import write_whole
 from auditkit._typing import FloatArray
@@ -63,7 +59,9 @@ PARTS = {"tune": 0.4, "calibrate": 0.15, "certify": 0.25, "test": 0.2}
 CONFIDENCE = 0.95
 TOLERANCES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4)
 TIGHTENED = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-"""Shares of ε that methods are fitted at; the tuned head is chosen at the third."""
+"""Shares of ε that methods are fitted at."""
+CHOSEN_AT = 0.4
+"""Share of ε that the tuned head and its correction are chosen at."""
 MARGIN_SHARE = 0.75
 BASELINES = {
     "scores": ("calibrated_projection", "wasserstein_repair", "recalibration_mean", "recalibration_isotonic"),
@@ -76,7 +74,7 @@ CRITERIA: dict[str, Callable[[float], Criterion]] = {
     "demographic parity": lambda epsilon: ECP(ATTRIBUTE, tolerance=epsilon),
     "equalized odds": lambda epsilon: equalized_odds(ATTRIBUTE, tolerance=epsilon),
 }
-CONFIG = TuneConfig(epochs=200, learning_rate=0.03, patience=20)
+CONFIG = TuneConfig(batch_size=512, epochs=80, learning_rate=0.01, patience=10)
 WIDTHS = (None, 32)
 PATH = (20.0, 2.0, 1.0, 0.5)
 """Tolerances that the head is tuned at, as multiples of ε; at the first the layer leaves every score as it is."""
@@ -173,22 +171,18 @@ def tune(rows: Rows, criterion: Criterion, seed: int) -> Frontier:
 
 
 def choose_head(path: Frontier, rows: Sample, criterion: Criterion, level: str) -> tuple[str, Fit]:
-    """The head of least log-loss on the rows on which corrections are found, and its correction.
-
-    The log-loss is that of the corrected scores; for decisions, of the recalibrated chances that thresholds are found by.
-    """
+    """The head and the correction of best accuracy on the rows on which corrections are found."""
     found: list[tuple[float, str, Fit]] = []
-    for point in path.points:
-        scored = partial(score, point.head)
-        fit = partial(CORRECTIONS[level], scored, rows)
+    for point, (kind, correct) in product(path.points, CORRECTIONS[level].items()):
+        fit = partial(correct, partial(score, point.head), rows)
         try:
-            chances = recalibrate(scored, rows)(rows) if level == "decisions" else fit(criterion)(rows).scores
+            predicted = fit(criterion.with_tolerance(CHOSEN_AT * criterion.tolerance))(rows)
         except AuditkitError:
             continue
-        found.append((log_loss(rows.labels, chances), f"{point.tolerance / criterion.tolerance:g} ε", fit))
+        found.append((accuracy(predicted, rows), f"{point.tolerance / criterion.tolerance:g} ε, {kind}", fit))
     if not found:
         raise InputError(f"no head can be corrected for {criterion.name} on {rows.n_rows} rows")
-    best = min(found, key=lambda each: each[0])
+    best = max(found, key=lambda each: each[0])
     return best[1], best[2]
 
 
@@ -197,10 +191,10 @@ def score(head: FairHead, sample: Sample) -> FloatArray:
     return head.predict(frozen_features(sample))
 
 
-def fit_method(name: str, scored: Callable[[Sample], FloatArray], rows: Sample, criterion: Criterion) -> Predict:
-    """A correction of the library, on a head's probabilities in place of the model's."""
+def fit_shift(scored: Callable[[Sample], FloatArray], rows: Sample, criterion: Criterion) -> Predict:
+    """Calibrated corrections of a head's probabilities."""
     context = FitContext(rows, replace(rows, scores=scored(rows)), (criterion,), CONFIG, None)
-    fitted = find_method(name).fit(context)
+    fitted = find_method("calibrated_projection").fit(context)
     return lambda sample: fitted(replace(sample, scores=scored(sample)))
 
 
@@ -208,41 +202,6 @@ def fit_thresholds(scored: Callable[[Sample], FloatArray], rows: Sample, criteri
     """Group thresholds of least error on scores, by the labels of the rows."""
     found = calibrate_decisions(scored(rows), rows.groups, criterion, labels=rows.labels, on_unseen="pooled")
     return lambda sample: Prediction(None, found.chances(scored(sample), sample.groups))
-
-
-def fit_smoothed_thresholds(scored: Callable[[Sample], FloatArray], rows: Sample, criterion: Criterion) -> Predict:
-    """Group thresholds of least expected error: every row counts as positive with its chance, else as negative.
-
-    The chances vary less than labels do, so that fewer rows find the same thresholds.
-    """
-    chances = recalibrate(scored, rows)
-    known, twice = chances(rows), np.tile(np.arange(rows.n_rows), 2)
-    labels = np.repeat([1.0, 0.0], rows.n_rows)
-    found = calibrate_decisions(
-        known[twice], rows.groups.take(twice), criterion, labels=labels, weights=np.concatenate([known, 1 - known]),
-        on_unseen="pooled",
-    )  # fmt: skip
-    return lambda sample: Prediction(None, found.chances(chances(sample), sample.groups))
-
-
-def recalibrate(scored: Callable[[Sample], FloatArray], rows: Sample) -> Callable[[Sample], FloatArray]:
-    """Chances of a positive label: one logistic regression on the logit of the score per group (Platt scaling)."""
-    codes, logits = rows.groups.codes(ATTRIBUTE), logit_of(scored(rows))
-    fitted = [
-        LogisticRegression(C=1e3).fit(logits[codes == code], rows.labels[codes == code])
-        for code in range(len(rows.groups.categories(ATTRIBUTE)))
-    ]
-
-    def chances(sample: Sample) -> FloatArray:
-        mine, given = sample.groups.codes(ATTRIBUTE), logit_of(scored(sample))
-        return np.choose(mine, [model.predict_proba(given)[:, 1] for model in fitted])
-
-    return chances
-
-
-def logit_of(scores: FloatArray) -> FloatArray:
-    """Log-odds of probabilities, shape (n, 1)."""
-    return logit(np.clip(scores, 1e-6, 1 - 1e-6))[:, None]
 
 
 def fit_baseline(name: str, context: FitContext, criterion: Criterion) -> Predict:
@@ -294,9 +253,9 @@ def accuracy(found: Prediction, rows: Sample) -> float:
     return float(np.where(rows.labels == 1, chance, 1 - chance).mean())
 
 
-CORRECTIONS: dict[str, Callable[..., Predict]] = {
-    "scores": partial(fit_method, "calibrated_projection"),
-    "decisions": fit_smoothed_thresholds,
+CORRECTIONS: dict[str, dict[str, Callable[..., Predict]]] = {
+    "scores": {"shift": fit_shift},
+    "decisions": {"thresholds": fit_thresholds, "shift": fit_shift},
 }
 
 
@@ -315,9 +274,9 @@ def measure_missing(data: Path, out: Path, task: tuple[str, int]) -> None:
         write_whole(setting.file(folder, seed), json.dumps(found, indent=2, allow_nan=False).encode())
 
 
-def stored(out: Path, sets: Sequence[str], seeds: int) -> Iterator[Json]:
+def stored(out: Path, sets: Sequence[str], seeds: Sequence[int]) -> Iterator[Json]:
     """What is finished."""
-    for setting, seed in product(SETTINGS, range(seeds)):
+    for setting, seed in product(SETTINGS, seeds):
         place = setting.file(out / NAME, seed)
         if setting.dataset in sets and place.is_file():
             yield json.loads(place.read_text(encoding="utf-8"))
@@ -329,6 +288,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_data_option(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the figures")
     parser.add_argument("--seeds", type=int, default=5, metavar="N", help="how many seeds (default: 5)")
+    parser.add_argument("--first-seed", type=int, default=0, metavar="N", help="the first of them (default: 0)")
     parser.add_argument("--sets", nargs="+", choices=LOADERS, default=list(LOADERS), help="which data sets")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: 1)")
     parser.add_argument("--only-show", action="store_true", help="print what is finished, measure nothing")
@@ -338,7 +298,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder = options.out / NAME
     folder.mkdir(parents=True, exist_ok=True)
     work = partial(measure_missing, options.data, options.out)
-    tasks = [] if options.only_show else [(name, seed) for seed in range(options.seeds) for name in options.sets]
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    tasks = [] if options.only_show else [(name, seed) for seed in seeds for name in options.sets]
     try:
         if options.workers > 1:
             with ProcessPoolExecutor(options.workers) as pool:
@@ -349,7 +310,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except InputError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from error
-    text = describe(list(stored(options.out, options.sets, options.seeds)), PARTS, OURS)
+    text = describe(list(stored(options.out, options.sets, seeds)), PARTS, OURS)
     write_whole(folder / "RESULTS.md", (text + "\n").encode())
     print(text)
 

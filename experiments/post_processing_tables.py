@@ -32,7 +32,7 @@ def describe(found: Sequence[Json], parts: Mapping[str, float], ours: str) -> st
     head = ["data set", "criterion", "ε", "level", "seeds", "tuned head certified", "accuracy", "best baseline",
             "its accuracy", "tuned head minus it, paired", "mean", "interval"]  # fmt: skip
     more = ["data set", "criterion", "level", "method", "certified", "accuracy", "test gap", "tuned head minus it"]
-    return "\n\n".join((f"## post_processing", _summary(settings, outcome), table(head, lines), table(more, details)))
+    return "\n\n".join(("## post_processing", _summary(settings, outcome), table(head, lines), table(more, details)))
 
 
 def _summary(settings: Sequence[tuple[str, str]], outcome: Mapping[tuple[str, ...], tuple[bool, bool]]) -> str:
