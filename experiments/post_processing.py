@@ -60,6 +60,7 @@ CONFIDENCE = 0.95
 TOLERANCES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4)
 TIGHTENED = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 """Shares of ε that methods are fitted at."""
+ROUNDING = 1e-6
 CHOSEN_AT = 0.4
 """Share of ε that the tuned head and its correction are chosen at."""
 MARGIN_SHARE = 0.75
@@ -171,13 +172,21 @@ def tune(rows: Rows, criterion: Criterion, seed: int) -> Frontier:
 
 
 def choose_head(path: Frontier, rows: Sample, criterion: Criterion, level: str) -> tuple[str, Fit]:
-    """The head and the correction of best accuracy on the rows on which corrections are found."""
+    """The head and the correction of best accuracy on the rows on which corrections are found.
+
+    One that leaves more than the tolerance it is fitted for on these rows is not asked: calibrated shifts bound the gaps
+    of scores, and need not bound those of the decisions made from them.
+    """
+    asked = criterion.with_tolerance(CHOSEN_AT * criterion.tolerance)
     found: list[tuple[float, str, Fit]] = []
     for point, (kind, correct) in product(path.points, CORRECTIONS[level].items()):
         fit = partial(correct, partial(score, point.head), rows)
         try:
-            predicted = fit(criterion.with_tolerance(CHOSEN_AT * criterion.tolerance))(rows)
+            predicted = fit(asked)(rows)
         except AuditkitError:
+            continue
+        gap = measure_gaps(values_of(predicted, level), rows.groups, (asked,), labels=rows.labels)[asked.name]
+        if gap > asked.tolerance + ROUNDING:
             continue
         found.append((accuracy(predicted, rows), f"{point.tolerance / criterion.tolerance:g} ε, {kind}", fit))
     if not found:
