@@ -6,18 +6,18 @@ A setting is a data set and a criterion (demographic parity or equalized odds of
 criterion is asked of the scores, or of the decisions. Rows are split into those that train (40 %), those on which
 corrections and thresholds are found (15 %), those that certify (25 %) and those that test (20 %).
 
-Every method is fitted at tolerances from 0 to ε, and certified at each: the audit of the certifying rows must pass at ε
-with a confidence of 95 %. Tolerances are asked from the tightest on, and the first that is not certified ends the series
-(fixed-sequence testing, which needs no correction for the number of questions); the loosest certified one is taken. So
-all methods that are compared carry the same certificate, and what differs is their accuracy on the test rows. ε follows
-from the sizes of the groups alone (`choose_tolerance`).
+Every method is fitted at tolerances from 0 to ε, and certified at each: the audit of the certifying rows must pass at
+ε with a confidence of 95 %. Tolerances are asked from the tightest on, and the first that is not certified ends the
+series (fixed-sequence testing, which needs no correction for the number of questions); the loosest certified one is
+taken. So all methods that are compared carry the same certificate, and what differs is their accuracy on the test rows.
+ε follows from the sizes of the groups alone (`choose_tolerance`).
 
 The reference that the post-processing methods start from is a head trained for the loss alone, linear or with a hidden
 layer, chosen by its accuracy on the rows on which corrections are found. The tuned head has the same form. It is tuned
-through the layer along a path of tolerances (`auditkit.tuning.frontiers.sweep`) that starts at the reference, with one at
-which the layer does nothing, and ends at ε/2. It is corrected row by row: scores by calibrated shifts, decisions by these
-or by group thresholds. Tolerance and correction are chosen by accuracy on the same rows. A (setting, seed) that is finished is read
-from the out folder.
+through the layer along a path of tolerances (`auditkit.tuning.frontiers.sweep`) that starts at the reference, with one
+at which the layer does nothing, and ends at ε/2. It is corrected row by row: scores by calibrated shifts, decisions by
+these or by group thresholds. Tolerance and correction are chosen by accuracy on the same rows. A (setting, seed) that
+is finished is read from the out folder.
 """
 
 from __future__ import annotations
@@ -174,8 +174,8 @@ def tune(rows: Rows, criterion: Criterion, seed: int) -> Frontier:
 def choose_head(path: Frontier, rows: Sample, criterion: Criterion, level: str) -> tuple[str, Fit]:
     """The head and the correction of best accuracy on the rows on which corrections are found.
 
-    One that leaves more than the tolerance it is fitted for on these rows is not asked: calibrated shifts bound the gaps
-    of scores, and need not bound those of the decisions made from them.
+    One that leaves more than the tolerance it is fitted for on these rows is left out: calibrated shifts bound gaps of
+    scores, which need not bound those of the decisions made from them.
     """
     asked = criterion.with_tolerance(CHOSEN_AT * criterion.tolerance)
     found: list[tuple[float, str, Fit]] = []

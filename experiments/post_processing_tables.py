@@ -37,14 +37,16 @@ def describe(found: Sequence[Json], parts: Mapping[str, float], ours: str) -> st
 
 def _summary(settings: Sequence[tuple[str, str]], outcome: Mapping[tuple[str, ...], tuple[bool, bool]]) -> str:
     sentences = []
-    for level in ("scores", "decisions"):
+    levels = list(dict.fromkeys(level for *_, level in outcome))
+    for level in levels:
         same = sum(outcome[(*setting, level)][0] for setting in settings)
         behind = sum(outcome[(*setting, level)][1] for setting in settings)
         sentences.append(
             f"Gaps of {level}: mean accuracy of the tuned head at or above that of every baseline in {same} of "
-            f"{len(settings)} settings; behind one beyond the paired interval in {behind}."
+            f"{len(settings)} settings; behind one beyond the paired interval, or without a certificate where one has "
+            f"it, in {behind}."
         )
-    both = sum(all(outcome[(*s, level)][0] for level in ("scores", "decisions")) for s in settings)
+    both = sum(all(outcome[(*setting, level)][0] for level in levels) for setting in settings)
     return " ".join((*sentences, f"At both levels at or above: {both} of {len(settings)}."))
 
 
