@@ -154,7 +154,7 @@ def _weights_of(head: FairHead, rows: HeadRows, config: TuneConfig) -> dict[str,
     wanted = (rows.features.shape[1], config.hidden, config.score_space, config.outputs)
     if form != wanted:
         raise InputError(
-            "initial must be a head of the form that config describes: (features, hidden, score_space, outputs) must be "
+            "initial must be a head of the form that config describes, with (features, hidden, score_space, outputs) = "
             f"{wanted}; got {form}"
         )
     return _copy_weights(head)
