@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from auditkit.comparison.differences import Resampling
+from auditkit.metrics import Estimate
 from experiments.protocol import shown
 from experiments.results import standing, table
 
@@ -54,12 +55,12 @@ def _line(runs: Sequence[Json], level: str, ours: str, resampling: Resampling) -
     """Cells of one setting and level; whether the tuned head is at or above all, and whether it is behind one."""
     mine = _accuracies(runs, level, ours)
     rivals = [name for name in runs[0]["levels"][level] if name not in (ours, *NO_BASELINES)]
-    means = {name: np.mean(list(known.values())) for name in rivals if (known := _accuracies(runs, level, name))}
-    gains = {name: _difference(runs, level, ours, name, resampling) for name in means}
+    certified = [name for name in rivals if _accuracies(runs, level, name)]
+    gains = {name: _difference(runs, level, ours, name, resampling) for name in certified}
     known = {name: gain for name, gain in gains.items() if gain is not None}
     cells = [str(len(runs)), f"{len(mine)}", _mean(mine, resampling)]
     if not mine or not known:
-        return [*cells, "—", "—", "—", "—", "—"], (bool(mine), not mine and bool(means))
+        return [*cells, "—", "—", "—", "—", "—"], (bool(mine), not mine and bool(certified))
     least = min(known, key=lambda name: known[name].value)
     at_or_above = all(gain.value >= 0 for gain in known.values())
     behind = any(standing(gain) == "behind" for gain in known.values())
@@ -87,7 +88,7 @@ def _accuracies(runs: Sequence[Json], level: str, name: str) -> dict[int, float]
     return {seed: entry["accuracy"] for seed, entry in entries.items() if entry["certified"]}
 
 
-def _difference(runs: Sequence[Json], level: str, first: str, second: str, resampling: Resampling) -> Any:
+def _difference(runs: Sequence[Json], level: str, first: str, second: str, resampling: Resampling) -> Estimate | None:
     """Paired difference over the seeds on which both are certified; None for fewer than two."""
     one, other = _accuracies(runs, level, first), _accuracies(runs, level, second)
     both = sorted(set(one) & set(other))
