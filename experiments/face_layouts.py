@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from auditkit._typing import FloatArray
+from auditkit._typing import FloatArray, VectorLike
 from experiments.faces import FAIRFACE_AGES, read_utkface
 
 LOWER_ENDS = (0, 3, 10, 20, 30, 40, 50, 60, 70)
@@ -53,7 +53,7 @@ def write_celeba(table: pd.DataFrame, images: Path, out: Path) -> None:
             "Smiling": _sign(np.array(level) > np.median(level)),
             "Young": _sign(table["age"] < YOUNG),
         },
-        index=table["file"],
+        index=table["file"].tolist(),
     )
     (out / "img_align_celeba").mkdir(parents=True, exist_ok=True)
     for name in table["file"]:
@@ -91,7 +91,7 @@ def brightness(path: Path) -> float:
     return float(grey.mean())
 
 
-def _sign(values: np.ndarray | pd.Series) -> np.ndarray:
+def _sign(values: VectorLike) -> np.ndarray:
     """−1 and 1, as CelebA writes its attributes."""
     return np.where(np.asarray(values), 1, -1)
 

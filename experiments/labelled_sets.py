@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from auditkit._typing import FloatArray
+from auditkit._typing import FloatArray, VectorLike
 from auditkit.baselines import Sample
 from auditkit.groups import Groups
 from experiments import faces
@@ -28,7 +28,7 @@ ATTRIBUTE = "group"
 """Name of the protected attribute in every sample."""
 
 
-def make_sample(features: FloatArray, labels: pd.Series | FloatArray, values: np.ndarray) -> Sample:
+def make_sample(features: FloatArray, labels: VectorLike, values: VectorLike) -> Sample:
     """Rows with placeholder scores; the reference is trained on every split."""
     outcome = np.asarray(labels, dtype=np.float64)
     return Sample(np.zeros(len(outcome)), outcome, Groups({ATTRIBUTE: values}), features)
