@@ -202,13 +202,13 @@ class Groups:
         """One column as an object array of its values, shape (n,)."""
         return object_array(self.categories(name))[self.codes(name)]
 
-    def take(self, rows: VectorLike) -> Groups:
-        """The groups of some rows (indices or a boolean mask), with the same categories."""
-        chosen = to_numpy(rows)
+    def take(self, rows: VectorLike, *, names: Sequence[str] | None = None) -> Groups:
+        """The groups of some rows (indices or a boolean mask), with the same categories; of some columns only."""
+        chosen, kept = to_numpy(rows), self.names if names is None else names
         part = object.__new__(Groups)
-        part._codes = {name: codes[chosen] for name, codes in self._codes.items()}
-        part._categories = self._categories
-        part._shares = {name: shares[chosen] for name, shares in self._shares.items()}
+        part._codes = {name: codes[chosen] for name, codes in self._codes.items() if name in kept}
+        part._categories = {name: known for name, known in self._categories.items() if name in kept}
+        part._shares = {name: shares[chosen] for name, shares in self._shares.items() if name in kept}
         part._cells = {}
         part.derived = {}
         part.n_rows = len(next(iter((*part._codes.values(), *part._shares.values()))))

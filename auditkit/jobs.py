@@ -6,7 +6,7 @@ it, with the report's hashes in the manifest) is the same for the same plan, dat
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ import numpy as np
 from auditkit._validation import check_binary
 from auditkit.auditing import AuditResult
 from auditkit.baselines import FitContext, Sample, share_head
+from auditkit.baselines.base import frozen_features
 from auditkit.certificates import certify_projection
 from auditkit.comparison import (
     CompareConfig,
     Comparison,
-    MethodRun,
     compare_at,
     compare_on_split,
     make_context,
@@ -38,6 +38,7 @@ from auditkit.progress import NullProgress, Progress
 from auditkit.run_folder import Clock, check_out, make_record, write_run
 from auditkit.splitting import split_subject
 from auditkit.subjects import Subject, audit_sample, load_subject
+from auditkit.tuning.frontiers import sweep
 
 REFERENCE_HEAD = (
     "A head trained on the frozen features for the loss alone, on the tuning rows: the model gives several outputs and "
@@ -56,6 +57,7 @@ class RunResult:
         enforced: The criteria that the tuning enforced.
         comparison: What comparison.json holds; None when nothing was compared.
         folder: The run folder.
+        frontier: What frontier.json holds; None where the audit file asks for no further tolerances.
     """
 
     outcome: AuditResult
@@ -63,6 +65,7 @@ class RunResult:
     enforced: tuple[Criterion, ...]
     comparison: dict[str, Any] | None
     folder: Path
+    frontier: dict[str, Any] | None = None
 
 
 def run_demo(*, out: str | Path, seed: int = 0, progress: Progress | None = None) -> RunResult:
@@ -186,12 +189,16 @@ def _run(command: str, config: AuditFile, *, out: str | Path, progress: Progress
     if compared:
         with clock.stage("compare"):
             runs = compare_on_split(context, test, config.build_criteria(), settings, seed=config.seed)
-            frontier = compare_at(
+            elsewhere = compare_at(
                 subject.sample, parts, enforced, config.build_criteria(), settings, config.frontier,
                 seed=config.seed, progress=reporter,
             )  # fmt: skip
             rows = {name: len(part) for name, part in parts.items()}
-            comparison = Comparison(enforced, config.build_criteria(), settings, rows, tuple(runs), frontier).to_dict()
+            comparison = Comparison(enforced, config.build_criteria(), settings, rows, tuple(runs), elsewhere).to_dict()
+    frontier = None
+    if config.tune.tolerances and context.tune.features is not None:
+        with clock.stage("frontier"):
+            frontier = _sweep(context, test, config.tune.tolerances)
     if subject.model is not None:
         subject.model.check_frozen()  # bit by bit: the guarantee is about the model that was found
     record = make_record(
@@ -203,10 +210,22 @@ def _run(command: str, config: AuditFile, *, out: str | Path, progress: Progress
         "projection.json": certificate,
         "audit_after.json": after and after.to_dict(),
         "comparison.json": comparison,
+        "frontier.json": frontier,
     }
     artefacts = _artefacts(context.head, context.calibration)
     folder = write_run(out, record, files, clock=clock, artefacts=artefacts)
-    return RunResult(outcome, after, enforced, comparison, folder)
+    return RunResult(outcome, after, enforced, comparison, folder, frontier)
+
+
+def _sweep(context: FitContext, test: Sample, tolerances: Sequence[float]) -> dict[str, Any]:
+    """The accuracy–ε frontier: heads of the tuning rows, projected and measured on the test rows."""
+    rows = context.tune
+    frontier = sweep(
+        frozen_features(rows), rows.labels, rows.groups, context.criteria, tolerances,
+        held_out=(frozen_features(test), test.labels, test.groups), start=rows.scores, config=context.config,
+        progress=context.progress,
+    )  # fmt: skip
+    return frontier.to_dict()
 
 
 def _audit_after(config: AuditFile, context: FitContext, test: Sample, plan: PlanCheck | None) -> AuditResult | None:
@@ -270,7 +289,7 @@ def _compare_config(config: AuditFile) -> CompareConfig:
         confidence=config.confidence,
         guarantee=config.confidence,
         split=tuple(config.split.fractions.items()),
-        tune=TuneConfig(seed=config.seed, **config.tune.model_dump()),
+        tune=TuneConfig(seed=config.seed, **config.tune.training),
     )
 
 

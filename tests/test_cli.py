@@ -56,6 +56,32 @@ def test_tune_and_compare_and_report(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "tuned" / "report.html").is_file()
 
 
+def test_tuning_writes_and_prints_the_frontier_that_the_audit_file_asks_for(run: Run, tmp_path: Path) -> None:
+    file = write_case(tmp_path, predictions(rows=2000), tune={"epochs": 15, "tolerances": [0.01, 0.1]})
+    _, out, err = run("tune", file, "--out", tmp_path / "run")
+    assert err == ""
+    assert "Frontier on the test rows" in out
+    found = json.loads((tmp_path / "run" / "frontier.json").read_text(encoding="utf-8"))
+    assert (found["schema"], found["measure"]) == ("auditkit.frontier/1", "accuracy")
+    assert [point["tolerance"] for point in found["points"]] == [0.1, 0.01]
+    for point in found["points"]:
+        assert point["gap"] <= point["tolerance"] + 1e-9
+        assert f"accuracy {point['quality']:.4f}" in out
+    assert 'id="frontier"' in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert run("verify", tmp_path / "run")[0] == 0
+    record = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    assert record["plan"]["tune"]["tolerances"] == [0.01, 0.1]
+    assert "frontier.json" in record["files"]
+
+
+def test_a_frontier_of_impossible_tolerances_is_refused(run: Run, tmp_path: Path) -> None:
+    file = write_case(tmp_path, tune={"tolerances": [0.1, -0.1]})
+    code, _, err = run("tune", file, "--out", tmp_path / "run")
+    assert code == 2
+    assert "tune.tolerances[1]" in err
+    assert "greater than or equal to 0" in err
+
+
 def test_default_folder_is_named_after_the_audit(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_case(tmp_path, criteria=PARITY, name="../Börse: 1/2")

@@ -10,10 +10,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from auditkit.baselines import Prediction, Sample
+from auditkit.criteria import Criterion
 from auditkit.errors import InputError, SchemaError
 from auditkit.finetuning import TuneConfig
 from auditkit.metrics import Estimate
-from experiments import employee, faces, loans, synthetic
+from experiments import (
+    employee,
+    face_layouts,
+    faces,
+    labelled_sets,
+    loans,
+    post_processing,
+    post_processing_tables,
+    synthetic,
+)
 from experiments.protocol import Protocol, average_precision, relative_change, run
 from experiments.results import standing
 from tests.real_data import data_path
@@ -190,3 +201,99 @@ def test_a_synthetic_set_is_measured_once_and_read_again(
     monkeypatch.setattr(synthetic, "measure_set", lambda *_, **__: pytest.fail("measured again"))
     synthetic.main(line)
     assert capsys.readouterr().out == first
+
+
+def test_faces_are_written_in_the_published_layouts(tmp_path: Path) -> None:
+    from PIL import Image
+
+    source = tmp_path / "faces"
+    (source / "images").mkdir(parents=True)
+    ages = [19, 20, 39, 40, 70, 101]
+    for k in range(6):
+        Image.new("RGB", (8, 8), (40 * k,) * 3).save(source / "images" / f"{k}.jpg")
+    pd.DataFrame(
+        {"file": [f"{k}.jpg" for k in range(6)], "age": ages, "gender": ["male", "female"] * 3, "race": ["White"] * 6}
+    ).to_csv(source / "labels.csv", index=False)
+    face_layouts.write_layouts(source, tmp_path)
+    celeba = faces.read_celeba(tmp_path / "celeba").frame
+    assert celeba["label"].tolist() == [0, 0, 0, 1, 1, 1]  # brighter than the median
+    assert celeba["age"].tolist() == ["young"] * 3 + ["older"] * 3
+    assert celeba["gender"].tolist() == ["male", "female"] * 3
+    fairface = faces.read_fairface(tmp_path / "fairface").frame.sort_values("path", key=lambda path: path.str[-5:])
+    assert fairface["label"].tolist() == [int(age >= 30) for age in ages]
+    for folder, frame in {"celeba": celeba, "fairface": fairface}.items():
+        assert all((tmp_path / folder / path).is_file() for path in frame["path"])
+    face_layouts.write_layouts(source, tmp_path / "few", rows=2)
+    assert len(faces.read_celeba(tmp_path / "few" / "celeba").frame) == 2
+
+
+def _labelled(n_rows: int, seed: int) -> Sample:
+    rng = np.random.default_rng(seed)
+    member = rng.random(n_rows) < 0.4
+    features = rng.normal(size=(n_rows, 3)) + 0.6 * member[:, None]
+    labels = (rng.random(n_rows) < 1 / (1 + np.exp(-2 * features[:, 0]))).astype(float)
+    return labelled_sets.make_sample(np.column_stack([features, member]), labels, np.where(member, "b", "a"))
+
+
+def test_the_tolerance_follows_from_the_sizes_of_the_groups_alone() -> None:
+    few, many = _labelled(1500, 0), _labelled(40_000, 0)
+    assert post_processing.choose_tolerance(many, "demographic parity") == 0.05
+    for name in post_processing.CRITERIA:
+        assert post_processing.choose_tolerance(few, name) > post_processing.choose_tolerance(many, name)
+
+
+def test_methods_are_certified_from_the_tightest_tolerance_on_until_one_is_not() -> None:
+    dataset, criterion = _labelled(8000, 1), post_processing.CRITERIA["demographic parity"](0.1)
+    rows = post_processing.Rows(*(dataset.take(np.arange(k, 8000, 4)) for k in range(4)), reference=None)
+    asked: list[float] = []
+
+    def fit(at: Criterion) -> post_processing.Predict:
+        asked.append(at.tolerance / 0.1)
+        lift = at.tolerance / 0.1 * 0.2
+        return lambda s: Prediction(0.4 + lift * s.groups.codes(labelled_sets.ATTRIBUTE))
+
+    found = post_processing.certify(fit, rows, criterion, "scores")
+    assert asked == pytest.approx([0.0, 0.2, 0.4, 0.6])  # gaps of 0, 0.04, 0.08 and 0.12
+    assert (found["certified"], found["share"]) == (True, 0.4)
+    assert found["gap"] == pytest.approx(0.08)
+    assert found["accuracy"] == pytest.approx(np.mean(rows.test.labels == 0))
+    nothing = post_processing.certify(lambda _: lambda s: Prediction(s.labels), rows, criterion, "scores")
+    assert nothing == {"certified": False}
+
+
+def test_a_setting_is_measured_once_and_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(post_processing, "LOADERS", {"law": lambda *_: _labelled(3000, 2)})
+    monkeypatch.setattr(post_processing, "CONFIG", TuneConfig(epochs=3))
+    monkeypatch.setitem(post_processing.BASELINES, "scores", ("calibrated_projection",))
+    monkeypatch.setitem(post_processing.BASELINES, "decisions", ("threshold_optimizer", "calibrated_projection"))
+    line = ["--data", str(tmp_path), "--out", str(tmp_path), "--seeds", "2", "--sets", "law"]
+    post_processing.main(line)
+    text = capsys.readouterr().out
+    assert "of 2 settings" in text
+    assert "| law | demographic parity |" in text
+    places = sorted((tmp_path / "post_processing").glob("*.json"))
+    assert len(places) == 4
+    found = json.loads(places[0].read_text())
+    ours = found["levels"]["decisions"]["tuned head"]
+    assert ours["certified"] is (ours["accuracy"] > 0.5)
+    monkeypatch.setattr(post_processing, "measure", lambda *_: pytest.fail("measured again"))
+    post_processing.main(line)
+    assert capsys.readouterr().out == text
+
+
+def test_a_missing_certificate_counts_against_the_tuned_head() -> None:
+    def run(seed: int, ours: float | None, other: float | None) -> dict:
+        entries = {"tuned head": ours, "rival": other}
+        level = {
+            name: {"certified": value is not None, "accuracy": value, "gap": 0.0} for name, value in entries.items()
+        }
+        return {"dataset": "d", "criterion": "c", "seed": seed, "tolerance": 0.1, "levels": {"scores": level}}
+
+    parts = {"test": 0.2}
+    ahead = post_processing_tables.describe([run(0, 0.8, 0.7), run(1, 0.82, 0.71)], parts, "tuned head")
+    assert "in 1 of 1 settings" in ahead
+    refused = post_processing_tables.describe([run(0, None, 0.7), run(1, None, 0.71)], parts, "tuned head")
+    assert "in 0 of 1 settings" in refused
+    assert "behind one beyond the paired interval, or without a certificate where one has it, in 1" in refused

@@ -405,6 +405,15 @@ class TestSweep:
         cold = ak.tune_head(*ROWS, CRITERION.with_tolerance(0.09), config=config)
         assert frontier.points[1].head.history[0].loss < cold.history[0].loss
 
+    def test_a_sweep_starts_from_the_head_that_it_is_given(self) -> None:
+        config = ak.TuneConfig(epochs=30, learning_rate=0.05)
+        head = ak.tune_head(*ROWS, CRITERION.with_tolerance(0.1), config=config)
+        one_more = ak.TuneConfig(epochs=1, learning_rate=1e-9)
+        (point,) = sweep(*ROWS, CRITERION, [0.1], held_out=ROWS, config=one_more, initial=head).points
+        np.testing.assert_allclose(point.head.predict(ROWS[0]), head.predict(ROWS[0]), atol=1e-6)
+        with pytest.raises(InputError, match="initial must be a head of the form that config describes"):
+            sweep(*ROWS, CRITERION, [0.1], held_out=ROWS, config=ak.TuneConfig(hidden=4), initial=head)
+
     def test_an_interrupted_sweep_goes_on(self, tmp_path: Path, epochs_run: list[int]) -> None:
         config, close = ak.TuneConfig(epochs=4), 0.1 + 1e-9
         whole = sweep(*ROWS, CRITERION, [0.2, close, 0.1], held_out=ROWS, config=config)

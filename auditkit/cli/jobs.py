@@ -174,8 +174,22 @@ def _show(result: RunResult, form: str = "text") -> None:
     write_step_summary(result.folder)
     if form == "text":
         print_run(result.folder)
+        _show_frontier(result)
     else:
         typer.echo(render_run(result.folder, form), nl=False)
+
+
+def _show_frontier(result: RunResult) -> None:
+    """The accuracy–ε frontier of the test rows, where the audit file asks for one."""
+    if result.frontier is None:
+        return
+    measure = result.frontier["measure"]
+    typer.echo(f"Frontier on the test rows, heads projected at each tolerance ({result.folder / 'frontier.json'}):")
+    for point in result.frontier["points"]:
+        typer.echo(
+            f"  ε = {point['tolerance']:<8g} {measure} {point['quality']:.4f}   loss {point['loss']:.4f}   "
+            f"gap {point['gap']:.4f} (the head's own {point['head_gap']:.4f})"
+        )
 
 
 def _enforced_verdict(result: RunResult) -> str:

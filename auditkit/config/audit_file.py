@@ -122,6 +122,16 @@ class TuneSpec(Section):
     patience: Whole = Field(default=40, ge=1, description="Epochs without a better validation loss before stopping.")
     hidden: Whole | None = Field(default=None, ge=1, description="Width of a hidden layer; null is a linear head.")
     batch_size: Whole | None = Field(default=None, ge=1, description="Rows per step; null takes all at once.")
+    tolerances: tuple[Annotated[Number, Field(ge=0)], ...] = Field(
+        default=(),
+        description="Tolerances of the accuracy–ε frontier: one head for each, from the largest to the smallest, "
+        "measured on the test rows and written to frontier.json; none by default.",
+    )
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """The fields of `auditkit.TuneConfig`."""
+        return self.model_dump(exclude={"tolerances"})
 
 
 class AuditFile(Section):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from auditkit._typing import FloatArray, VectorLike
 from auditkit.criteria import Criterion, check_criteria
@@ -98,6 +99,7 @@ def sweep(
     *,
     held_out: tuple[VectorLike, VectorLike, Groups],
     start: VectorLike | None = None,
+    initial: FairHead | None = None,
     config: TuneConfig | None = None,
     progress: Progress | None = None,
     checkpoints: str | Path | None = None,
@@ -112,6 +114,8 @@ def sweep(
         tolerances: ε, one per point; trained from the largest to the smallest.
         held_out: Features, labels and groups of the rows that the frontier is measured on, pooled into one batch.
         start: Scores of the frozen model, as for `tune_head`.
+        initial: A head whose weights the first training starts from, of the form that ``config`` describes; None starts
+            from ``start``, or from the seed.
         config: How to train every head.
         progress: Where to report the tolerances.
         checkpoints: A folder for one checkpoint per tolerance; a sweep that was interrupted goes on from them.
@@ -120,7 +124,7 @@ def sweep(
         The frontier, from loose to tight.
 
     Raises:
-        InputError: No tolerance, one that is negative or not finite, or wrong rows.
+        InputError: No tolerance, one that is negative or not finite, wrong rows, or an initial head of another form.
         InfeasibleError: The criteria cannot hold together at one of the tolerances.
     """
     listed, settings = check_criteria(criteria), config or TuneConfig()
@@ -129,19 +133,35 @@ def sweep(
     measured = check_rows(*held_out, settings)
     folder = None if checkpoints is None else Path(checkpoints)
     points: list[FrontierPoint] = []
-    initial = None
+    weights = None if initial is None else _weights_of(initial, rows, settings)
     with (progress or NullProgress()).stage("sweeping the tolerances", len(ordered)) as advance:
         for epsilon in ordered:
             at = [criterion.with_tolerance(epsilon) for criterion in listed]
             place = None if folder is None else Checkpointing(folder / f"{epsilon!r}.safetensors")
             loss = make_loss(at, settings)
-            head = train(rows, loss, at, settings, NullProgress(), checkpoint=place, initial=initial)
-            initial = {name: value.detach().clone() for name, value in head.state_dict().items()}
+            head = train(rows, loss, at, settings, NullProgress(), checkpoint=place, initial=weights)
+            weights = _copy_weights(head)
             points.append(_measure(head, measured, at, epsilon, settings))
             advance(1)
     measure = "R²" if settings.score_space == "identity" else "accuracy"
     first = tuple(criterion.with_tolerance(ordered[0]) for criterion in listed)
     return Frontier(tuple(points), first, settings, measure)
+
+
+def _weights_of(head: FairHead, rows: HeadRows, config: TuneConfig) -> dict[str, Tensor]:
+    """Weights of a head that training can start from."""
+    form = (head.n_features, head.hidden, head.score_space, head.outputs)
+    wanted = (rows.features.shape[1], config.hidden, config.score_space, config.outputs)
+    if form != wanted:
+        raise InputError(
+            "initial must be a head of the form that config describes, with (features, hidden, score_space, outputs) = "
+            f"{wanted}; got {form}"
+        )
+    return _copy_weights(head)
+
+
+def _copy_weights(head: FairHead) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in head.state_dict().items()}
 
 
 def _check_tolerances(tolerances: Sequence[float]) -> list[float]:

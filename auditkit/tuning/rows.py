@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -117,7 +116,9 @@ class Batches:
         if known and not inferred:
             chosen = [by_cell[places] for places in self._places]
             self._slots = [
-                _Slot(_select(rows.groups.take(index), known), rows.labels[torch.as_tensor(index)]) for index in chosen
+                # The other columns do not stay the same from epoch to epoch.
+                _Slot(rows.groups.take(index, names=known), rows.labels[torch.as_tensor(index)])
+                for index in chosen
             ]
         self._labels_stay = classes
 
@@ -163,12 +164,3 @@ def _cells(rows: HeadRows, columns: list[str], *, classes: bool) -> np.ndarray[A
         return np.zeros(rows.groups.n_rows, dtype=np.int16)
     index = rows.groups.cells(names, labels=rows.labels).index
     return index.astype(np.int16) if index.max(initial=0) < 2**15 else index
-
-
-def _select(groups: Groups, columns: list[str]) -> Groups:
-    """The groups with these columns only: the others do not stay the same from epoch to epoch."""
-    selected = {
-        name: pd.Series(pd.Categorical.from_codes(groups.codes(name), list(groups.categories(name))))
-        for name in columns
-    }
-    return Groups(selected)
