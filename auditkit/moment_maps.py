@@ -270,8 +270,7 @@ class ColumnMap(MomentMap):
 def sum_cells(values: np.ndarray[Any, Any], index: IntArray, size: int) -> FloatArray:
     """Sum over the rows of every cell in float64, shape (size,)."""
     if len(values) <= SUM_CHUNK:
-        sums = np.bincount(index, values, size)
-        return sums if len(values) else sums.astype(np.float64)  # NumPy counts where there is nothing to add
+        return np.bincount(index, values, size).astype(np.float64, copy=False)
     sums = np.zeros(size)
     for start in range(0, len(values), SUM_CHUNK):
         part = slice(start, start + SUM_CHUNK)

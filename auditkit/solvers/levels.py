@@ -286,7 +286,7 @@ def _answer(shift: FloatArray, plan: LevelPlan, share: FloatArray | None) -> Lev
         inverse = moved / share
     else:
         rigid = moved & (share <= 0)
-        inverse = np.divide(1.0, share, out=np.zeros_like(share), where=moved & ~rigid)
+        inverse = np.divide(1.0, share, out=np.zeros_like(share), where=moved & (share > 0))
     if not plan.pairwise:
         return LevelAnswer(plan.weight, inverse)
     if len(plan.strata) == 1:
