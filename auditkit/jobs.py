@@ -169,8 +169,8 @@ def _run(command: str, config: AuditFile, *, out: str | Path, progress: Progress
     clock, reporter = Clock(), progress or NullProgress()
     subject = load_subject(config, progress=reporter, clock=clock)
     enforced = _check_request(config, subject)
-    if not compared and subject.sample.features is None:
-        raise InputError("tuning needs frozen features; give a model:, or name data.features in the predictions table")
+    if subject.sample.features is None:
+        _refuse_without_features(config, compared=compared)
     parts, leakage = split_subject(config, subject)
     settings = replace(_compare_config(config), train_reference=not subject.has_scores)
     test = subject.sample.take(parts["test"])
@@ -234,6 +234,21 @@ def _audit_after(config: AuditFile, context: FitContext, test: Sample, plan: Pla
         return None
     fair = context.calibration.apply(context.head.predict(test.features), test.groups)
     return replace(audit_sample(config, test, fair), plan=plan)
+
+
+def _refuse_without_features(config: AuditFile, *, compared: bool) -> None:
+    """Raise for what needs frozen features where there are none; some methods of a comparison do without.
+
+    Raises:
+        InputError: The job tunes a head, or heads at several tolerances.
+    """
+    remedy = "give a model: that has them, or name data.features in the predictions table"
+    if not compared:
+        raise InputError(f"tuning needs frozen features; {remedy}")
+    if config.tune.tolerances:
+        raise InputError(
+            f"tune.tolerances asks for a head at each, which needs frozen features; {remedy}, or leave tolerances out"
+        )
 
 
 def _refuse_unheeded(config: AuditFile) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from auditkit.errors import InputError
-from auditkit.reporting.manifest import list_files
+from auditkit.reporting.manifest import MANIFEST, SIGNATURE, list_files
 from auditkit.reporting.reading import load_document, read_part
 from auditkit.reporting.verification import verify_run
 
@@ -41,12 +41,10 @@ def pack_run(folder: str | Path) -> bytes:
     Raises:
         InputError: There is a link among them.
     """
-    place, held = Path(folder), io.BytesIO()
-    list_files(place)  # refuses links
+    held = io.BytesIO()
     with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in sorted(place.rglob("*")):
-            if path.is_file():
-                archive.write(path, path.relative_to(place).as_posix())
+        for name, path in _list_all(Path(folder)).items():
+            archive.write(path, name)
     return held.getvalue()
 
 
@@ -87,8 +85,7 @@ def copy_run(source: str | Path, into: str | Path) -> Path:
         InputError: It holds a link or too much, or a hash or a finding differs.
         SchemaError: A file in it is not of the version that this release reads.
     """
-    place = Path(source)
-    files = {**list_files(place), **{path.name: path for path in place.glob("manifest.*")}}
+    files = _list_all(Path(source))
     _check_amount(len(files), sum(path.lstat().st_size for path in files.values()))
 
     def copy(draft: Path) -> None:
@@ -97,6 +94,12 @@ def copy_run(source: str | Path, into: str | Path) -> Path:
             shutil.copyfile(path, draft / name, follow_symlinks=False)
 
     return _take_in(Path(into), copy)
+
+
+def _list_all(folder: Path) -> dict[str, Path]:
+    """Every file by its path within the folder, the manifest and its signature among them."""
+    beside = (folder / name for name in (MANIFEST, SIGNATURE))
+    return {**list_files(folder), **{path.name: path for path in beside if path.is_file()}}
 
 
 def _take_in(target: Path, fill: Callable[[Path], None]) -> Path:

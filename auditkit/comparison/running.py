@@ -14,7 +14,7 @@ import torch
 
 from auditkit._typing import IntArray
 from auditkit._validation import check_binary
-from auditkit.baselines import Sample
+from auditkit.baselines import FitContext, Sample
 from auditkit.baselines.base import tuned_head
 from auditkit.comparison.judging import (
     MethodRun,
@@ -218,18 +218,25 @@ def run_task(request: Request, task: Task, progress: Progress) -> dict[Key, Outc
     store, parts = request.store, _parts(request, task.seed)
     criteria = request.criteria_at(task.tolerance)
     context = make_context(request.dataset, parts, criteria, request.config, seed=task.seed, progress=progress)
-    test = request.dataset.take(parts["test"])
-    if request.config.train_reference:
-        context, test = train_reference(context, test)
-    if set(task.methods) & set(SHARED_HEAD):
-        with suppress(AuditkitError):  # each method with a head says then why there is none
-            context = replace(context, head=tuned_head(context))
+    context, test = _prepare(context, request.dataset.take(parts["test"]), request.config, task.methods)
     found = {}
     for method, outcome in predict_on_split(context, test, task.methods):
         if store is not None:
             store.write(task.seed, task.tolerance, method, outcome)
         found[task.seed, task.tolerance, method] = outcome
     return found
+
+
+def _prepare(
+    context: FitContext, test: Sample, config: CompareConfig, methods: Sequence[str]
+) -> tuple[FitContext, Sample]:
+    """What the methods share: the reference, where it is trained, and the head."""
+    if config.train_reference:
+        context, test = train_reference(context, test)
+    if set(methods) & set(SHARED_HEAD):
+        with suppress(AuditkitError):  # each method with a head says then why there is none
+            context = replace(context, head=tuned_head(context))
+    return context, test
 
 
 def compare_at(
@@ -255,13 +262,11 @@ def compare_at(
         seed: Seed of the training.
         progress: Where to report.
     """
-    test, found = dataset.take(parts["test"]), {}
+    found = {}
     for tolerance in tolerances:
         enforced = tuple(criterion.with_tolerance(tolerance) for criterion in criteria)
         context = make_context(dataset, parts, enforced, config, seed=seed, progress=progress)
-        if set(config.all_methods) & set(SHARED_HEAD):
-            with suppress(AuditkitError):  # each method with a head says then why there is none
-                context = replace(context, head=tuned_head(context))
+        context, test = _prepare(context, dataset.take(parts["test"]), config, config.all_methods)
         checked = [criterion.with_tolerance(tolerance) for criterion in audited]
         found[tolerance] = tuple(compare_on_split(context, test, checked, config, seed=seed))
     return found
