@@ -176,6 +176,19 @@ def test_features_of_a_model_without_a_score_are_tuned_and_compared(folder: Path
     assert result.outcome.n_rows == result.after.n_rows == record["split"]["test"]
 
 
+def test_further_tolerances_are_compared_with_the_trained_reference(folder: Path) -> None:
+    file = write(folder, task="multiclass")
+    file.write_text(file.read_text() + "frontier: [0.02, 0.2]\n")
+    comparison = run_compare(load_config(file), out=folder / "run").comparison
+    assert comparison is not None
+    found = next(method for method in comparison["methods"] if method["name"] == "unconstrained")
+    for level in comparison["frontier"]:
+        methods = {method["name"]: method for method in level["methods"]}
+        assert [method["error"] for method in methods.values()] == ["", "", ""]
+        # no tolerance changes the model as found
+        assert methods["unconstrained"]["utility"]["accuracy"] == found["utility"]["accuracy"]
+
+
 def test_jobs_without_heads_need_one_output(folder: Path) -> None:
     with pytest.raises(InputError, match=r"does not give one score per row; this job needs it: name .* model\.output"):
         run_audit(load_config(write(folder, task="multiclass")), out=folder / "run")

@@ -19,7 +19,7 @@ from auditkit.config import load_config
 from auditkit.errors import InputError
 from auditkit.progress import NullProgress, RichProgress
 from auditkit.reporting import outputs
-from tests.run_folders import HOSTILE, Run, predictions, write_case
+from tests.run_folders import HOSTILE, Run, plan, predictions, write_case
 
 ROOT = Path(__file__).parent.parent
 PARITY = [{"family": "ECP", "attributes": "sex", "tolerance": 0.05}]
@@ -80,6 +80,15 @@ def test_a_frontier_of_impossible_tolerances_is_refused(run: Run, tmp_path: Path
     assert code == 2
     assert "tune.tolerances[1]" in err
     assert "greater than or equal to 0" in err
+
+
+def test_a_frontier_of_heads_needs_features(run: Run, tmp_path: Path) -> None:
+    data = {name: value for name, value in plan()["data"].items() if name != "features"}
+    file = write_case(tmp_path, data=data, tune={"tolerances": [0.1]})
+    code, _, err = run("compare", file, "--out", tmp_path / "run")
+    assert code == 2
+    assert "tune.tolerances asks for a head at each, which needs frozen features" in err
+    assert not (tmp_path / "run").exists()
 
 
 def test_default_folder_is_named_after_the_audit(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
