@@ -14,9 +14,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-from auditkit import FairHead, jobs, project, verify_certificate
+from auditkit import FairHead, certificates, jobs, project, verify_certificate
 from auditkit.config import load_config, make_config
-from auditkit.errors import InputError, SchemaError
+from auditkit.errors import InputError, SchemaError, SolverError
 from auditkit.finetuning import PROBABILITY_BOUNDS
 from auditkit.progress import NullProgress
 from auditkit.reporting import (
@@ -248,6 +248,25 @@ def test_the_certificate_is_that_of_the_projection(full: Path, page: Page) -> No
     said = [check for check in verify_run(full) if check.name == "projection.json: certificate"]
     assert [check.passed for check in said] == [True]
     assert "not computed again" in said[0].detail
+
+
+def test_a_projection_that_fails_loses_nothing_and_is_stated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise SolverError("newton stopped at a residual of 1e-3 <b>")
+
+    monkeypatch.setattr(certificates, "project", fail)
+    config = load_config(write_case(tmp_path, predictions(rows=1000)))
+    result = jobs.run_tune(config, out=tmp_path / "run")
+    assert (result.folder / "head" / "head.safetensors").is_file()
+    document = load_document(result.folder)
+    assert document.projection is not None
+    assert (document.projection["status"], document.projection["certificate"]) == ("failed", None)
+    assert document.projection["corrected"][0]["gap"] >= 0
+    text = "did not reach its accuracy (newton stopped at a residual of 1e-3"
+    assert f"{text} &lt;b&gt;)" in render_html(document)
+    assert text in render_whole_markdown(document)
+    said = next(check for check in verify_run(result.folder) if check.name == "projection.json: certificate")
+    assert said.detail == "there is none: the projection did not reach its accuracy"
 
 
 def test_comparison_guarantee_and_provenance_are_stated(full: Path, page: Page) -> None:

@@ -157,6 +157,8 @@ def _certificate(projection: Json | None) -> list[str]:
     if projection is None:
         return []
     found = projection["certificate"]
+    if found is None:
+        return [f"None: the projection did not reach its accuracy ({escape(projection['explanation'])})."]
     titles = {
         "max_violation": "largest excess over a constraint", "duality_gap": "duality gap",
         "stationarity": "stationarity", "primal_objective": "objective", "relaxation": "relaxation of the tolerances",

@@ -76,11 +76,12 @@ def _check_file(folder: Path, name: str, digest: str) -> Check:
 def _check_projection(folder: Path) -> Iterator[Check]:
     """Say of the certificate what can be said without the rows: that it is the one recorded, and no more."""
     stored = read_part(folder / PROJECTION, PROJECTION_SCHEMA)
-    if stored is not None:
-        yield Check(
-            f"{PROJECTION}: certificate", True,
-            "not computed again: a run keeps no scores of its rows; with them, auditkit.verify_certificate does",
-        )  # fmt: skip
+    if stored is None:
+        return
+    said = "not computed again: a run keeps no scores of its rows; with them, auditkit.verify_certificate does"
+    if stored["certificate"] is None:
+        said = "there is none: the projection did not reach its accuracy"
+    yield Check(f"{PROJECTION}: certificate", True, said)
 
 
 def _check_findings(name: str, stored: Json) -> Iterator[Check]:
