@@ -36,10 +36,10 @@ $(BIN)/python -m pip install --disable-pip-version-check --no-input $(PIP_FLAGS)
 @touch $(1)
 endef
 
-# AIF360, whose metrics a test compares with ours; what it imports for them is here, and the rest of its requirements is
-# not needed.
+# AIF360, whose metrics a test compares with ours: of its requirements these need matplotlib beside what is here.
 define install-aif360
 @rm -f $(1)
+$(BIN)/python -m pip install --disable-pip-version-check --no-input $(PIP_FLAGS) -c constraints.txt matplotlib
 $(BIN)/python -m pip install --disable-pip-version-check --no-input $(PIP_FLAGS) --no-deps aif360==0.6.1
 @touch $(1)
 endef

@@ -55,6 +55,18 @@ def _has_spark() -> bool:
 
 
 @pytest.fixture
+def pdf_writer() -> None:
+    """Skips, with the reason, where PDFs cannot be written."""
+    from auditkit.errors import MissingExtraError
+    from auditkit.reporting.pdf import import_weasyprint
+
+    try:
+        import_weasyprint()
+    except MissingExtraError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
 def rng() -> np.random.Generator:
     """A generator with the same stream in every run."""
     return np.random.default_rng(20240607)

@@ -80,8 +80,8 @@ def test_the_page_writes_what_the_library_writes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("pdf_writer")
 def test_the_page_writes_a_pdf() -> None:
-    pytest.importorskip("weasyprint")
     app = audited()
     run = space_of(app).runs["audit"]
     app.multiselect(key=run.key("forms")).set_value(["pdf"]).run()

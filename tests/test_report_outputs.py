@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -267,11 +269,8 @@ def test_drawn_gaps_are_the_gaps(made: Path) -> None:
     assert "&lt;/script&gt;" in drawing
 
 
+@pytest.mark.usefixtures("pdf_writer")
 def test_pdf(copy: Path) -> None:
-    try:
-        pytest.importorskip("weasyprint", reason="needs auditkit[pdf]", exc_type=ImportError)
-    except OSError:
-        pytest.skip("no Pango")
     write_report(copy, ReportRequest(formats=("pdf",)))
     content = (copy / "report.pdf").read_bytes()
     assert content.startswith(b"%PDF-")
@@ -279,6 +278,16 @@ def test_pdf(copy: Path) -> None:
     opened = [zlib.decompressobj().decompress(stream) for stream in streams if stream[:1] == b"x"]
     assert any(b"/StructTreeRoot" in stream for stream in opened)
     assert not failed(copy)
+
+
+@pytest.mark.usefixtures("pdf_writer")
+def test_writing_a_pdf_leaves_the_reading_of_images_as_it_was() -> None:
+    code = (
+        "from auditkit.reporting.pdf import import_weasyprint; from PIL import ImageFile; import_weasyprint(); "
+        "from weasyprint import images; print(ImageFile.LOAD_TRUNCATED_IMAGES)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_pdf_without_its_library(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:

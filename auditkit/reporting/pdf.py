@@ -25,15 +25,32 @@ def render_pdf(document: ReportDocument) -> bytes:
     Raises:
         MissingExtraError: WeasyPrint, or the Pango library that it needs, is not installed.
     """
+    weasyprint = import_weasyprint()
+    page = render_html(document, static=True)
+    return weasyprint.HTML(string=page, url_fetcher=_refuse).write_pdf(pdf_tags=True)
+
+
+def import_weasyprint() -> Any:
+    """WeasyPrint, without what its import changes for the whole process.
+
+    It lets Pillow fill in what truncated images lack, for pictures of web pages. A report holds none, and images that
+    are audited afterwards must not be filled in.
+
+    Raises:
+        MissingExtraError: WeasyPrint, or the Pango library that it needs, is not installed.
+    """
+    from PIL import ImageFile
+
+    kept = ImageFile.LOAD_TRUNCATED_IMAGES
     try:
-        weasyprint = import_extra("weasyprint")
+        return import_extra("weasyprint")
     except OSError as error:  # the package is there, and Pango, which no wheel brings, is not
         raise MissingExtraError(
             "weasyprint needs the library Pango and did not find it; install it (Debian: apt install "
             "libpango-1.0-0 libpangoft2-1.0-0; macOS: brew install pango), or print report.html from a browser"
         ) from error
-    page = render_html(document, static=True)
-    return weasyprint.HTML(string=page, url_fetcher=_refuse).write_pdf(pdf_tags=True)
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = kept
 
 
 def _refuse(url: str, *_arguments: Any, **_options: Any) -> NoReturn:
