@@ -317,10 +317,13 @@ def test_axe_finds_no_serious_issue(browser: Browser, address: str, shots: Path,
 
 def test_the_audit_can_be_run_by_keyboard(browser: Browser, address: str) -> None:
     page = open_app(browser, address)
+    wait_until_idle(page)  # a page that is still being drawn moves the focus
     for _ in range(40):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.closest('.st-key-start-sample') !== null"):
             break
+    else:
+        pytest.fail("40 steps by Tab do not reach the button")
     page.keyboard.press("Enter")
     wait_for_audit(page)
     page.context.close()
