@@ -99,7 +99,7 @@ def open_app(browser: Browser, address: str, *, width: int = 1100, scheme: str =
 
 def press(page: Page, key: str) -> None:
     """Press the button with a key; Streamlit puts the key into a class."""
-    page.locator(f".st-key-{key} button").click()
+    page.locator(f".st-key-{key} button").click(timeout=LONG)
 
 
 def wait_for_heading(page: Page, name: str) -> None:
