@@ -142,12 +142,14 @@ def check_form(scores: Tensor, groups: Groups) -> None:
     """Raise unless the scores are floating-point, of shape (n,) or (n, k), as many rows as groups has."""
     if not isinstance(groups, Groups):
         raise _wrong_groups(groups)
-    if scores.ndim not in (1, 2) or not scores.is_floating_point() or 0 in scores.shape[1:]:
+    shape = scores.shape
+    plain = len(shape) == 1 or (len(shape) == 2 and shape[1] > 0)
+    if not plain or not scores.is_floating_point():
         raise InputError(
-            f"scores must be floating-point of shape (n,) or (n, k); got {scores.dtype} of shape {tuple(scores.shape)}"
+            f"scores must be floating-point of shape (n,) or (n, k); got {scores.dtype} of shape {tuple(shape)}"
         )
-    if len(scores) != groups.n_rows:
-        raise InputError(f"scores must have {groups.n_rows} rows, as many as groups has; got {len(scores)}")
+    if shape[0] != groups.n_rows:
+        raise InputError(f"scores must have {groups.n_rows} rows, as many as groups has; got {shape[0]}")
 
 
 def check_bound_form(scores: Tensor, bound: BoundBatch) -> None:

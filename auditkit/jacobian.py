@@ -59,6 +59,7 @@ class CellJacobian:
     Attributes:
         index: Cell of every row, shape (n,).
         matrix: W⁻¹·N·W⁻¹ in the cells, symmetric: an array of shape (c, c), or anything that multiplies like one.
+        mass: W, the total row weight of every cell, shape (c,).
         weights: Row weights w, shape (n,); None is one for every row.
         free: Which rows no bound holds, shape (n,); None is every row.
         collective: What adds up over processes.
@@ -66,6 +67,7 @@ class CellJacobian:
 
     index: IntArray
     matrix: Any
+    mass: FloatArray
     weights: FloatArray | None = None
     free: BoolArray | None = None
     collective: Collective = ALONE
@@ -77,13 +79,19 @@ class CellJacobian:
     def pull_back(self, gradient: Tensor) -> tuple[Tensor, float, float]:
         """Jᵀ·g, ‖(I − Jᵀ)·g‖² and ‖g‖²."""
         plain = to_host(gradient)
-        product = self._apply(plain, True)
-        return _as_tensor(product, gradient.dtype), *_measure(plain, product)
+        if self.weights is not None or self.free is not None or self.collective is not ALONE:
+            product = self._apply(plain, True)
+            return _as_tensor(product, gradient.dtype), *_measure(plain, product)
+        # every row of a cell loses the same, so that no second pass over the rows is needed to add it up
+        removed = self.matrix @ sum_cells(plain, self.index, len(self.mass))
+        product = add_per_cell(plain, -removed, self.index)
+        lost = float(np.dot(removed * removed, self.mass))
+        return _as_tensor(product, gradient.dtype), lost, float(np.dot(plain, plain))
 
     def _apply(self, plain: np.ndarray[Any, Any], transposed: bool) -> np.ndarray[Any, Any]:
         kept = plain if self.free is None else plain * self.free
         inside = kept if self.weights is None or transposed else kept * self.weights
-        removed = self.matrix @ self.collective.sum(sum_cells(inside, self.index, len(self.matrix)))
+        removed = self.matrix @ self.collective.sum(sum_cells(inside, self.index, len(self.mass)))
         if self.weights is None or not transposed:
             product = add_per_cell(kept, -removed, self.index)
         else:
@@ -157,7 +165,8 @@ def attach(scores: Tensor, request: Request) -> Tensor:
 def to_host(values: Tensor) -> np.ndarray[Any, Any]:
     """The values as NumPy sees them, in a dtype that it has."""
     plain = values.detach() if values.requires_grad else values
-    if plain.dtype not in (torch.float32, torch.float64):
+    dtype = plain.dtype
+    if dtype is not torch.float64 and dtype is not torch.float32:
         plain = plain.to(torch.float32)
     return plain.numpy()
 

@@ -139,9 +139,10 @@ class FairnessLayer(nn.Module):
             InputError: Wrong shapes, NaN or infinite values, labels missing.
             InfeasibleError: The criteria contradict each other or the bounds.
         """
-        if not torch.compiler.is_compiling():  # else the part that runs outside of the graph does
-            self._record.duals.clear()
+        compiling = torch.compiler.is_compiling()
         if isinstance(groups, PreparedBatch):
+            if not compiling:
+                self._record.duals.clear()
             return project_prepared(scores, groups)
         if isinstance(groups, BoundBatch):
             if any(given is not None for given in (labels, weights, bounds, tolerances)):
@@ -149,14 +150,11 @@ class FairnessLayer(nn.Module):
                     "a bound batch holds its labels, and the layer its bounds and tolerances; pass nothing beside it, "
                     "or pass the groups themselves"
                 )
-            compiling = torch.compiler.is_compiling()
             call = torch.compiler.disable(self._forward_bound) if compiling else self._forward_bound
             return call(scores, groups)  # type: ignore[call-arg]
-        arguments = (scores, groups, labels, weights, self.bounds if bounds is None else bounds, tolerances)
-        if torch.compiler.is_compiling():
-            # groups are read by Python, outside of the compiled graph
-            return torch.compiler.disable(self._forward)(*arguments)  # type: ignore[call-arg]
-        return self._forward(*arguments)
+        # groups are read by Python, outside of any compiled graph
+        run = torch.compiler.disable(self._forward) if compiling else self._forward
+        return run(scores, groups, labels, weights, self.bounds if bounds is None else bounds, tolerances)  # type: ignore[call-arg]
 
     def bind(self, groups: Groups, labels: VectorLike | None = None, *, columns: int | None = None) -> BoundBatch:
         """The constraints of rows that will be projected many times, as in full-batch training: assembled once.
@@ -212,6 +210,7 @@ class FairnessLayer(nn.Module):
     def _forward(
         self, scores: Tensor, groups: Groups, labels: Any, weights: Any, bounds: Bounds, tolerances: Any
     ) -> Tensor:
+        self._record.duals.clear()
         check_form(scores, groups)
         check_simplex(scores, simplex=self.simplex, bounds=bounds)
         if tolerances is not None or requires_grad(labels, weights, bounds):
@@ -224,6 +223,7 @@ class FairnessLayer(nn.Module):
         return attach(scores, Request(_Solver(self, batch, bounds, groups), self._record))
 
     def _forward_bound(self, scores: Tensor, bound: BoundBatch) -> Tensor:
+        self._record.duals.clear()
         check_bound_form(scores, bound)
         check_simplex(scores, simplex=self.simplex, bounds=self.bounds)
         return attach(scores, Request(_Solver(self, bound.batch, self.bounds, bound.groups), self._record))
@@ -276,7 +276,6 @@ class _Solver:
         self.layer, self.batch, self.bounds, self.groups = layer, batch, bounds, groups
 
     def __call__(self, scores: Tensor) -> tuple[Tensor, Any]:
-        self.layer._record.duals.clear()
         if scores.ndim == 1 or self.layer.simplex:
             return self._column(scores, self.batch.systems[0], 0)
         parts = [
@@ -346,7 +345,7 @@ def _jacobian(problem: ProjectionProblem, solution: Solution) -> Any:
         weights = None if problem.weights is None else problem.weights.numpy()
         free = None if derivative.free is None else derivative.free.numpy()
         mass = system.safe_weight
-        return CellJacobian(system.index, inner / np.outer(mass, mass), weights, free, system.collective)
+        return CellJacobian(system.index, inner / np.outer(mass, mass), mass, weights, free, system.collective)
     return MapJacobian(problem.moments, derivative, inner)
 
 

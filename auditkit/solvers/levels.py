@@ -60,25 +60,24 @@ class LevelPlan:
     collective: Collective
 
     @cached_property
-    def stratum(self) -> IntArray:
-        """Stratum of every cell, shape (c,); the last number for cells that no constraint touches."""
-        stratum = np.full(len(self.weight), len(self.strata))
-        for k, cells in enumerate(self.strata):
-            stratum[list(cells)] = k
-        return stratum
+    def mass(self) -> list[float]:
+        """The weights as numbers."""
+        return self.weight.tolist()
 
 
 @dataclass(eq=False, slots=True)
 class Move:
-    """Where the cells of a batch go.
+    """Where the cells of a batch go. Cells are few: lists are faster here than arrays.
 
     Attributes:
-        shift: δ of every cell, shape (c,); zero for a cell that need not move.
+        shift: δ of every cell, length c; zero for a cell that need not move.
+        moved: The cells of every stratum that move.
         low: Lower end of the window that the mean (less its target) must end in, length c.
         high: Upper end, length c; equal to the lower end for a cell that moves.
     """
 
-    shift: FloatArray
+    shift: list[float]
+    moved: list[list[int]]
     low: list[float]
     high: list[float]
 
@@ -91,36 +90,44 @@ class LevelAnswer:
     whose rows are held keeps the window where it is, so that nothing is given to the window.
 
     Attributes:
-        weight: W of every cell, shape (c,).
-        inverse: 1/d of the moved cells, else zero, shape (c,).
-        total: Σ(W/d) of all cells, or of every stratum, infinite where the window cannot move; None where groups are
-            not compared.
-        stratum: Stratum of every cell, shape (c,); None where all cells stand together.
+        mass: W of every cell, length c.
+        moved: The cells of every stratum that move.
+        inverse: 1/d of every cell, length c, zero where all rows are held; None is one for all.
+        pairwise: Whether the window moves as well (else it stays at zero).
     """
 
-    weight: FloatArray
-    inverse: FloatArray
-    total: float | FloatArray | None = None
-    stratum: IntArray | None = None
-
-    def __len__(self) -> int:
-        return len(self.inverse)
+    mass: list[float]
+    moved: list[list[int]]
+    inverse: list[float] | None
+    pairwise: bool
 
     def __matmul__(self, sums: FloatArray) -> FloatArray:
-        moved = sums / self.weight
-        if self.stratum is not None:
-            assert isinstance(self.total, np.ndarray)
-            moved -= (np.bincount(self.stratum, self.inverse * sums, len(self.total)) / self.total).take(self.stratum)
-        elif self.total is not None:
-            moved -= np.dot(self.inverse, sums) / self.total
-        return self.inverse * moved
+        value, mass, inverse = sums.tolist(), self.mass, self.inverse
+        answer = [0.0] * len(value)
+        for cells in self.moved:
+            level = self._level(cells, value) if self.pairwise and cells else 0.0
+            for cell in cells:
+                removed = value[cell] / mass[cell] - level
+                answer[cell] = removed if inverse is None else removed * inverse[cell]
+        return np.array(answer)
+
+    def _level(self, cells: list[int], value: list[float]) -> float:
+        """What is given to the window of a stratum."""
+        if self.inverse is None:
+            return sum([value[cell] for cell in cells]) / sum([self.mass[cell] for cell in cells])
+        share = [self.inverse[cell] for cell in cells]
+        if not all(share):
+            return 0.0
+        given = sum([part * value[cell] for part, cell in zip(share, cells, strict=True)])
+        return given / sum([part * self.mass[cell] for part, cell in zip(share, cells, strict=True)])
 
 
 def find_plan(system: ConstraintSystem) -> LevelPlan | None:
     """The plan where this path applies (one criterion, one cell per row, not many cells), else None."""
-    if "levels" not in system.layouts:
-        system.layouts["levels"] = _find_plan(system)
-    return system.layouts["levels"]
+    layouts = system.layouts
+    if "levels" not in layouts:
+        layouts["levels"] = _find_plan(system)
+    return layouts["levels"]
 
 
 def _find_plan(system: ConstraintSystem) -> LevelPlan | None:
@@ -154,12 +161,14 @@ def project_levels(
     Raises:
         InputError: NaN or infinite scores, or scores whose sum overflows.
     """
-    means = _cell_means(values, plan, weights)
-    if not math.isfinite(sum(means.tolist())):
+    means = _residuals(_cell_means(values, plan, weights), plan).tolist()
+    if not math.isfinite(sum(means)):
         check_vector("scores", values)
         raise InputError("scores are too large: their sum over a group is not finite")
-    shift = _move_cells(_residuals(means, plan), plan.weight, plan).shift
-    jacobian = CellJacobian(plan.index, _answer(shift, plan, None), weights, None, plan.collective)
+    move = _move_cells(means, plan.mass, plan)
+    answer = LevelAnswer(plan.mass, move.moved, None, plan.pairwise)
+    shift = np.array(move.shift)
+    jacobian = CellJacobian(plan.index, answer, plan.weight, weights, None, plan.collective)
     return add_per_cell(values, shift, plan.index), shift, jacobian
 
 
@@ -194,8 +203,8 @@ def project_levels_within(
         if move is not None and _is_settled(move, means):
             return output, shift, _bounded_jacobian(output, move, plan, bounds, weights)
         share = np.maximum(_cell_means(output == moved, plan, weights), LEAST_SHARE)
-        move = _move_cells(means - share * shift, plan.weight / share, plan)
-        shift = move.shift / share
+        move = _move_cells((means - share * shift).tolist(), (plan.weight / share).tolist(), plan)
+        shift = np.array(move.shift) / share
         moved = values + shift.take(plan.index)
     return None
 
@@ -232,12 +241,9 @@ def _fits(plan: LevelPlan, bounds: tuple[Bound, Bound], weights: FloatArray | No
     return all(low[list(cells)].max() <= high[list(cells)].min() + epsilon for cells in plan.strata if cells)
 
 
-def _move_cells(means: FloatArray, masses: FloatArray, plan: LevelPlan) -> Move:
-    """The least movement of the cell means that satisfies the constraints when a cell weighs ``masses``.
-
-    Cells are few: lists are faster here than arrays.
-    """
-    epsilon, value, mass = plan.tolerance, means.tolist(), masses.tolist()
+def _move_cells(value: list[float], mass: list[float], plan: LevelPlan) -> Move:
+    """The least movement of cell means that satisfies the constraints when every cell weighs its mass."""
+    epsilon, moved = plan.tolerance, []
     shift, low, high = [0.0] * len(value), [-math.inf] * len(value), [math.inf] * len(value)
     for cells in plan.strata:
         bottom, top = -epsilon, epsilon
@@ -247,13 +253,14 @@ def _move_cells(means: FloatArray, masses: FloatArray, plan: LevelPlan) -> Move:
             if max(values) - bottom > epsilon:
                 bottom = _find_level(values, [mass[cell] for cell in cells], epsilon)
             top = bottom + epsilon
+        away = [cell for cell in cells if not bottom <= value[cell] <= top]
         for cell in cells:
             low[cell], high[cell] = bottom, top
-            if not bottom <= value[cell] <= top:
-                goal = bottom if value[cell] < bottom else top
-                low[cell] = high[cell] = goal
-                shift[cell] = goal - value[cell]
-    return Move(np.array(shift), low, high)
+        for cell in away:
+            low[cell] = high[cell] = goal = bottom if value[cell] < bottom else top
+            shift[cell] = goal - value[cell]
+        moved.append(away)
+    return Move(shift, moved, low, high)
 
 
 def _is_settled(move: Move, means: FloatArray) -> bool:
@@ -274,29 +281,9 @@ def _bounded_jacobian(
     if upper is not None:
         free = free & (output < upper)
     share = _cell_means(free, plan, weights)
-    return CellJacobian(plan.index, _answer(move.shift, plan, share), weights, free, plan.collective)
-
-
-def _answer(shift: FloatArray, plan: LevelPlan, share: FloatArray | None) -> LevelAnswer:
-    moved = shift != 0
-    rigid: BoolArray | None = None
-    if share is None:
-        inverse = moved.astype(np.float64)
-    elif min(share.tolist()) > 0:
-        inverse = moved / share
-    else:
-        rigid = moved & (share <= 0)
-        inverse = np.divide(1.0, share, out=np.zeros_like(share), where=moved & (share > 0))
-    if not plan.pairwise:
-        return LevelAnswer(plan.weight, inverse)
-    if len(plan.strata) == 1:
-        total = math.inf if rigid is not None and rigid.any() else float(np.dot(plan.weight, inverse)) or 1.0
-        return LevelAnswer(plan.weight, inverse, total)
-    totals = np.bincount(plan.stratum, plan.weight * inverse, len(plan.strata) + 1).astype(np.float64)
-    if rigid is not None:
-        totals[plan.stratum[rigid]] = math.inf
-    totals[totals == 0] = 1.0
-    return LevelAnswer(plan.weight, inverse, totals, plan.stratum)
+    inverse = np.divide(1.0, share, out=np.zeros_like(share), where=share > 0).tolist()
+    answer = LevelAnswer(plan.mass, move.moved, inverse, plan.pairwise)
+    return CellJacobian(plan.index, answer, plan.weight, weights, free, plan.collective)
 
 
 def _find_level(values: list[float], masses: list[float], tolerance: float) -> float:
