@@ -118,7 +118,7 @@ HOMES = {
     "skops": {"models/skops_file.py"},
     "streamlit": set(),
     "timm": {"models/timm_model.py"},
-    "transformers": set(),
+    "transformers": {"models/transformer_folder.py"},
     "weasyprint": {"reporting/pdf.py"},
     "xgboost": {"models/boosted_model.py"},
 }
