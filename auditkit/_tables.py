@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from auditkit.errors import InputError, SchemaError, UntrustedFileError
 from auditkit.table_limits import check_declared_size
@@ -211,11 +211,26 @@ def _read_csv(file: Path, max_gib: float | None) -> pa.Table:
     del max_gib  # rows take about as much memory as their text
     refuse_binary(file)
     # Arrow rejects rows that are too short as well as too long; pandas would fill the short ones in silence.
-    return csv.read_csv(
-        file,
-        parse_options=csv.ParseOptions(newlines_in_values=True),
-        convert_options=csv.ConvertOptions(strings_can_be_null=True, null_values=list(MISSING_TEXTS)),
-    )
+    return csv.read_csv(file, **csv_options())
+
+
+def csv_options(texts: Sequence[str] = (), *, empty_lines: bool = False) -> dict[str, Any]:
+    """How a csv file is read, whole or in pieces.
+
+    Args:
+        texts: Columns that are text whatever they look like.
+        empty_lines: Whether an empty line is a row, which it is where the one column has a missing value.
+    """
+    import pyarrow as pa
+    from pyarrow import csv
+
+    types = dict.fromkeys(texts, pa.string())
+    return {
+        "parse_options": csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=not empty_lines),
+        "convert_options": csv.ConvertOptions(
+            strings_can_be_null=True, null_values=list(MISSING_TEXTS), column_types=types
+        ),
+    }
 
 
 def _read_parquet(file: Path, max_gib: float | None) -> pa.Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,11 +13,13 @@ from auditkit.batch_scoring import is_scored_in_pieces, score_in_pieces
 from auditkit.config import AuditFile
 from auditkit.datasets import AuditData, load_table
 from auditkit.errors import InputError
-from auditkit.image_scoring import read_images, refuse_without_score, score_images
+from auditkit.image_scoring import read_images, score_images
 from auditkit.models import load_model
 from auditkit.predictions import describe_decisions
 from auditkit.progress import NullProgress, Progress
+from auditkit.row_scoring import ScoredRows, refuse_without_score
 from auditkit.run_folder import Clock, describe_data
+from auditkit.text_scoring import read_text_table, score_texts
 
 if TYPE_CHECKING:
     from auditkit.models import FrozenModel
@@ -33,21 +35,20 @@ class Subject:
         model: The frozen model; None for a table of predictions.
         has_scores: Whether the sample's scores are those of somebody's model; else they are NaN: the model has several
             outputs, and its features alone are of use.
-        images: What run.json holds about the images; None where the rows are none.
-        image_hashes: SHA-256 of every row's image; None where the rows are none.
+        files: What run.json holds about the "images" or the "text" that the model reads; empty where it reads columns.
+        keys: What every row's image or text is known by, under the same name; empty where the model reads columns.
     """
 
     data: AuditData
     sample: Sample
     model: FrozenModel | None
     has_scores: bool = True
-    images: dict[str, Any] | None = None
-    image_hashes: tuple[str, ...] | None = None
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    keys: dict[str, Any] = field(default_factory=dict)
 
     def describe_data(self) -> dict[str, Any]:
         """What run.json holds about the data."""
-        facts = describe_data(self.data)
-        return facts if self.images is None else {**facts, "images": self.images}
+        return {**describe_data(self.data), **self.files}
 
 
 def load_subject(
@@ -71,6 +72,8 @@ def load_subject(
     watch, reporter = clock or Clock(), progress or NullProgress()
     if config.data.images is not None:
         return _load_images(config, features, reporter, watch)
+    if config.data.texts is not None:
+        return _load_texts(config, features, reporter, watch)
     if config.model_spec is not None and not features and is_scored_in_pieces(config.data_path):
         with watch.stage("score"):
             model = load_model(config.model_spec, **config.model_options)
@@ -112,8 +115,23 @@ def _load_images(config: AuditFile, headless: bool, reporter: Progress, watch: C
         advance()
     with watch.stage("score"):
         found = score_images(config, manifest, headless=headless, progress=reporter)
+    return _of_rows("images", found)
+
+
+def _load_texts(config: AuditFile, headless: bool, reporter: Progress, watch: Clock) -> Subject:
+    """Texts with their scores and features: the table is read once for its other columns, and once by the model."""
+    with watch.stage("read"), reporter.stage("reading the table and hashing the texts", 1) as advance:
+        table = read_text_table(config)
+        advance()
+    with watch.stage("score"):
+        found = score_texts(config, table, headless=headless, progress=reporter)
+    return _of_rows("text", found)
+
+
+def _of_rows(kind: str, found: ScoredRows) -> Subject:
     sample = Sample(found.scores, _labels(found.data), found.data.groups, found.features)
-    return Subject(found.data, sample, found.model, found.model.gives_one_score, found.facts, found.hashes)
+    one_score = found.model.gives_one_score
+    return Subject(found.data, sample, found.model, one_score, {kind: found.facts}, {kind: found.keys})
 
 
 def audit_sample(config: AuditFile, sample: Sample, scores: np.ndarray, data: AuditData | None = None) -> AuditResult:

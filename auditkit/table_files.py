@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from auditkit._tables import MISSING_TEXTS, check_csv_schema, refuse_binary
+from auditkit._tables import check_csv_schema, csv_options, refuse_binary
 from auditkit.errors import InputError, SchemaError
 from auditkit.table_limits import check_declared_size
 
@@ -17,27 +17,26 @@ if TYPE_CHECKING:
 _FORMATS = {".csv": "csv", ".parquet": "parquet", ".arrow": "ipc", ".feather": "ipc"}
 
 
-def open_dataset(files: Sequence[str | Path], *, max_gib: float | None = None) -> pa_dataset.Dataset:
+def open_dataset(
+    files: Sequence[str | Path], *, max_gib: float | None = None, texts: Sequence[str] = ()
+) -> pa_dataset.Dataset:
     """Files of one kind as one table that is read in pieces.
 
     Args:
         files: .csv, .parquet, .arrow or .feather files.
         max_gib: Largest decoded size that each may declare; None takes `auditkit.table_limits.SCANNED_GIB`.
+        texts: Columns of csv files that are text whatever they look like.
 
     Raises:
         InputError: They cannot be read, or declare more than the limit.
         SchemaError: A csv file has a column twice, or is not separated by commas.
     """
     import pyarrow as pa
-    from pyarrow import csv
     from pyarrow import dataset as pa_dataset
 
     kind = _FORMATS[Path(files[0]).suffix.lower()]
     # the same reading of csv as a table that is loaded whole: strict on ragged rows, same missing values
-    reader = pa_dataset.CsvFileFormat(
-        parse_options=csv.ParseOptions(newlines_in_values=True),
-        convert_options=csv.ConvertOptions(strings_can_be_null=True, null_values=list(MISSING_TEXTS)),
-    )
+    reader = pa_dataset.CsvFileFormat(**csv_options(texts))
     try:
         for file in files:
             if kind == "csv":
@@ -52,6 +51,18 @@ def open_dataset(files: Sequence[str | Path], *, max_gib: float | None = None) -
     if kind == "csv":
         check_csv_schema(dataset.schema, Path(files[0]))
     return dataset
+
+
+def infer_types(texts: pa.Table) -> pa.Table:
+    """Columns of text with the types that a csv file of them would be read with: by all of their values."""
+    import pyarrow as pa
+    from pyarrow import csv
+
+    if not texts.num_columns:
+        return texts
+    content = pa.BufferOutputStream()
+    csv.write_csv(texts, content)
+    return csv.read_csv(pa.BufferReader(content.getvalue()), **csv_options(empty_lines=True))
 
 
 def describe_files(files: Sequence[str | Path]) -> str:

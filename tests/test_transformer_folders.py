@@ -14,7 +14,9 @@ import safetensors.torch
 import torch
 from PIL import Image
 
+import auditkit as ak
 from auditkit.errors import InputError, UntrustedFileError
+from auditkit.feature_cache import list_entries
 from auditkit.models import TransformerModel, load_model
 from tests.transformer_folders import TINY, bert, import_transformers, save, vit
 
@@ -176,9 +178,9 @@ def test_nothing_in_a_folder_is_run(folder: Path) -> None:
 CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "base model": (
         {"architectures": ["BertModel"]},
-        "is a BertModel, which gives no scores; auditkit reads a Bert",
+        "is BertModel, which gives no scores; use a BertFor",
     ),
-    "no class": ({"architectures": None}, "is a None, which gives no scores"),
+    "no class": ({"architectures": None}, "is of no named class, which gives no scores"),
     "unknown": ({"model_type": "own"}, "model_type 'own' is unknown to transformers 5"),
     "neither": ({"model_type": None}, "neither model_type, as transformers writes it, nor architecture"),
     "quantized": ({"quantization_config": {"quant_method": "bitsandbytes"}}, "asks for code or weights from elsewhere"),
@@ -235,3 +237,30 @@ def test_a_folder_of_images_without_its_processor(tmp_path: Path) -> None:
     (tmp_path / "vit" / "preprocessor_config.json").unlink()
     with pytest.raises(InputError, match=r"has no preprocessor_config.json, which says how it reads an image"):
         load_model(tmp_path / "vit")
+
+
+def test_audit_file_of_images_and_a_transformer(tmp_path: Path) -> None:
+    """Audited and tuned through the cache, the processor in a worker process."""
+    module, processor = vit()
+    save(tmp_path / "vit", (module, processor))
+    rng = np.random.default_rng(0)
+    images = [Image.fromarray(rng.integers(0, 255, (36, 36, 3), np.uint8)) for _ in range(120)]
+    for number, image in enumerate(images):
+        image.save(tmp_path / f"{number}.png")
+    sex = rng.choice(["F", "M"], 120)
+    frame = pd.DataFrame({"file": [f"{i}.png" for i in range(120)], "sex": sex, "y": rng.integers(0, 2, 120)})
+    frame.to_csv(tmp_path / "faces.csv", index=False)
+    (tmp_path / "audit.yaml").write_text("""
+data: {path: faces.csv, images: {column: file, workers: 1, cache: kept}, attributes: [sex], label: y}
+model: local-dir:vit
+criteria: [{family: ECP, attributes: sex, tolerance: 0.05}]
+tune: {epochs: 3}
+""")
+    config = ak.load_config(tmp_path / "audit.yaml")
+    gap = ak.run_audit(config, out=tmp_path / "audited").outcome.findings[0].gap
+    with torch.no_grad():
+        scores = torch.softmax(module.eval()(**processor(images, return_tensors="pt")).logits, 1)[:, 1].numpy()
+    assert gap == pytest.approx(abs(scores[sex == "F"].mean() - scores[sex == "M"].mean()), abs=1e-5)
+    assert ak.run_tune(config, out=tmp_path / "tuned").after is not None
+    (entry,) = list_entries(tmp_path / "kept")
+    assert (entry.state, entry.rows) == ("whole", 120)

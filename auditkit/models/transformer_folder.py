@@ -103,11 +103,11 @@ def describe_folder(values: Mapping[str, Any], source: str) -> FolderFacts:
     texts = auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.get(kind, ())
     images = auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES.get(kind, ())
     named = values.get("architectures")
-    name = named[0] if isinstance(named, list) and named else None
+    name = str(named[0]) if isinstance(named, list) and named else ""
     known = [*([texts] if isinstance(texts, str) else texts), *([images] if isinstance(images, str) else images)]
     if name not in known:
         wanted = f"a {' or a '.join(known)}" if known else "a model with a classification head"
-        raise InputError(f"model {source!r} is a {name}, which gives no scores; auditkit reads {wanted}")
+        raise InputError(f"model {source!r} is {name or 'of no named class'}, which gives no scores; use {wanted}")
     if kind == "timm_wrapper":
         raise InputError(f"model {source!r} is a model of timm in a wrapper; save it with timm.models.save_for_hf")
     unread = [key for key in REFUSED if values.get(key)]
