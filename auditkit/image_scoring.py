@@ -51,9 +51,9 @@ def score_images(
     """
     images = _images(config)
     data, extraction = replace(manifest.data, sha256=_hash(manifest)), _extraction(images.section)
-    found = score_rows(config, manifest, data, extraction, cache=images.cache, headless=headless, progress=progress)
-    keys = tuple(manifest.hashes[row] for row in found.kept)
-    return replace(found, keys=keys, facts=_describe(images.section, manifest, found))
+    scored = score_rows(config, manifest, data, extraction, cache=images.cache, headless=headless, progress=progress)
+    keys = tuple(manifest.hashes[row] for row in scored.found.kept)
+    return replace(scored, keys=keys, facts=_describe(images.section, manifest, scored))
 
 
 def _images(config: AuditFile) -> PlacedImages:
@@ -76,7 +76,7 @@ def _hash(manifest: ImageManifest) -> str:
     return hashlib.sha256(f"{manifest.data.sha256}\n{manifest.hash_images()}".encode()).hexdigest()
 
 
-def _describe(section: ImagesSection, manifest: ImageManifest, found: ScoredRows) -> dict[str, Any]:
+def _describe(section: ImagesSection, manifest: ImageManifest, scored: ScoredRows) -> dict[str, Any]:
     """What run.json holds; the folder of the cache is no part of it, since it changes no number."""
     return {
         "column": section.column,
@@ -85,6 +85,6 @@ def _describe(section: ImagesSection, manifest: ImageManifest, found: ScoredRows
         "manifest_sha256": manifest.data.sha256,
         "images_sha256": manifest.hash_images(),
         "on_corrupt": section.on_corrupt,
-        "skipped": len(found.skipped),
-        "skipped_images": [{"path": manifest.keys[row], "reason": why} for row, why in found.skipped[:SHOWN]],
+        "skipped": len(scored.found.skipped),
+        "skipped_images": [{"path": manifest.keys[row], "reason": why} for row, why in scored.found.skipped[:SHOWN]],
     }

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from auditkit._typing import FloatArray, IntArray
+from auditkit._typing import FloatArray
 from auditkit.config import AuditFile
 from auditkit.errors import InputError
-from auditkit.feature_cache import ExtractionConfig, cache_folder, extract_outputs
+from auditkit.feature_cache import Extracted, ExtractionConfig, cache_folder, current_ranks, extract_outputs
 from auditkit.images import ImageManifest
 from auditkit.models import load_model
 from auditkit.progress import Progress
@@ -31,23 +31,30 @@ class ScoredRows:
 
     Attributes:
         data: Labels and attributes of n rows.
-        scores: Their scores, shape (n,); NaN for a model of several outputs, which gives features alone.
-        features: Their features, shape (n, d); None for a model that has none.
         model: The frozen model.
-        kept: Their numbers among all rows, shape (n,).
-        skipped: The rows that could not be read, each with the reason.
+        found: Its features and scores of all rows, read and skipped.
         facts: What run.json holds about the images or texts.
         keys: What each of the n images or texts is known by; equal keys are one image or text.
     """
 
     data: AuditData
-    scores: FloatArray
-    features: FloatArray | None
     model: FrozenModel
-    kept: IntArray
-    skipped: tuple[tuple[int, str], ...]
+    found: Extracted
     facts: dict[str, Any] = field(default_factory=dict)
     keys: Any = ()
+
+    @property
+    def scores(self) -> FloatArray:
+        """Their scores, shape (n,); NaN for a model of several outputs, which gives features alone."""
+        kept = self.found.kept
+        return self.found.scores()[kept] if self.model.gives_one_score else np.full(len(kept), np.nan)
+
+    @property
+    def features(self) -> FloatArray | None:
+        """Their features, shape (n, d), copied into memory; None for a model that has none."""
+        if not self.model.n_features:
+            return None
+        return np.asarray(self.found.output("features")[self.found.kept], dtype=np.float64)
 
 
 def score_rows(
@@ -78,23 +85,27 @@ def score_rows(
         InputError: A row cannot be read and may not be skipped; the model gives several scores per row, which this job
             cannot use; it cannot read such rows.
     """
-    assert config.model_spec is not None
-    model = load_model(config.model_spec, **config.model_options)
-    if not model.gives_one_score:  # before hours of work
-        refuse_without_score(model, headless=headless)
+    ranks = current_ranks()
+    model = ranks.together(lambda: _load(config, headless=headless, needs_cache=ranks.size > 1 and not cache))
     outputs = tuple(
         name for name, there in (("features", model.n_features), ("scores", model.gives_one_score)) if there
     )
     found = extract_outputs(
         model, rows, cache_dir=_folder(cache), outputs=outputs, config=extraction, progress=progress
     )
-    kept = found.kept
-    features = np.asarray(found.output("features")[kept], dtype=np.float64) if model.n_features else None
-    return ScoredRows(
-        data if len(kept) == data.n_rows else data.take(kept),
-        found.scores()[kept] if model.gives_one_score else np.full(len(kept), np.nan),
-        features, model, kept, found.skipped,
-    )  # fmt: skip
+    return ScoredRows(data if len(found.kept) == data.n_rows else data.take(found.kept), model, found)
+
+
+def _load(config: AuditFile, *, headless: bool, needs_cache: bool) -> FrozenModel:
+    if needs_cache:
+        raise InputError(
+            "several processes share their work through the cache of features; let it be kept, in a folder that all see"
+        )
+    assert config.model_spec is not None
+    model = load_model(config.model_spec, **config.model_options)
+    if not model.gives_one_score:  # before hours of work
+        refuse_without_score(model, headless=headless)
+    return model
 
 
 def refuse_without_score(model: FrozenModel, *, headless: bool) -> None:

@@ -13,6 +13,7 @@ from auditkit.batch_scoring import is_scored_in_pieces, score_in_pieces
 from auditkit.config import AuditFile
 from auditkit.datasets import AuditData, load_table
 from auditkit.errors import InputError
+from auditkit.feature_cache import current_ranks
 from auditkit.image_scoring import read_images, score_images
 from auditkit.models import load_model
 from auditkit.predictions import describe_decisions
@@ -70,10 +71,8 @@ def load_subject(
         InputError: The data or the model cannot be used; the model gives several scores per row.
     """
     watch, reporter = clock or Clock(), progress or NullProgress()
-    if config.data.images is not None:
-        return _load_images(config, features, reporter, watch)
-    if config.data.texts is not None:
-        return _load_texts(config, features, reporter, watch)
+    if config.reads_files:
+        return _of_rows(config, _score_files(config, features, reporter, watch))
     if config.model_spec is not None and not features and is_scored_in_pieces(config.data_path):
         with watch.stage("score"):
             model = load_model(config.model_spec, **config.model_options)
@@ -107,28 +106,39 @@ def _score_in_pieces(config: AuditFile, model: FrozenModel, progress: Progress) 
     return Subject(data, Sample(_flat(scores), _labels(data), data.groups, None), model)
 
 
-def _load_images(config: AuditFile, headless: bool, reporter: Progress, watch: Clock) -> Subject:
-    """Images with their scores and features, which one pass gives: whatever the job, the next one finds them."""
-    with watch.stage("read"), reporter.stage("reading the manifest and hashing the images", 1) as advance:
-        manifest = read_images(config)
-        manifest.hash_images()
-        advance()
-    with watch.stage("score"):
-        found = score_images(config, manifest, headless=headless, progress=reporter)
-    return _of_rows("images", found)
+def share_features(config: AuditFile, *, features: bool = True) -> None:
+    """What every process but the first of a group does for a job: its share of the features of images or texts.
+
+    Args:
+        config: The audit file.
+        features: As `load_subject` takes it in the first process.
+
+    Raises:
+        InputError: As there.
+    """
+    if config.reads_files:
+        _score_files(config, features, NullProgress(), Clock())
 
 
-def _load_texts(config: AuditFile, headless: bool, reporter: Progress, watch: Clock) -> Subject:
-    """Texts with their scores and features: the table is read once for its other columns, and once by the model."""
+def _score_files(config: AuditFile, headless: bool, reporter: Progress, watch: Clock) -> ScoredRows:
+    """Images or texts with their scores and features, which one pass gives: whatever the job, the next finds them."""
+    ranks = current_ranks()
+    if config.images is not None:
+        with watch.stage("read"), reporter.stage("reading the manifest and hashing the images", 1) as advance:
+            manifest = ranks.together(lambda: read_images(config))
+            ranks.together(manifest.hash_images)
+            advance()
+        with watch.stage("score"):
+            return score_images(config, manifest, headless=headless, progress=reporter)
     with watch.stage("read"), reporter.stage("reading the table and hashing the texts", 1) as advance:
-        table = read_text_table(config)
+        table = ranks.together(lambda: read_text_table(config))
         advance()
     with watch.stage("score"):
-        found = score_texts(config, table, headless=headless, progress=reporter)
-    return _of_rows("text", found)
+        return score_texts(config, table, headless=headless, progress=reporter)
 
 
-def _of_rows(kind: str, found: ScoredRows) -> Subject:
+def _of_rows(config: AuditFile, found: ScoredRows) -> Subject:
+    kind = "text" if config.images is None else "images"
     sample = Sample(found.scores, _labels(found.data), found.data.groups, found.features)
     one_score = found.model.gives_one_score
     return Subject(found.data, sample, found.model, one_score, {kind: found.facts}, {kind: found.keys})

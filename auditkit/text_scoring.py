@@ -48,8 +48,8 @@ def score_texts(config: AuditFile, table: TextTable, *, headless: bool = False, 
     """
     texts = _texts(config)
     extraction = ExtractionConfig(**texts.section.extraction_options())
-    found = score_rows(config, table, table.data, extraction, cache=texts.cache, headless=headless, progress=progress)
-    return replace(found, keys=table.keys[found.kept], facts=_describe(texts.section, table, found))
+    scored = score_rows(config, table, table.data, extraction, cache=texts.cache, headless=headless, progress=progress)
+    return replace(scored, keys=table.keys[scored.found.kept], facts=_describe(texts.section, table, scored))
 
 
 def _texts(config: AuditFile) -> PlacedTexts:
@@ -59,14 +59,14 @@ def _texts(config: AuditFile) -> PlacedTexts:
     return texts
 
 
-def _describe(section: TextSection, table: TextTable, found: ScoredRows) -> dict[str, Any]:
+def _describe(section: TextSection, table: TextTable, scored: ScoredRows) -> dict[str, Any]:
     """What run.json holds; the folder of the cache is no part of it, since it changes no number."""
     return {
         "column": section.column,
         "rows": table.n_rows,
-        "different": len(np.unique(table.keys[found.kept])),
+        "different": len(np.unique(table.keys[scored.found.kept])),
         "texts_sha256": table.sha256,
         "on_missing": section.on_missing,
-        "skipped": len(found.skipped),
-        "skipped_rows": [row for row, _ in found.skipped[:SHOWN]],
+        "skipped": len(scored.found.skipped),
+        "skipped_rows": [row for row, _ in scored.found.skipped[:SHOWN]],
     }

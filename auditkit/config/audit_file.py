@@ -208,6 +208,11 @@ class AuditFile(Section):
         return None if self.data.texts is None else self.data.texts.place(self._folder, self._cache)
 
     @property
+    def reads_files(self) -> bool:
+        """Whether rows are images or texts, whose features are kept in the cache."""
+        return self.data.images is not None or self.data.text is not None
+
+    @property
     def data_path(self) -> Path:
         """Where the table lies."""
         if self.data.path.startswith(SAMPLE):
