@@ -27,7 +27,16 @@ ROWS = (
     {"groups", "criteria", "affine_criteria", "cvxpy_constraints", "moments", "moment_maps", "row_sets"}
     | {"intervals", "multiplicity", "squares", "plans", "margins", "decision_rules"},
     {"datasets", "splits", "_tables", "heads", "models", "feature_cache", "images", "table_roles", "leakage"}
-    | {"expression_values", "table_limits", "array_files", "csv_export", "frames", "table_files", "texts"}
+    | {
+        "expression_values",
+        "table_limits",
+        "array_files",
+        "csv_export",
+        "frames",
+        "table_files",
+        "texts",
+        "parquet_pages",
+    }
     | {"constraints", "batches", "projection", "results", "jacobian"},
     {
         "solvers",
@@ -69,6 +78,7 @@ WITHIN_ROW = {
     "table_files": {"_tables", "table_limits"},
     "texts": {"_tables", "datasets", "table_files", "table_roles"},
     "array_files": {"table_limits"},
+    "table_limits": {"parquet_pages"},
     "expressions": {"errors"},
     "expression_values": {"_tables"},
     "feature_cache": {"datasets", "images", "models", "texts"},
