@@ -6,7 +6,7 @@ import hashlib
 import mmap
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -214,21 +214,19 @@ def _read_csv(file: Path, max_gib: float | None) -> pa.Table:
     return csv.read_csv(file, **csv_options())
 
 
-def csv_options(texts: Sequence[str] = (), *, empty_lines: bool = False) -> dict[str, Any]:
+def csv_options(types: Mapping[str, pa.DataType] | None = None, *, empty_lines: bool = False) -> dict[str, Any]:
     """How a csv file is read, whole or in pieces.
 
     Args:
-        texts: Columns that are text whatever they look like.
+        types: Of columns whose type is not told by their values.
         empty_lines: Whether an empty line is a row, which it is where the one column has a missing value.
     """
-    import pyarrow as pa
     from pyarrow import csv
 
-    types = dict.fromkeys(texts, pa.string())
     return {
         "parse_options": csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=not empty_lines),
         "convert_options": csv.ConvertOptions(
-            strings_can_be_null=True, null_values=list(MISSING_TEXTS), column_types=types
+            strings_can_be_null=True, null_values=list(MISSING_TEXTS), column_types=dict(types or {})
         ),
     }
 

@@ -13,7 +13,7 @@ from auditkit._typing import FloatArray
 from auditkit.datasets import AuditData, assemble
 from auditkit.errors import InputError
 from auditkit.progress import Progress
-from auditkit.table_files import open_dataset, read_pieces
+from auditkit.table_files import TypeChangeError, find_csv_types, open_dataset, read_pieces
 from auditkit.table_roles import TableRoles
 
 if TYPE_CHECKING:
@@ -25,16 +25,10 @@ if TYPE_CHECKING:
 PIECE_ROWS = 65_536
 """Rows that are scored at a time; what a model takes at a time of a table in memory."""
 
-WHOLE_CSV_BYTES = 1 << 30
-"""A csv file up to this size is read whole, since only the whole of it tells the type of its columns."""
-
 
 def is_scored_in_pieces(path: Path) -> bool:
-    """Whether the features of a table are read in pieces: of every kind but short csv files and arrays."""
-    suffix = path.suffix.lower()
-    if suffix == ".csv":
-        return path.is_file() and path.stat().st_size > WHOLE_CSV_BYTES
-    return suffix in (".parquet", ".arrow", ".feather")
+    """Whether the features of a table are read in pieces: of every kind but arrays."""
+    return path.suffix.lower() in (".csv", ".parquet", ".arrow", ".feather")
 
 
 def score_in_pieces(
@@ -72,7 +66,12 @@ def score_in_pieces(
         columns = roles.feature_columns(empty)
         if columns is None:
             raise InputError("data.score names scores that are there, and model: makes others; give one of them")
-        scores, rows = _score(dataset, path, model, (columns, roles.read_beside_features), progress)
+        wanted = columns, roles.read_beside_features
+        try:
+            scores, rows = _score(dataset, path, model, wanted, progress)
+        except TypeChangeError:  # once more, by what all values of the columns say
+            types = find_csv_types(path, list(dict.fromkeys([*wanted[0], *wanted[1]])))
+            scores, rows = _score(open_dataset([path], types=types), path, model, wanted, progress)
         frame = rows.to_pandas(ignore_metadata=True)
         data = assemble(frame, replace(roles, features=(), exclude=()), origin=(name, digest(), str(path)))
     return replace(data, features=None), scores

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,18 +14,23 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyarrow import dataset as pa_dataset
 
+_TYPED_ROWS = 65_536
 _FORMATS = {".csv": "csv", ".parquet": "parquet", ".arrow": "ipc", ".feather": "ipc"}
 
 
+class TypeChangeError(InputError):
+    """A column of a csv file that is read in pieces turned out to be of another type than its first MiB."""
+
+
 def open_dataset(
-    files: Sequence[str | Path], *, max_gib: float | None = None, texts: Sequence[str] = ()
+    files: Sequence[str | Path], *, max_gib: float | None = None, types: Mapping[str, pa.DataType] | None = None
 ) -> pa_dataset.Dataset:
     """Files of one kind as one table that is read in pieces.
 
     Args:
         files: .csv, .parquet, .arrow or .feather files.
         max_gib: Largest decoded size that each may declare; None takes `auditkit.table_limits.SCANNED_GIB`.
-        texts: Columns of csv files that are text whatever they look like.
+        types: Of columns of csv files; by default what their first MiB looks like.
 
     Raises:
         InputError: They cannot be read, or declare more than the limit.
@@ -36,7 +41,7 @@ def open_dataset(
 
     kind = _FORMATS[Path(files[0]).suffix.lower()]
     # the same reading of csv as a table that is loaded whole: strict on ragged rows, same missing values
-    reader = pa_dataset.CsvFileFormat(**csv_options(texts))
+    reader = pa_dataset.CsvFileFormat(**csv_options(types))
     try:
         for file in files:
             if kind == "csv":
@@ -65,6 +70,39 @@ def infer_types(texts: pa.Table) -> pa.Table:
     return csv.read_csv(pa.BufferReader(content.getvalue()), **csv_options(empty_lines=True))
 
 
+def find_csv_types(path: Path, columns: Sequence[str]) -> dict[str, pa.DataType]:
+    """The types that columns have by all of their values, as where a csv file is read whole; it is read in pieces.
+
+    Raises:
+        InputError: A column holds truth values and whole numbers.
+    """
+    import pyarrow as pa
+
+    types = dict.fromkeys(columns, pa.null())
+    dataset = open_dataset([path], types=dict.fromkeys(columns, pa.string()))
+    for piece in read_pieces(dataset, columns, [path], rows=_TYPED_ROWS):
+        for field in infer_types(piece).schema:
+            types[field.name] = _wider(types[field.name], field.type, field.name)
+    return types
+
+
+def _wider(one: pa.DataType, other: pa.DataType, name: str) -> pa.DataType:
+    """The type that holds the values of two pieces of a column."""
+    import pyarrow as pa
+
+    kinds = {one, other} - {pa.null()}
+    if len(kinds) < 2:
+        return next(iter(kinds), pa.null())
+    if kinds == {pa.int64(), pa.bool_()}:  # the whole of it would say whether 1 is a number or means true
+        raise InputError(
+            f"path: column {name!r} holds truth values and whole numbers; write one kind, or save as parquet"
+        )
+    for rising in ((pa.int64(), pa.float64()), (pa.date32(), pa.timestamp("s"), pa.timestamp("ns"))):
+        if kinds <= set(rising):
+            return max(kinds, key=rising.index)
+    return pa.string()
+
+
 def describe_files(files: Sequence[str | Path]) -> str:
     """The files in words."""
     first = repr(str(files[0]))
@@ -79,6 +117,7 @@ def read_pieces(
     A piece holds the same rows however the files are divided, so that what is computed by piece is the same, too.
 
     Raises:
+        TypeChangeError: A column of a csv file has another type than its beginning.
         InputError: They cannot be read.
     """
     import pyarrow as pa
@@ -97,7 +136,8 @@ def read_pieces(
                 pending = [part for part in table.slice(rows).to_batches() if part.num_rows]
                 held -= rows
     except (pa.ArrowException, OSError, MemoryError) as error:
-        raise _unreadable(error, files) from error
+        failure = _unreadable(error, files)
+        raise (TypeChangeError(str(failure)) if "CSV conversion error to" in str(error) else failure) from error
     if held:
         yield pa.Table.from_batches(pending)
 

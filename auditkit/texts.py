@@ -65,7 +65,7 @@ class TextTable:
 
     def texts(self) -> Iterator[str | None]:
         """Every text in order, read from the file anew; None where there is none."""
-        dataset = open_dataset([self.path], max_gib=self.max_gib, texts=[self.column])
+        dataset = open_dataset([self.path], max_gib=self.max_gib, types=_as_text(self.path, [self.column]))
         for piece in read_pieces(dataset, [self.column], [self.path], rows=PIECE_ROWS):
             yield from piece.column(0).to_pylist()
 
@@ -124,8 +124,8 @@ def _scan(path: Path, roles: TableRoles, text: str, max_gib: float | None) -> tu
 
     beside = [name for name in roles.read_beside_features if name != text]
     kept_text = text in roles.read_beside_features
-    is_csv = path.suffix.lower() == ".csv"
-    dataset = open_dataset([path], max_gib=max_gib, texts=[text, *beside] if is_csv else [])
+    types = _as_text(path, [text, *beside])
+    dataset = open_dataset([path], max_gib=max_gib, types=types)
     _check(dataset.schema, roles, path, text)
     keys: list[NDArray[np.uint64]] = []
     kept: list[pa.Table] = []
@@ -140,7 +140,14 @@ def _scan(path: Path, roles: TableRoles, text: str, max_gib: float | None) -> tu
     if not kept:
         raise InputError(f"path: {str(path)!r} has columns but no rows")
     rows = pa.concat_tables(kept)
-    return infer_types(rows) if is_csv else rows, np.concatenate(keys), digest.hexdigest()
+    return infer_types(rows) if types else rows, np.concatenate(keys), digest.hexdigest()
+
+
+def _as_text(path: Path, columns: Sequence[str]) -> dict[str, pa.DataType]:
+    """Columns of a csv file as they are written; other files know their types."""
+    import pyarrow as pa
+
+    return dict.fromkeys(columns, pa.string()) if path.suffix.lower() == ".csv" else {}
 
 
 def _check(schema: pa.Schema, roles: TableRoles, path: Path, text: str) -> None:
