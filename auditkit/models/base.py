@@ -81,8 +81,8 @@ class FrozenModel(abc.ABC):
 
     @property
     def output_task(self) -> Task:
-        """What the outputs of a model of several are, where nobody says: classes that exclude each other."""
-        return "multiclass"
+        """What the outputs of a model of several are, where nobody says."""
+        return self.task
 
     @property
     def gives_probabilities(self) -> bool:
