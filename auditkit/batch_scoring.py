@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,6 @@ from auditkit.table_roles import TableRoles
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyarrow import dataset as pa_dataset
 
     from auditkit.models import FrozenModel
 
@@ -67,18 +67,25 @@ def score_in_pieces(
         if columns is None:
             raise InputError("data.score names scores that are there, and model: makes others; give one of them")
         wanted = columns, roles.read_beside_features
+        n_rows = None if path.suffix.lower() == ".csv" else dataset.count_rows()  # csv would be read to be counted
         try:
-            scores, rows = _score(dataset, path, model, wanted, progress)
+            scores, rows = _score(path, model, wanted, progress, n_rows=n_rows)
         except TypeChangeError:  # once more, by what all values of the columns say
             types = find_csv_types(path, list(dict.fromkeys([*wanted[0], *wanted[1]])))
-            scores, rows = _score(open_dataset([path], types=types), path, model, wanted, progress)
+            scores, rows = _score(path, model, wanted, progress, types=types)
         frame = rows.to_pandas(ignore_metadata=True)
         data = assemble(frame, replace(roles, features=(), exclude=()), origin=(name, digest(), str(path)))
     return replace(data, features=None), scores
 
 
 def _score(
-    dataset: pa_dataset.Dataset, path: Path, model: FrozenModel, wanted: tuple[list[str], list[str]], progress: Progress
+    path: Path,
+    model: FrozenModel,
+    wanted: tuple[list[str], list[str]],
+    progress: Progress,
+    *,
+    n_rows: int | None = None,
+    types: Mapping[str, pa.DataType] | None = None,
 ) -> tuple[FloatArray, pa.Table]:
     """Scores by the columns that the model reads, and the columns beside them, in one reading of the file."""
     import pyarrow as pa
@@ -86,9 +93,9 @@ def _score(
     columns, beside = wanted
     scores: list[FloatArray] = []
     kept: list[pa.Table] = []
-    total = None if path.suffix.lower() == ".csv" else dataset.count_rows()  # csv would be read to be counted
-    with progress.stage("scoring the frozen model", total) as advance:
-        for piece in read_pieces(dataset, list(dict.fromkeys([*beside, *columns])), [path], rows=PIECE_ROWS):
+    every = list(dict.fromkeys([*beside, *columns]))
+    with progress.stage("scoring the frozen model", n_rows) as advance:
+        for piece in read_pieces(path, every, rows=PIECE_ROWS, types=types):
             scores.append(model.scores(piece.select(columns).to_pandas(ignore_metadata=True)).double().numpy())
             # a copy: what is kept may lie in one buffer with the features, and would hold them
             kept.append(piece.select(beside).take(np.arange(piece.num_rows)))

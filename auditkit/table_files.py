@@ -79,8 +79,7 @@ def find_csv_types(path: Path, columns: Sequence[str]) -> dict[str, pa.DataType]
     import pyarrow as pa
 
     types = dict.fromkeys(columns, pa.null())
-    dataset = open_dataset([path], types=dict.fromkeys(columns, pa.string()))
-    for piece in read_pieces(dataset, columns, [path], rows=_TYPED_ROWS):
+    for piece in read_pieces(path, columns, rows=_TYPED_ROWS, types=dict.fromkeys(columns, pa.string())):
         for field in infer_types(piece).schema:
             types[field.name] = _wider(types[field.name], field.type, field.name)
     return types
@@ -110,24 +109,29 @@ def describe_files(files: Sequence[str | Path]) -> str:
 
 
 def read_pieces(
-    dataset: pa_dataset.Dataset, columns: Sequence[str], files: Sequence[str | Path], *, rows: int
+    path: Path, columns: Sequence[str], *, rows: int, types: Mapping[str, pa.DataType] | None = None
 ) -> Iterator[pa.Table]:
-    """Some columns in pieces of exactly ``rows`` rows, the last one shorter, in the order of the files.
+    """Some columns of a file in pieces of exactly ``rows`` rows, the last one shorter, in order.
 
-    A piece holds the same rows however the files are divided, so that what is computed by piece is the same, too.
+    A piece holds the same rows however the file is divided, so that what is computed by piece is the same, too. Nothing
+    is read ahead of whoever takes the pieces: a data set's scanner would hold up to a GiB for a slow model.
+
+    Args:
+        path: A .csv, .parquet, .arrow or .feather file that `open_dataset` took.
+        columns: Names of columns that it has.
+        rows: Rows of a piece.
+        types: As `open_dataset` takes them.
 
     Raises:
         TypeChangeError: A column of a csv file has another type than its beginning.
-        InputError: They cannot be read.
+        InputError: It cannot be read.
     """
     import pyarrow as pa
 
     pending: list[pa.RecordBatch] = []
     held = 0
     try:
-        # reading far ahead would hold what is not looked at yet
-        ahead = {"batch_readahead": 1, "fragment_readahead": 1, "fragment_scan_options": _frugal(files)}
-        for batch in dataset.to_batches(columns=list(columns), batch_size=rows, **ahead):
+        for batch in _BATCHES[path.suffix.lower()](path, list(columns), rows, types):
             pending.append(batch)
             held += batch.num_rows
             while held >= rows:
@@ -136,19 +140,44 @@ def read_pieces(
                 pending = [part for part in table.slice(rows).to_batches() if part.num_rows]
                 held -= rows
     except (pa.ArrowException, OSError, MemoryError) as error:
-        failure = _unreadable(error, files)
+        failure = _unreadable(error, [path])
         raise (TypeChangeError(str(failure)) if "CSV conversion error to" in str(error) else failure) from error
     if held:
         yield pa.Table.from_batches(pending)
 
 
-def _frugal(files: Sequence[str | Path]) -> pa_dataset.FragmentScanOptions | None:
-    """How a file is read so that what was read is let go; by default all of a parquet file stays in memory."""
-    from pyarrow import dataset as pa_dataset
+def _csv_batches(
+    path: Path, columns: list[str], rows: int, types: Mapping[str, pa.DataType] | None
+) -> Iterator[pa.RecordBatch]:
+    from pyarrow import csv
 
-    if Path(files[0]).suffix.lower() != ".parquet":
-        return None
-    return pa_dataset.ParquetFragmentScanOptions(pre_buffer=False, use_buffered_stream=True, buffer_size=1 << 20)
+    del rows  # a block of a MiB at a time
+    with csv.open_csv(path, **csv_options(types, columns=columns)) as reader:
+        yield from reader
+
+
+def _parquet_batches(path: Path, columns: list[str], rows: int, types: object) -> Iterator[pa.RecordBatch]:
+    from pyarrow import parquet
+
+    del types
+    # what was read is let go; by default all of a file stays in memory
+    with parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as stored:
+        for batch in stored.iter_batches(batch_size=rows, columns=columns):
+            yield batch.select(columns)
+
+
+def _arrow_batches(path: Path, columns: list[str], rows: int, types: object) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+
+    del rows, types
+    with pa.OSFile(str(path)) as source:
+        places = [pa.ipc.open_file(source).schema.get_field_index(name) for name in columns]
+        with pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=places)) as stored:
+            for i in range(stored.num_record_batches):
+                yield stored.get_batch(i).select(columns)
+
+
+_BATCHES = {".csv": _csv_batches, ".parquet": _parquet_batches, ".arrow": _arrow_batches, ".feather": _arrow_batches}
 
 
 def _unreadable(error: Exception, files: Sequence[str | Path]) -> InputError:

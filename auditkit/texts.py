@@ -38,7 +38,6 @@ class TextTable:
         column: The column of texts.
         keys: The first 8 bytes of every text's SHA-256, shape (n,); those of a missing text are 0.
         sha256: SHA-256 over all texts, in order.
-        max_gib: Largest decoded size that the file may declare; None is the limit of a scanned table.
     """
 
     data: AuditData
@@ -46,7 +45,6 @@ class TextTable:
     column: str
     keys: NDArray[np.uint64]
     sha256: str
-    max_gib: float | None = None
 
     @property
     def n_rows(self) -> int:
@@ -65,8 +63,8 @@ class TextTable:
 
     def texts(self) -> Iterator[str | None]:
         """Every text in order, read from the file anew; None where there is none."""
-        dataset = open_dataset([self.path], max_gib=self.max_gib, types=_as_text(self.path, [self.column]))
-        for piece in read_pieces(dataset, [self.column], [self.path], rows=PIECE_ROWS):
+        types = _as_text(self.path, [self.column])
+        for piece in read_pieces(self.path, [self.column], rows=PIECE_ROWS, types=types):
             yield from piece.column(0).to_pylist()
 
 
@@ -115,7 +113,7 @@ def read_texts(
     with hashing([source]) as digest:
         rows, keys, texts_hash = _scan(source, roles, text_column, max_gib)
         data = assemble(rows.to_pandas(ignore_metadata=True), roles, origin=(name or source.stem, digest(), str(path)))
-    return TextTable(replace(data, features=None), source, text_column, keys, texts_hash, max_gib)
+    return TextTable(replace(data, features=None), source, text_column, keys, texts_hash)
 
 
 def _scan(path: Path, roles: TableRoles, text: str, max_gib: float | None) -> tuple[pa.Table, NDArray[np.uint64], str]:
@@ -125,13 +123,12 @@ def _scan(path: Path, roles: TableRoles, text: str, max_gib: float | None) -> tu
     beside = [name for name in roles.read_beside_features if name != text]
     kept_text = text in roles.read_beside_features
     types = _as_text(path, [text, *beside])
-    dataset = open_dataset([path], max_gib=max_gib, types=types)
-    _check(dataset.schema, roles, path, text)
+    _check(open_dataset([path], max_gib=max_gib, types=types).schema, roles, path, text)
     keys: list[NDArray[np.uint64]] = []
     kept: list[pa.Table] = []
     digest = hashlib.sha256()
     wanted = [*beside, text] if kept_text else beside
-    for piece in read_pieces(dataset, [*beside, text], [path], rows=PIECE_ROWS):
+    for piece in read_pieces(path, [*beside, text], rows=PIECE_ROWS, types=types):
         found = [b"" if value is None else _digest(value) for value in piece.column(text).to_pylist()]
         digest.update(b"".join(one or bytes(32) for one in found))
         keys.append(np.array([int.from_bytes(one[:8], "little") for one in found], dtype=np.uint64))

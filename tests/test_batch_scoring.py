@@ -16,7 +16,7 @@ from auditkit import batch_scoring
 from auditkit.errors import InputError, SchemaError
 from auditkit.progress import NullProgress
 from auditkit.subjects import load_subject
-from auditkit.table_files import find_csv_types, open_dataset, read_pieces
+from auditkit.table_files import find_csv_types, read_pieces
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +59,7 @@ def test_pieces_have_the_same_rows_however_the_file_is_divided(tmp_path: Path) -
     found = []
     for size in (333, 4_096, 10_000):
         frame.to_parquet(tmp_path / f"{size}.parquet", row_group_size=size)
-        dataset = open_dataset([tmp_path / f"{size}.parquet"])
-        pieces = list(read_pieces(dataset, ["x"], [tmp_path / f"{size}.parquet"], rows=3_000))
+        pieces = list(read_pieces(tmp_path / f"{size}.parquet", ["x"], rows=3_000))
         assert [piece.num_rows for piece in pieces] == [3_000, 3_000, 3_000, 1_000]
         found.append([piece.column("x").to_pylist() for piece in pieces])
     assert found[0] == found[1] == found[2] == [frame["x"][i : i + 3_000].tolist() for i in range(0, 10_000, 3_000)]
