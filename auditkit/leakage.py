@@ -112,7 +112,8 @@ def find_leakage(
         keys["id"] = _hash(ids), ids.notna().to_numpy()
     if rows is not None and len(rows.columns):
         keys["row"] = _hash(rows), np.ones(len(rows), dtype=bool)
-    for kind, hashes in (("image", images), ("text", texts)):
+    files: dict[Kind, pd.Series | None] = {"image": images, "text": texts}
+    for kind, hashes in files.items():
         if hashes is not None:
             keys[kind] = _hash(hashes), hashes.notna().to_numpy()
     found = [s for kind, (hashes, known) in keys.items() for s in _find_shared(kind, hashes, known, parts) if s.rows]
