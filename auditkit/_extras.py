@@ -20,6 +20,7 @@ EXTRAS = {
     "pyspark": "spark",
     "skops": "skops",
     "sqlalchemy": "postgres",
+    "transformers": "transformers",
     "uvicorn": "serve",
     "weasyprint": "pdf",
     "xgboost": "boosting",

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import mmap
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from auditkit.errors import InputError, SchemaError, UntrustedFileError
 from auditkit.table_limits import check_declared_size
@@ -149,15 +148,18 @@ def refuse_binary(file: Path) -> None:
     Raises:
         InputError: It is one of these.
     """
-    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        if content[:4].startswith(_PACKED_MAGIC):
+    with file.open("rb") as stream:  # not mapped: what is mapped counts as memory of the process
+        if stream.read(4).startswith(_PACKED_MAGIC):
             raise InputError(f"path: {file.name!r} is compressed; unpack it first, since it can unpack to any size")
-        place = content.find(b"\0")
-    if place >= 0:
-        raise InputError(
-            f"path: {file.name!r} holds a zero byte (at byte {place:,}), so it is not UTF-8 text: it is damaged, or "
-            "UTF-16; save it again as UTF-8"
-        )
+        stream.seek(0)
+        start = 0
+        while chunk := stream.read(_CHUNK):
+            if (place := chunk.find(b"\0")) >= 0:
+                raise InputError(
+                    f"path: {file.name!r} holds a zero byte (at byte {start + place:,}), so it is not UTF-8 text: it "
+                    "is damaged, or UTF-16; save it again as UTF-8"
+                )
+            start += len(chunk)
 
 
 def _read_checked(reader: Callable[[Path, float | None], pa.Table], file: Path, max_gib: float | None) -> pa.Table:
@@ -211,11 +213,30 @@ def _read_csv(file: Path, max_gib: float | None) -> pa.Table:
     del max_gib  # rows take about as much memory as their text
     refuse_binary(file)
     # Arrow rejects rows that are too short as well as too long; pandas would fill the short ones in silence.
-    return csv.read_csv(
-        file,
-        parse_options=csv.ParseOptions(newlines_in_values=True),
-        convert_options=csv.ConvertOptions(strings_can_be_null=True, null_values=list(MISSING_TEXTS)),
-    )
+    return csv.read_csv(file, **csv_options())
+
+
+def csv_options(
+    types: Mapping[str, pa.DataType] | None = None, *, columns: Sequence[str] = (), empty_lines: bool = False
+) -> dict[str, Any]:
+    """How a csv file is read, whole or in pieces.
+
+    Args:
+        types: Of columns whose type is not told by their values.
+        columns: Those that are read, in this order; all by default.
+        empty_lines: Whether an empty line is a row, which it is where the one column has a missing value.
+    """
+    from pyarrow import csv
+
+    return {
+        "parse_options": csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=not empty_lines),
+        "convert_options": csv.ConvertOptions(
+            strings_can_be_null=True,
+            null_values=list(MISSING_TEXTS),
+            column_types=dict(types or {}),
+            include_columns=list(columns),
+        ),
+    }
 
 
 def _read_parquet(file: Path, max_gib: float | None) -> pa.Table:

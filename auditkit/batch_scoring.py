@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,28 +14,21 @@ from auditkit._typing import FloatArray
 from auditkit.datasets import AuditData, assemble
 from auditkit.errors import InputError
 from auditkit.progress import Progress
-from auditkit.table_files import open_dataset, read_pieces
+from auditkit.table_files import TypeChangeError, find_csv_types, open_dataset, read_pieces
 from auditkit.table_roles import TableRoles
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyarrow import dataset as pa_dataset
 
     from auditkit.models import FrozenModel
 
 PIECE_ROWS = 65_536
 """Rows that are scored at a time; what a model takes at a time of a table in memory."""
 
-WHOLE_CSV_BYTES = 1 << 30
-"""A csv file up to this size is read whole, since only the whole of it tells the type of its columns."""
-
 
 def is_scored_in_pieces(path: Path) -> bool:
-    """Whether the features of a table are read in pieces: of every kind but short csv files and arrays."""
-    suffix = path.suffix.lower()
-    if suffix == ".csv":
-        return path.is_file() and path.stat().st_size > WHOLE_CSV_BYTES
-    return suffix in (".parquet", ".arrow", ".feather")
+    """Whether the features of a table are read in pieces: of every kind but arrays."""
+    return path.suffix.lower() in (".csv", ".parquet", ".arrow", ".feather")
 
 
 def score_in_pieces(
@@ -72,14 +66,26 @@ def score_in_pieces(
         columns = roles.feature_columns(empty)
         if columns is None:
             raise InputError("data.score names scores that are there, and model: makes others; give one of them")
-        scores, rows = _score(dataset, path, model, (columns, roles.read_beside_features), progress)
+        wanted = columns, roles.read_beside_features
+        n_rows = None if path.suffix.lower() == ".csv" else dataset.count_rows()  # csv would be read to be counted
+        try:
+            scores, rows = _score(path, model, wanted, progress, n_rows=n_rows)
+        except TypeChangeError:  # once more, by what all values of the columns say
+            types = find_csv_types(path, list(dict.fromkeys([*wanted[0], *wanted[1]])))
+            scores, rows = _score(path, model, wanted, progress, types=types)
         frame = rows.to_pandas(ignore_metadata=True)
         data = assemble(frame, replace(roles, features=(), exclude=()), origin=(name, digest(), str(path)))
     return replace(data, features=None), scores
 
 
 def _score(
-    dataset: pa_dataset.Dataset, path: Path, model: FrozenModel, wanted: tuple[list[str], list[str]], progress: Progress
+    path: Path,
+    model: FrozenModel,
+    wanted: tuple[list[str], list[str]],
+    progress: Progress,
+    *,
+    n_rows: int | None = None,
+    types: Mapping[str, pa.DataType] | None = None,
 ) -> tuple[FloatArray, pa.Table]:
     """Scores by the columns that the model reads, and the columns beside them, in one reading of the file."""
     import pyarrow as pa
@@ -87,9 +93,9 @@ def _score(
     columns, beside = wanted
     scores: list[FloatArray] = []
     kept: list[pa.Table] = []
-    total = None if path.suffix.lower() == ".csv" else dataset.count_rows()  # csv would be read to be counted
-    with progress.stage("scoring the frozen model", total) as advance:
-        for piece in read_pieces(dataset, list(dict.fromkeys([*beside, *columns])), [path], rows=PIECE_ROWS):
+    every = list(dict.fromkeys([*beside, *columns]))
+    with progress.stage("scoring the frozen model", n_rows) as advance:
+        for piece in read_pieces(path, every, rows=PIECE_ROWS, types=types):
             scores.append(model.scores(piece.select(columns).to_pandas(ignore_metadata=True)).double().numpy())
             # a copy: what is kept may lie in one buffer with the features, and would hold them
             kept.append(piece.select(beside).take(np.arange(piece.num_rows)))

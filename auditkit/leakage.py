@@ -2,7 +2,7 @@
 
     leaked(a, b) = |{i in b : key_i occurs in a}|,   a before b in the order of the parts
 
-where the key is an id, the hash of a row's features, or the hash of an image. Keys are compared as 64-bit hashes:
+where the key is an id, the hash of a row's features, of an image or of a text. Keys are compared as 64-bit hashes:
 among a million rows, a chance of 3e-8 that two different ones are taken for equal.
 """
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Policy = Literal["refuse", "report", "ignore"]
-Kind = Literal["id", "row", "image"]
+Kind = Literal["id", "row", "image", "text"]
 
-_WORDS = {"id": "the same id", "row": "identical features", "image": "the same image"}
+_WORDS = {"id": "the same id", "row": "identical features", "image": "the same image", "text": "the same text"}
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,7 @@ def find_leakage(
     ids: pd.Series | None = None,
     rows: pd.DataFrame | None = None,
     images: pd.Series | None = None,
+    texts: pd.Series | None = None,
     policy: Policy = "report",
 ) -> Leakage:
     """Find what the parts of a split share.
@@ -95,6 +96,7 @@ def find_leakage(
         ids: Whom or what every row is of, n rows; missing ids are compared with nothing.
         rows: What the model reads, n rows; rows are compared by all columns.
         images: Hash of every row's image, n rows.
+        texts: Hash of every row's text, n rows.
         policy: "refuse" raises where anything is shared, "report" counts it, "ignore" looks for nothing.
 
     Returns:
@@ -110,8 +112,10 @@ def find_leakage(
         keys["id"] = _hash(ids), ids.notna().to_numpy()
     if rows is not None and len(rows.columns):
         keys["row"] = _hash(rows), np.ones(len(rows), dtype=bool)
-    if images is not None:
-        keys["image"] = _hash(images), images.notna().to_numpy()
+    files: dict[Kind, pd.Series | None] = {"image": images, "text": texts}
+    for kind, hashes in files.items():
+        if hashes is not None:
+            keys[kind] = _hash(hashes), hashes.notna().to_numpy()
     found = [s for kind, (hashes, known) in keys.items() for s in _find_shared(kind, hashes, known, parts) if s.rows]
     leakage = Leakage(policy, tuple(keys), tuple(found))
     if found and policy == "refuse":

@@ -144,13 +144,14 @@ def make_record(
         reference: What the model as found is, where it is not the frozen model's own scores.
     """
     plan = config.to_dict()
+    packages = [*PACKAGES, *(() if model is None else model.packages)]
     head = None if context is None else context.head
     calibration = None if context is None else context.calibration
     return {
         "schema": SCHEMA,
         "command": command,
         "auditkit": metadata.version("auditkit"),
-        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
+        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}},
         "seed": config.seed,
         "hashes": {
             "model": None if model is None else model.fingerprint,

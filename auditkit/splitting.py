@@ -33,10 +33,10 @@ def split_subject(config: AuditFile, subject: Subject) -> tuple[dict[str, IntArr
     parts = _split(config, subject)
     ids = None if spec.id_column is None else column(_kept(subject), spec.id_column)
     rows = subject.data.features
-    images = None if subject.image_hashes is None else pd.Series(subject.image_hashes)
-    if spec.leakage == "refuse" and ids is None and rows is None and images is None:
+    images, texts = (None if name not in subject.keys else pd.Series(subject.keys[name]) for name in ("images", "text"))
+    if spec.leakage == "refuse" and ids is None and rows is None and not subject.keys:
         raise InputError("split.leakage is refuse, and there is nothing to compare: name split.id or data.features")
-    return parts, find_leakage(parts, ids=ids, rows=rows, images=images, policy=spec.leakage)
+    return parts, find_leakage(parts, ids=ids, rows=rows, images=images, texts=texts, policy=spec.leakage)
 
 
 def _split(config: AuditFile, subject: Subject) -> dict[str, IntArray]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,11 +13,14 @@ from auditkit.batch_scoring import is_scored_in_pieces, score_in_pieces
 from auditkit.config import AuditFile
 from auditkit.datasets import AuditData, load_table
 from auditkit.errors import InputError
-from auditkit.image_scoring import read_images, refuse_without_score, score_images
+from auditkit.feature_cache import current_ranks
+from auditkit.image_scoring import read_images, score_images
 from auditkit.models import load_model
 from auditkit.predictions import describe_decisions
 from auditkit.progress import NullProgress, Progress
+from auditkit.row_scoring import ScoredRows, refuse_without_score
 from auditkit.run_folder import Clock, describe_data
+from auditkit.text_scoring import read_text_table, score_texts
 
 if TYPE_CHECKING:
     from auditkit.models import FrozenModel
@@ -33,21 +36,20 @@ class Subject:
         model: The frozen model; None for a table of predictions.
         has_scores: Whether the sample's scores are those of somebody's model; else they are NaN: the model has several
             outputs, and its features alone are of use.
-        images: What run.json holds about the images; None where the rows are none.
-        image_hashes: SHA-256 of every row's image; None where the rows are none.
+        files: What run.json holds about the "images" or the "text" that the model reads; empty where it reads columns.
+        keys: What every row's image or text is known by, under the same name; empty where the model reads columns.
     """
 
     data: AuditData
     sample: Sample
     model: FrozenModel | None
     has_scores: bool = True
-    images: dict[str, Any] | None = None
-    image_hashes: tuple[str, ...] | None = None
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    keys: dict[str, Any] = field(default_factory=dict)
 
     def describe_data(self) -> dict[str, Any]:
         """What run.json holds about the data."""
-        facts = describe_data(self.data)
-        return facts if self.images is None else {**facts, "images": self.images}
+        return {**describe_data(self.data), **self.files}
 
 
 def load_subject(
@@ -69,8 +71,8 @@ def load_subject(
         InputError: The data or the model cannot be used; the model gives several scores per row.
     """
     watch, reporter = clock or Clock(), progress or NullProgress()
-    if config.data.images is not None:
-        return _load_images(config, features, reporter, watch)
+    if config.reads_files:
+        return _of_rows(config, _score_files(config, features, reporter, watch))
     if config.model_spec is not None and not features and is_scored_in_pieces(config.data_path):
         with watch.stage("score"):
             model = load_model(config.model_spec, **config.model_options)
@@ -104,16 +106,42 @@ def _score_in_pieces(config: AuditFile, model: FrozenModel, progress: Progress) 
     return Subject(data, Sample(_flat(scores), _labels(data), data.groups, None), model)
 
 
-def _load_images(config: AuditFile, headless: bool, reporter: Progress, watch: Clock) -> Subject:
-    """Images with their scores and features, which one pass gives: whatever the job, the next one finds them."""
-    with watch.stage("read"), reporter.stage("reading the manifest and hashing the images", 1) as advance:
-        manifest = read_images(config)
-        manifest.hash_images()
+def share_features(config: AuditFile, *, features: bool = True) -> None:
+    """What every process but the first of a group does for a job: its share of the features of images or texts.
+
+    Args:
+        config: The audit file.
+        features: As `load_subject` takes it in the first process.
+
+    Raises:
+        InputError: As there.
+    """
+    if config.reads_files:
+        _score_files(config, features, NullProgress(), Clock())
+
+
+def _score_files(config: AuditFile, headless: bool, reporter: Progress, watch: Clock) -> ScoredRows:
+    """Images or texts with their scores and features, which one pass gives: whatever the job, the next finds them."""
+    ranks = current_ranks()
+    if config.images is not None:
+        with watch.stage("read"), reporter.stage("reading the manifest and hashing the images", 1) as advance:
+            manifest = ranks.together(lambda: read_images(config))
+            ranks.together(manifest.hash_images)
+            advance()
+        with watch.stage("score"):
+            return score_images(config, manifest, headless=headless, progress=reporter)
+    with watch.stage("read"), reporter.stage("reading the table and hashing the texts", 1) as advance:
+        table = ranks.together(lambda: read_text_table(config))
         advance()
     with watch.stage("score"):
-        found = score_images(config, manifest, headless=headless, progress=reporter)
+        return score_texts(config, table, headless=headless, progress=reporter)
+
+
+def _of_rows(config: AuditFile, found: ScoredRows) -> Subject:
+    kind = "text" if config.images is None else "images"
     sample = Sample(found.scores, _labels(found.data), found.data.groups, found.features)
-    return Subject(found.data, sample, found.model, found.model.gives_one_score, found.facts, found.hashes)
+    one_score = found.model.gives_one_score
+    return Subject(found.data, sample, found.model, one_score, {kind: found.facts}, {kind: found.keys})
 
 
 def audit_sample(config: AuditFile, sample: Sample, scores: np.ndarray, data: AuditData | None = None) -> AuditResult:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from auditkit._tables import MISSING_TEXTS, check_csv_schema, refuse_binary
+from auditkit._tables import check_csv_schema, csv_options, refuse_binary
 from auditkit.errors import InputError, SchemaError
 from auditkit.table_limits import check_declared_size
 
@@ -14,30 +14,34 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyarrow import dataset as pa_dataset
 
+_TYPED_ROWS = 65_536
 _FORMATS = {".csv": "csv", ".parquet": "parquet", ".arrow": "ipc", ".feather": "ipc"}
 
 
-def open_dataset(files: Sequence[str | Path], *, max_gib: float | None = None) -> pa_dataset.Dataset:
+class TypeChangeError(InputError):
+    """A column of a csv file that is read in pieces turned out to be of another type than its first MiB."""
+
+
+def open_dataset(
+    files: Sequence[str | Path], *, max_gib: float | None = None, types: Mapping[str, pa.DataType] | None = None
+) -> pa_dataset.Dataset:
     """Files of one kind as one table that is read in pieces.
 
     Args:
         files: .csv, .parquet, .arrow or .feather files.
         max_gib: Largest decoded size that each may declare; None takes `auditkit.table_limits.SCANNED_GIB`.
+        types: Of columns of csv files; by default what their first MiB looks like.
 
     Raises:
         InputError: They cannot be read, or declare more than the limit.
         SchemaError: A csv file has a column twice, or is not separated by commas.
     """
     import pyarrow as pa
-    from pyarrow import csv
     from pyarrow import dataset as pa_dataset
 
     kind = _FORMATS[Path(files[0]).suffix.lower()]
     # the same reading of csv as a table that is loaded whole: strict on ragged rows, same missing values
-    reader = pa_dataset.CsvFileFormat(
-        parse_options=csv.ParseOptions(newlines_in_values=True),
-        convert_options=csv.ConvertOptions(strings_can_be_null=True, null_values=list(MISSING_TEXTS)),
-    )
+    reader = pa_dataset.CsvFileFormat(**csv_options(types))
     try:
         for file in files:
             if kind == "csv":
@@ -54,6 +58,50 @@ def open_dataset(files: Sequence[str | Path], *, max_gib: float | None = None) -
     return dataset
 
 
+def infer_types(texts: pa.Table) -> pa.Table:
+    """Columns of text with the types that a csv file of them would be read with: by all of their values."""
+    import pyarrow as pa
+    from pyarrow import csv
+
+    if not texts.num_columns:
+        return texts
+    content = pa.BufferOutputStream()
+    csv.write_csv(texts, content)
+    return csv.read_csv(pa.BufferReader(content.getvalue()), **csv_options(empty_lines=True))
+
+
+def find_csv_types(path: Path, columns: Sequence[str]) -> dict[str, pa.DataType]:
+    """The types that columns have by all of their values, as where a csv file is read whole; it is read in pieces.
+
+    Raises:
+        InputError: A column holds truth values and whole numbers.
+    """
+    import pyarrow as pa
+
+    types = dict.fromkeys(columns, pa.null())
+    for piece in read_pieces(path, columns, rows=_TYPED_ROWS, types=dict.fromkeys(columns, pa.string())):
+        for field in infer_types(piece).schema:
+            types[field.name] = _wider(types[field.name], field.type, field.name)
+    return types
+
+
+def _wider(one: pa.DataType, other: pa.DataType, name: str) -> pa.DataType:
+    """The type that holds the values of two pieces of a column."""
+    import pyarrow as pa
+
+    kinds = {one, other} - {pa.null()}
+    if len(kinds) < 2:
+        return next(iter(kinds), pa.null())
+    if kinds == {pa.int64(), pa.bool_()}:  # the whole of it would say whether 1 is a number or means true
+        raise InputError(
+            f"path: column {name!r} holds truth values and whole numbers; write one kind, or save as parquet"
+        )
+    for rising in ((pa.int64(), pa.float64()), (pa.date32(), pa.timestamp("s"), pa.timestamp("ns"))):
+        if kinds <= set(rising):
+            return max(kinds, key=rising.index)
+    return pa.string()
+
+
 def describe_files(files: Sequence[str | Path]) -> str:
     """The files in words."""
     first = repr(str(files[0]))
@@ -61,23 +109,29 @@ def describe_files(files: Sequence[str | Path]) -> str:
 
 
 def read_pieces(
-    dataset: pa_dataset.Dataset, columns: Sequence[str], files: Sequence[str | Path], *, rows: int
+    path: Path, columns: Sequence[str], *, rows: int, types: Mapping[str, pa.DataType] | None = None
 ) -> Iterator[pa.Table]:
-    """Some columns in pieces of exactly ``rows`` rows, the last one shorter, in the order of the files.
+    """Some columns of a file in pieces of exactly ``rows`` rows, the last one shorter, in order.
 
-    A piece holds the same rows however the files are divided, so that what is computed by piece is the same, too.
+    A piece holds the same rows however the file is divided, so that what is computed by piece is the same, too. Nothing
+    is read ahead of whoever takes the pieces: a data set's scanner would hold up to a GiB for a slow model.
+
+    Args:
+        path: A .csv, .parquet, .arrow or .feather file that `open_dataset` took.
+        columns: Names of columns that it has.
+        rows: Rows of a piece.
+        types: As `open_dataset` takes them.
 
     Raises:
-        InputError: They cannot be read.
+        TypeChangeError: A column of a csv file has another type than its beginning.
+        InputError: It cannot be read.
     """
     import pyarrow as pa
 
     pending: list[pa.RecordBatch] = []
     held = 0
     try:
-        # reading far ahead would hold what is not looked at yet
-        ahead = {"batch_readahead": 1, "fragment_readahead": 1, "fragment_scan_options": _frugal(files)}
-        for batch in dataset.to_batches(columns=list(columns), batch_size=rows, **ahead):
+        for batch in _BATCHES[path.suffix.lower()](path, list(columns), rows, types):
             pending.append(batch)
             held += batch.num_rows
             while held >= rows:
@@ -86,18 +140,44 @@ def read_pieces(
                 pending = [part for part in table.slice(rows).to_batches() if part.num_rows]
                 held -= rows
     except (pa.ArrowException, OSError, MemoryError) as error:
-        raise _unreadable(error, files) from error
+        failure = _unreadable(error, [path])
+        raise (TypeChangeError(str(failure)) if "CSV conversion error to" in str(error) else failure) from error
     if held:
         yield pa.Table.from_batches(pending)
 
 
-def _frugal(files: Sequence[str | Path]) -> pa_dataset.FragmentScanOptions | None:
-    """How a file is read so that what was read is let go; by default all of a parquet file stays in memory."""
-    from pyarrow import dataset as pa_dataset
+def _csv_batches(
+    path: Path, columns: list[str], rows: int, types: Mapping[str, pa.DataType] | None
+) -> Iterator[pa.RecordBatch]:
+    from pyarrow import csv
 
-    if Path(files[0]).suffix.lower() != ".parquet":
-        return None
-    return pa_dataset.ParquetFragmentScanOptions(pre_buffer=False, use_buffered_stream=True, buffer_size=1 << 20)
+    del rows  # a block of a MiB at a time
+    with csv.open_csv(path, **csv_options(types, columns=columns)) as reader:
+        yield from reader
+
+
+def _parquet_batches(path: Path, columns: list[str], rows: int, types: object) -> Iterator[pa.RecordBatch]:
+    from pyarrow import parquet
+
+    del types
+    # what was read is let go; by default all of a file stays in memory
+    with parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as stored:
+        for batch in stored.iter_batches(batch_size=rows, columns=columns):
+            yield batch.select(columns)
+
+
+def _arrow_batches(path: Path, columns: list[str], rows: int, types: object) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+
+    del rows, types
+    with pa.OSFile(str(path)) as source:
+        places = [pa.ipc.open_file(source).schema.get_field_index(name) for name in columns]
+        with pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=places)) as stored:
+            for i in range(stored.num_record_batches):
+                yield stored.get_batch(i).select(columns)
+
+
+_BATCHES = {".csv": _csv_batches, ".parquet": _parquet_batches, ".arrow": _arrow_batches, ".feather": _arrow_batches}
 
 
 def _unreadable(error: Exception, files: Sequence[str | Path]) -> InputError:

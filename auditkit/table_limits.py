@@ -69,14 +69,17 @@ def _refuse(path: Path, what: str, rows: int | None, n_bytes: int, limit: float)
 
 
 def _parquet_size(path: Path) -> tuple[int, int, int]:
-    """Rows, decoded bytes, and decoded bytes of the largest row group."""
+    """Rows, decoded bytes, and decoded bytes of the largest row group; pages that contradict the footer are refused."""
     from pyarrow import parquet
+
+    from auditkit.parquet_pages import check_pages
 
     with parquet.ParquetFile(path) as stored:
         metadata = stored.metadata
         width = row_width(stored.schema_arrow)
         groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
         sizes = [_group_size(group, width) for group in groups]
+        check_pages(path, metadata)
     return metadata.num_rows, max(sum(sizes), metadata.num_rows * width), max(sizes, default=0)
 
 

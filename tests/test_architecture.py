@@ -27,7 +27,16 @@ ROWS = (
     {"groups", "criteria", "affine_criteria", "cvxpy_constraints", "moments", "moment_maps", "row_sets"}
     | {"intervals", "multiplicity", "squares", "plans", "margins", "decision_rules"},
     {"datasets", "splits", "_tables", "heads", "models", "feature_cache", "images", "table_roles", "leakage"}
-    | {"expression_values", "table_limits", "array_files", "csv_export", "frames", "table_files"}
+    | {
+        "expression_values",
+        "table_limits",
+        "array_files",
+        "csv_export",
+        "frames",
+        "table_files",
+        "texts",
+        "parquet_pages",
+    }
     | {"constraints", "batches", "projection", "results", "jacobian"},
     {
         "solvers",
@@ -44,7 +53,8 @@ ROWS = (
     {"auditing", "monitoring", "subgroups", "enforcement", "layer", "deployment", "streaming", "state_store"},
     {"finetuning", "tuning", "estimators", "baselines", "comparison", "online_enforcer"},
     {"reporting", "config", "run_folder", "predictions", "subjects", "jobs", "splitting", "batch_scoring"}
-    | {"service", "stream_job", "stream_history", "what_if", "image_scoring", "run_archive", "certificates"},
+    | {"service", "stream_job", "stream_history", "what_if", "image_scoring", "run_archive", "certificates"}
+    | {"row_scoring", "text_scoring"},
     {"cli", "__main__"},
 )
 """A module imports only from the rows above its own; a folder's name stands for every file in it."""
@@ -66,10 +76,12 @@ WITHIN_ROW = {
     "_tables": {"array_files", "table_limits"},
     "frames": {"_tables"},
     "table_files": {"_tables", "table_limits"},
+    "texts": {"_tables", "datasets", "table_files", "table_roles"},
     "array_files": {"table_limits"},
+    "table_limits": {"parquet_pages"},
     "expressions": {"errors"},
     "expression_values": {"_tables"},
-    "feature_cache": {"datasets", "images", "models"},
+    "feature_cache": {"datasets", "images", "models", "texts"},
     "images": {"_tables", "datasets", "table_roles"},
     "models": {"_tables"},
     "layer": {"enforcement"},
@@ -86,8 +98,18 @@ WITHIN_ROW = {
     "comparison": {"finetuning", "baselines"},
     "jobs": {"certificates", "config", "run_folder", "predictions", "splitting", "subjects"},
     "splitting": {"config", "subjects"},
-    "subjects": {"batch_scoring", "config", "image_scoring", "run_folder", "predictions"},
-    "image_scoring": {"config"},
+    "subjects": {
+        "batch_scoring",
+        "config",
+        "image_scoring",
+        "row_scoring",
+        "run_folder",
+        "predictions",
+        "text_scoring",
+    },
+    "row_scoring": {"config"},
+    "image_scoring": {"config", "row_scoring"},
+    "text_scoring": {"config", "row_scoring"},
     "predictions": {"config", "run_folder"},
     "what_if": {"config", "subjects"},
     "__main__": {"cli"},
@@ -118,7 +140,7 @@ HOMES = {
     "skops": {"models/skops_file.py"},
     "streamlit": set(),
     "timm": {"models/timm_model.py"},
-    "transformers": set(),
+    "transformers": {"models/transformer_folder.py"},
     "weasyprint": {"reporting/pdf.py"},
     "xgboost": {"models/boosted_model.py"},
 }

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import auditkit as ak
 from auditkit import batch_scoring
 from auditkit.errors import InputError, SchemaError
+from auditkit.progress import NullProgress
 from auditkit.subjects import load_subject
-from auditkit.table_files import open_dataset, read_pieces
+from auditkit.table_files import find_csv_types, read_pieces
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +59,7 @@ def test_pieces_have_the_same_rows_however_the_file_is_divided(tmp_path: Path) -
     found = []
     for size in (333, 4_096, 10_000):
         frame.to_parquet(tmp_path / f"{size}.parquet", row_group_size=size)
-        dataset = open_dataset([tmp_path / f"{size}.parquet"])
-        pieces = list(read_pieces(dataset, ["x"], [tmp_path / f"{size}.parquet"], rows=3_000))
+        pieces = list(read_pieces(tmp_path / f"{size}.parquet", ["x"], rows=3_000))
         assert [piece.num_rows for piece in pieces] == [3_000, 3_000, 3_000, 1_000]
         found.append([piece.column("x").to_pylist() for piece in pieces])
     assert found[0] == found[1] == found[2] == [frame["x"][i : i + 3_000].tolist() for i in range(0, 10_000, 3_000)]
@@ -96,21 +98,51 @@ def test_a_table_of_predictions_without_a_key_is_read_whole(adult: pd.DataFrame,
     assert subject.sample.scores.tolist() == pytest.approx(np.linspace(0.1, 0.9, 500).tolist())
 
 
-def test_a_long_csv_is_read_in_pieces_and_says_where_it_cannot_be(
-    adult: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(batch_scoring, "WHOLE_CSV_BYTES", 1_000)
+def test_a_csv_is_read_in_pieces(adult: pd.DataFrame, tmp_path: Path) -> None:
     adult.head(3_000).to_csv(tmp_path / "t.csv", index=False)
     config = config_for(tmp_path, "t.csv")
     pieces, whole = (load_subject(config, features=features) for features in (False, True))
+    assert pieces.data.features is None
     np.testing.assert_allclose(pieces.sample.scores, whole.sample.scores, rtol=0, atol=1e-7)
     with pytest.raises(SchemaError, match="'sexx', which the table lacks"):
         load_subject(config_for(tmp_path, "t.csv", weight="sexx"), features=False)
-    text = (tmp_path / "t.csv").read_text()
-    rows = text.splitlines()
-    place = rows[0].split(",").index("age")
-    last = rows[-1].split(",")
-    last[place] = "old"
-    (tmp_path / "t.csv").write_text("\n".join([rows[0], *rows[1:] * 10, ",".join(last)]) + "\n")
-    with pytest.raises(InputError, match="cannot be read as csv: .*'old'"):
-        load_subject(config, features=False)
+
+
+@pytest.mark.parametrize(("first", "last"), [("37", "37.5"), ("", "37"), ("37", "old"), ("true", "old")])
+def test_a_csv_whose_columns_change_their_type_has_that_of_the_whole(
+    tmp_path: Path, first: str, last: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first MiB tells another type than the last row: the model reads what it would of the table in memory."""
+    n = 60_000
+    seen: list[pd.DataFrame] = []
+
+    class Watching:
+        def scores(self, frame: pd.DataFrame) -> torch.Tensor:
+            seen.append(frame)
+            return torch.zeros(len(frame))
+
+    monkeypatch.setattr(batch_scoring, "PIECE_ROWS", 25_000)
+    frame = pd.DataFrame(
+        {"x": [first] * (n - 1) + [last], "code": ["7"] * (n - 1) + ["b"], "sex": ["F", "M"] * (n // 2)}
+    )
+    frame["padding"] = "a text that makes the rows longer than they are"
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    options = {
+        "attributes": ["sex"], "features": ["x"], "keep": ["code"], "strata": [], "label": None, "score": None,
+        "positive_label": None, "exclude": [],
+    }  # fmt: skip
+    data, _ = batch_scoring.score_in_pieces(
+        tmp_path / "t.csv", cast("Any", Watching()), options, name="t", progress=NullProgress()
+    )
+    whole = ak.load_table(tmp_path / "t.csv", attributes=["sex"], features=["x"], keep=["code"])
+    assert whole.features is not None
+    read = pd.concat([piece for piece in seen if piece["x"].dtype == seen[-1]["x"].dtype][-3:], ignore_index=True)
+    pd.testing.assert_frame_equal(read.astype(whole.features.dtypes), whole.features)
+    assert data.kept is not None
+    pd.testing.assert_frame_equal(data.kept, whole.kept)
+
+
+def test_truth_values_and_numbers_in_one_column_of_csv_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("x\n" + "true\n" * 70_000 + "1\n" * 70_000)
+    with pytest.raises(InputError, match="column 'x' holds truth values and whole numbers"):
+        find_csv_types(tmp_path / "t.csv", ["x"])

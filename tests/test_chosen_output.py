@@ -17,6 +17,7 @@ from auditkit.config import load_config
 from auditkit.errors import InputError, SchemaError
 from auditkit.jobs import run_audit, run_compare, run_tune
 from auditkit.models.chosen_output import ChosenOutput
+from tests.transformer_folders import bert, save
 
 N = 900
 NAMES = ["a", "b", "c"]
@@ -214,3 +215,132 @@ def test_a_chosen_output_is_a_frozen_model(rows: torch.Tensor) -> None:
     assert chosen.name == "Sequential[0]"
     assert chosen.class_names == ()
     assert not chosen.needs_all_rows
+
+
+def save_boosted(
+    folder: Path, library: str, objective: str, labels: np.ndarray, rows: np.ndarray
+) -> tuple[Path, np.ndarray]:
+    """A model file of boosted trees, and what the library predicts for the rows."""
+    package = pytest.importorskip(library, reason="pip install 'auditkit[boosting]'")
+    classes = {"num_class": 3} if objective.startswith("multi") else {}
+    if library == "xgboost":
+        matrix = package.DMatrix(rows, labels)
+        booster = package.train({"objective": objective, "max_depth": 2, "nthread": 1, **classes}, matrix, 5)
+        booster.save_model(folder / "m.ubj")
+        return folder / "m.ubj", booster.predict(matrix)
+    data = package.Dataset(rows, labels)
+    booster = package.train({"objective": objective, "num_threads": 1, "verbose": -1, **classes}, data, 5)
+    booster.save_model(folder / "m.txt")
+    return folder / "m.txt", booster.predict(rows)
+
+
+@pytest.fixture
+def kinds() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(N, 3))
+    return rows, np.digitize(rows[:, 0] + rng.normal(size=N), [-0.5, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("library", "objective"), [("xgboost", "multi:softprob"), ("xgboost", "multi:softmax"), ("lightgbm", "multiclass")]
+)
+def test_a_class_of_boosted_trees(
+    tmp_path: Path, kinds: tuple[np.ndarray, np.ndarray], library: str, objective: str
+) -> None:
+    rows, labels = kinds
+    path, expected = save_boosted(tmp_path, library, objective, labels, rows)
+    if objective == "multi:softmax":  # the library gives the class alone; the same trees give its probability
+        _, expected = save_boosted(tmp_path, library, "multi:softprob", labels, rows)
+        path, _ = save_boosted(tmp_path, library, objective, labels, rows)
+    assert not ak.load_model(path).gives_one_score
+    for number in range(3):
+        chosen = ak.load_model(path, output=number)
+        np.testing.assert_allclose(chosen.scores(rows).numpy(), expected[:, number], rtol=1e-5)
+        logits = np.log(expected[:, number] / (1 - expected[:, number]))
+        np.testing.assert_allclose(chosen.logits(rows).numpy(), logits, rtol=1e-4, atol=1e-5)
+    chosen.check_frozen()
+    with pytest.raises(InputError, match="output is 3, and model 'm' has the outputs 0 to 2"):
+        ak.load_model(path, output=3).scores(rows)
+    with pytest.raises(InputError, match="output 'top' is no class of model 'm': it names none"):
+        ak.load_model(path, output="top")
+
+
+@pytest.mark.parametrize("objective", ["reg:squarederror", "binary:logistic"])
+def test_targets_of_boosted_trees_are_not_classes(
+    tmp_path: Path, kinds: tuple[np.ndarray, np.ndarray], objective: str
+) -> None:
+    """Several targets of one model exclude each other as little as the values of a regression."""
+    rows, labels = kinds
+    targets = np.column_stack([labels > 0, labels > 1, labels == 0]).astype(float)
+    path, expected = save_boosted(tmp_path, "xgboost", objective, targets, rows)
+    assert expected.shape == (N, 3)
+    chosen = ak.load_model(path, output=1)
+    assert chosen.task == ("regression" if objective.startswith("reg") else "binary")
+    np.testing.assert_allclose(chosen.scores(rows).numpy(), expected[:, 1], rtol=1e-5)
+
+
+def test_one_output_of_boosted_trees_needs_no_choice(tmp_path: Path, kinds: tuple[np.ndarray, np.ndarray]) -> None:
+    rows, labels = kinds
+    path, _ = save_boosted(tmp_path, "lightgbm", "binary", labels > 0, rows)
+    with pytest.raises(InputError, match="gives one score per row already; leave output out"):
+        ak.load_model(path, output=0).scores(rows)
+
+
+def test_boosted_trees_are_audited_by_one_class(tmp_path: Path, kinds: tuple[np.ndarray, np.ndarray]) -> None:
+    rows, labels = kinds
+    path, expected = save_boosted(tmp_path, "xgboost", "multi:softprob", labels, rows)
+    sex = np.where(rows[:, 1] > 0, "F", "M")
+    pd.DataFrame(rows, columns=["a", "b", "c"]).assign(sex=sex).to_csv(tmp_path / "rows.csv", index=False)
+    plan = {
+        "data": {"path": "rows.csv", "attributes": ["sex"]}, "model": {"path": path.name, "output": 2},
+        "criteria": [{"family": "ECP", "attributes": "sex", "tolerance": 0.05}],
+    }  # fmt: skip
+    (tmp_path / "audit.yaml").write_text(yaml.safe_dump(plan))
+    gap = run_audit(load_config(tmp_path / "audit.yaml"), out=tmp_path / "run").outcome.findings[0].gap
+    assert gap == pytest.approx(abs(expected[sex == "F", 2].mean() - expected[sex == "M", 2].mean()), abs=1e-6)
+
+
+def test_a_label_of_a_transformer(tmp_path: Path) -> None:
+    names = {0: "late", 1: "open", 2: "repaid"}
+    module, tokenizer = bert(labels=3, id2label=names, label2id={name: number for number, name in names.items()})
+    save(tmp_path / "bert", (module, tokenizer))
+    texts = ["a good loan", "bad", "late late a"] * 30
+    with torch.no_grad():
+        expected = torch.softmax(module.eval()(**tokenizer(texts, padding=True, return_tensors="pt")).logits, 1)
+    for number, name in names.items():
+        chosen = ak.load_model(tmp_path / "bert", output=name)
+        torch.testing.assert_close(chosen.scores(texts), expected[:, number], rtol=0, atol=1e-5)
+        assert chosen.fingerprint == ak.load_model(module, preprocess=tokenizer, output=number).fingerprint
+    features, scores = chosen.features_and_scores(texts)
+    assert features.shape == (90, 16)
+    torch.testing.assert_close(scores, chosen.scores(texts))
+    torch.testing.assert_close(chosen.logits(texts), torch.logit(expected[:, 2]), rtol=0, atol=1e-4)
+    with pytest.raises(
+        InputError, match="output 'paid' is no class of model 'bert': its classes are late, open, repaid"
+    ):
+        ak.load_model(tmp_path / "bert", output="paid")
+
+
+def test_texts_are_audited_and_tuned_by_one_label_or_by_features_alone(tmp_path: Path) -> None:
+    save(tmp_path / "bert", bert(labels=3))
+    rng = np.random.default_rng(0)
+    words = np.array(["good", "bad", "loan", "late", "repaid"])
+    frame = pd.DataFrame({"letter": [" ".join(rng.choice(words, 4)) for _ in range(300)]})
+    frame = frame.assign(sex=rng.choice(["F", "M"], 300), y=rng.integers(0, 2, 300))
+    frame.to_csv(tmp_path / "letters.csv", index=False)
+    plan = {
+        "data": {"path": "letters.csv", "text": "letter", "attributes": ["sex"], "label": "y"},
+        "model": {"path": "bert", "output": "LABEL_1"}, "tune": {"epochs": 3},
+        "criteria": [{"family": "ECP", "attributes": "sex", "tolerance": 0.05}],
+    }  # fmt: skip
+    (tmp_path / "one.yaml").write_text(yaml.safe_dump(plan))
+    (tmp_path / "none.yaml").write_text(yaml.safe_dump({**plan, "model": "bert"}))
+    one, none = (load_config(tmp_path / f"{name}.yaml").with_cache(tmp_path / "cache") for name in ("one", "none"))
+    assert run_audit(one, out=tmp_path / "audited").outcome.n_rows == 300
+    assert run_tune(one, out=tmp_path / "tuned").after is not None
+    with pytest.raises(InputError, match="is multiclass and does not give one score per row"):
+        run_audit(none, out=tmp_path / "refused")
+    assert run_tune(none, out=tmp_path / "features").after is not None
+    record = json.loads((tmp_path / "features" / "run.json").read_text())
+    assert record["reference"].startswith("A head trained on the frozen features")
+    assert {"tokenizers", "transformers"} <= set(record["versions"])

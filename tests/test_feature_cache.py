@@ -139,7 +139,7 @@ def test_frames_graphs_and_doubles(tmp_path: Path) -> None:
 
 
 def test_a_model_without_features_and_wrong_rows_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="rows must be an ImageManifest, an AuditData, a DataFrame"):
+    with pytest.raises(InputError, match="rows must be an ImageManifest, a TextTable, an AuditData, a DataFrame"):
         extract_features(cheap_model(), "rows", cache_dir=tmp_path)
     with pytest.raises(InputError, match="at least one row"):
         extract(tmp_path, n=0)

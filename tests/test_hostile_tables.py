@@ -20,6 +20,7 @@ from auditkit.cli import main
 from auditkit.csv_export import write_csv
 from auditkit.engines import scan
 from auditkit.errors import InputError, SchemaError, UntrustedFileError
+from auditkit.parquet_pages import _read_struct
 from auditkit.table_limits import check_declared_size
 
 CRITERIA = [ak.ECP("sex", tolerance=0.1)]
@@ -66,6 +67,82 @@ def test_parquet_of_billions_of_rows_in_a_few_bytes(tmp_path: Path) -> None:
     path.write_bytes(content.replace(old, b"\xfe\xff\x7f"))  # 1,048,575 rows in as many bytes
     with pytest.raises(InputError, match="1,048,575 rows"):
         check_declared_size(path, max_gib=0.001)
+
+
+def varint(value: int) -> bytes:
+    """An integer as Thrift's compact protocol writes it."""
+    zigzag, found = value << 1, b""
+    while zigzag > 127:
+        found, zigzag = found + bytes([zigzag & 127 | 128]), zigzag >> 7
+    return found + bytes([zigzag])
+
+
+def rewrite_page(path: Path, *, dictionary: bool, old: int, new: int) -> None:
+    """A page of the last column says another number; the footer stays as it is."""
+    column = pq.ParquetFile(path).metadata.row_group(0).column(0)
+    place = column.dictionary_page_offset if dictionary else column.data_page_offset
+    content = path.read_bytes()
+    at = content.index(varint(old), place + 2)
+    assert at < place + 24
+    path.write_bytes(content[:at] + varint(new) + content[at + len(varint(old)) :])
+
+
+@pytest.mark.parametrize("scanned", [False, True])
+@pytest.mark.parametrize(
+    ("dictionary", "values", "message"),
+    [
+        (False, False, "declares 2,147,483,647 bytes and 3,000 values, where the footer says"),
+        (False, True, "2,147,483,647 values, where the footer says .* 3,000 values for the whole column"),
+        (True, False, "declares 2,147,483,647 bytes and 700 values"),
+        (True, True, "declares [0-9,]+ bytes and 2,147,483,647 values"),
+    ],
+)
+def test_pages_that_declare_more_than_their_column(
+    tmp_path: Path, dictionary: bool, values: bool, message: str, scanned: bool
+) -> None:
+    """A file of 20 KB, a page header of which asks for gigabytes; the footer says nothing of it."""
+    path = tmp_path / "t.parquet"
+    words = [f"group {i % 700}" for i in range(3_000)]
+    pq.write_table(pa.table({"sex": words}), path, use_dictionary=dictionary, compression="none")
+    check_declared_size(path, scanned=scanned)
+    column = pq.ParquetFile(path).metadata.row_group(0).column(0)
+    first = column.dictionary_page_offset if dictionary else column.data_page_offset
+    header, _ = _read_struct(path.read_bytes(), first, 8)  # type: ignore[arg-type]
+    counts = header[7 if dictionary else 5][1]
+    assert counts == (700 if dictionary else 3_000)
+    rewrite_page(path, dictionary=dictionary, old=counts if values else header[2], new=2**31 - 1)
+    with pytest.raises(InputError, match=f"has a page of column 'sex' that .*{message}"):
+        check_declared_size(path, scanned=scanned)
+    if not dictionary:
+        refused(path, "it is damaged, or made to fill the memory")
+
+
+def test_headers_of_pages_that_are_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"sex": ["F", "M"] * 500}), path)
+    content = bytearray(path.read_bytes())
+    for damage in (b"\xff" * 20, b"\x1c" * 20, b"\x19" * 20, b"\x00" * 20):
+        content[4:24] = damage  # an endless number, structs in structs, a list, an empty header
+        path.write_bytes(content)
+        refused(path, "the header of a page of column 'sex' is damaged")
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_pages_of_sound_files_are_let_through(tmp_path: Path, version: str, compression: str) -> None:
+    path, n = tmp_path / "t.parquet", 4_000
+    table = pa.table(
+        {
+            "word": [f"{i % 9}" for i in range(n)], "number": np.arange(n) * 0.5, "none": pa.nulls(n),
+            "list": [[1, 2], [], None, [3]] * (n // 4), "struct": [{"a": 1, "b": "x"}, None] * (n // 2),
+        }
+    )  # fmt: skip
+    options = {"compression": compression, "data_page_version": version, "data_page_size": 500}
+    for index in (False, True):
+        pq.write_table(table, path, row_group_size=1_500, write_page_index=index, **options)
+        check_declared_size(path)
+    pq.write_table(table.slice(0, 0), path, **options)
+    check_declared_size(path)
 
 
 def test_the_audit_file_raises_the_limit(bomb: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 
 import auditkit as ak
 from auditkit.cli import main
+from tests.transformer_folders import bert, save, vit
 
 
 @pytest.fixture
@@ -129,7 +130,7 @@ def test_a_program_shows_its_shape(people: pd.DataFrame, tmp_path: Path) -> None
 def test_an_image_model_is_not_fetched(tmp_path: Path) -> None:
     text, values = init(tmp_path, "timm:resnet18")
     assert values["model"] == "timm:resnet18"
-    assert "it reads images" in text
+    assert "# images: {column: file}   # the column of image files that the model reads" in text
 
 
 class Trap:
@@ -168,3 +169,32 @@ def test_wrong_requests(people: pd.DataFrame, tmp_path: Path, capsys: pytest.Cap
     assert "is damaged or no ONNX file" in refuse(capsys, str(tmp_path / "m.onnx"))
     (tmp_path / "m.json").write_text("{}")
     assert "damaged or no XGBoost model" in refuse(capsys, str(tmp_path / "m.json"))
+
+
+def test_a_transformer_and_its_table_of_texts_make_a_file_that_runs(tmp_path: Path) -> None:
+    labels = {"id2label": {0: "late", 1: "repaid"}, "label2id": {"late": 0, "repaid": 1}}
+    save(tmp_path / "bert", bert(**labels))
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"sex": rng.choice(["F", "M"], 60), "Review": rng.choice(["good loan", "bad", "late"], 60)})
+    frame.to_csv(tmp_path / "letters.csv", index=False)
+    text, values = init(tmp_path, str(tmp_path / "bert"), str(tmp_path / "letters.csv"))
+    assert values["data"]["text"] == "Review"
+    assert values["model"] == "bert"
+    assert "# its labels are late, repaid; the score is the probability of the second" in text
+    result = ak.run_audit(ak.load_config(tmp_path / "audit.yaml").with_cache(False), out=tmp_path / "run")
+    assert result.outcome.n_rows == 60
+    text, values = init(tmp_path, f"local-dir:{tmp_path / 'bert'}")
+    assert values["model"] == "local-dir:bert"
+    assert "# text: review   # the column of texts that the model reads" in text
+
+
+def test_a_transformer_of_images_names_its_labels(tmp_path: Path) -> None:
+    module, processor = vit(labels=3)
+    save(tmp_path / "vit", (module, processor))
+    pd.DataFrame({"sex": ["F", "M"] * 5, "file": [f"{i}.png" for i in range(10)]}).to_csv(
+        tmp_path / "faces.csv", index=False
+    )
+    text, values = init(tmp_path, str(tmp_path / "vit"), str(tmp_path / "faces.csv"))
+    assert values["data"]["images"] == {"column": "file"}
+    assert values["model"] == {"path": "vit", "output": "LABEL_2"}
+    assert "its labels are LABEL_0, LABEL_1, LABEL_2; output names the one" in text

@@ -26,8 +26,8 @@ import auditkit as ak
 from auditkit.errors import InputError, ModelChangedError, SchemaError, UntrustedFileError
 from auditkit.models import TorchModule, TransformerModel, load_model
 from auditkit.models.object_hash import hash_object
-from auditkit.models.torchvision_compat import ensure_torchvision
 from tests.real_data import data_path
+from tests.transformer_folders import bert, import_transformers
 
 ROOT = Path(__file__).parents[1]
 NUMBERS = ["age", "education-num", "hours-per-week", "capital-gain"]
@@ -206,32 +206,6 @@ def test_gradient_boosting_of_scikit_learn_given_in_python(adult: tuple[pd.DataF
     model.check_frozen()
     with pytest.raises(InputError, match="is not fitted"):
         load_model(LogisticRegression())
-
-
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "good", "bad", "loan", "was", "repaid", "late"]
-
-
-def import_transformers() -> Any:
-    ensure_torchvision()  # transformers imports torchvision where it is installed
-    return pytest.importorskip("transformers", reason="pip install transformers")
-
-
-def bert(seed: int = 0, labels: int = 2) -> tuple[nn.Module, Any]:
-    transformers = import_transformers()
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-
-    torch.manual_seed(seed)
-    config = transformers.BertConfig(
-        vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=20,
-        max_position_embeddings=32, num_labels=labels,
-    )  # fmt: skip
-    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=backend, unk_token="[UNK]", pad_token="[PAD]", model_max_length=32
-    )
-    return transformers.BertForSequenceClassification(config).train(), tokenizer
 
 
 def test_text_transformer_given_in_python() -> None:

@@ -15,6 +15,7 @@ from auditkit.cli.caches import app as cache_app
 from auditkit.cli.exit_codes import BROKEN, INTERRUPTED, PASSED, WRONG
 from auditkit.cli.files import init, schema
 from auditkit.cli.jobs import audit, compare, demo, plan, tune
+from auditkit.cli.processes import is_told_elsewhere, process_rank
 from auditkit.cli.runs import report, verify
 from auditkit.cli.streams import serve, stream
 from auditkit.errors import AuditkitError
@@ -60,7 +61,7 @@ def _show_warnings_plainly() -> None:
 
     def show(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object) -> None:
         del filename, lineno
-        if issubclass(category, UserWarning) and str(message) not in said:
+        if issubclass(category, UserWarning) and str(message) not in said and not process_rank():
             said.add(str(message))
             print(f"auditkit: note: {message}", file=sys.stderr)  # noqa: T201
 
@@ -73,6 +74,8 @@ def _refuse(error: Exception) -> int:
     if usage is not None:
         said = usage().rstrip(".")  # nothing when no command was given: the help was printed then
         return _complain(f"{said}; try `auditkit --help`", WRONG) if said else WRONG
+    if is_told_elsewhere(error):
+        return WRONG
     if isinstance(error, AuditkitError):
         return _complain(str(error), WRONG)
     name = type(error).__name__

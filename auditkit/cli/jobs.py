@@ -30,6 +30,7 @@ from auditkit.cli.options import (
     Tolerance,
     Weight,
 )
+from auditkit.cli.processes import joined_processes
 from auditkit.errors import InputError
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def audit(
         "cluster": cluster, "engine": engine,
     }  # fmt: skip
     result = _run(jobs.run_audit, file, out, seed, form=form, options=options, cache=_cache(cache, no_cache))
-    return VERDICTS[result.outcome.verdict]
+    return PASSED if result is None else VERDICTS[result.outcome.verdict]
 
 
 def plan(
@@ -106,7 +107,7 @@ def tune(
     from auditkit import jobs
 
     result = _run(jobs.run_tune, file, out, seed, form=form, cache=_cache(cache, no_cache))
-    return VERDICTS[_enforced_verdict(result)]
+    return PASSED if result is None else VERDICTS[_enforced_verdict(result)]
 
 
 def compare(
@@ -136,15 +137,37 @@ def _run(
     form: str = "text",
     options: Mapping[str, object] | None = None,
     cache: Path | Literal[False] | None = None,
-) -> RunResult:
-    from auditkit.progress import RichProgress
+) -> RunResult | None:
+    """Do a job and show it; None in all processes of torchrun but the first, which do their share of the features."""
+    with joined_processes() as ranks:
+        config = ranks.together(lambda: _prepare(file, seed, form, options, cache))
+        if ranks.rank:
+            _share_features(config, job)
+            return None
+        from auditkit.progress import RichProgress
 
-    _check_format(form)
-    config = _load(file, seed, options)
-    config = config if cache is None else config.with_cache(cache)
-    result = job(config, out=out or Path("runs") / folder_name(config.name), progress=RichProgress())
+        result = job(config, out=out or Path("runs") / folder_name(config.name), progress=RichProgress())
     _show(result, form)
     return result
+
+
+def _prepare(
+    file: Path,
+    seed: int | None,
+    form: str,
+    options: Mapping[str, object] | None,
+    cache: Path | Literal[False] | None,
+) -> AuditFile:
+    _check_format(form)
+    config = _load(file, seed, options)
+    return config if cache is None else config.with_cache(cache)
+
+
+def _share_features(config: AuditFile, job: Callable[..., RunResult]) -> None:
+    from auditkit import jobs
+    from auditkit.subjects import share_features
+
+    share_features(config, features=job is not jobs.run_audit)
 
 
 def _cache(folder: Path | None, none: bool) -> Path | Literal[False] | None:

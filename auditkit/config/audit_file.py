@@ -20,6 +20,7 @@ from auditkit.config.model_section import ModelSection, model_path
 from auditkit.config.report_section import ReportSpec
 from auditkit.config.scalars import Names, Number, Section, Whole, check_number
 from auditkit.config.split_section import SplitSpec
+from auditkit.config.text_section import PlacedTexts
 from auditkit.criteria import ECP, EER, Criterion, demographic_parity, equal_opportunity, equalized_odds
 from auditkit.decision_rules import check_rule
 from auditkit.errors import InputError
@@ -191,7 +192,7 @@ class AuditFile(Section):
         return placed
 
     def with_cache(self, cache: Path | Literal[False]) -> AuditFile:
-        """The same file, with the features of its images kept in this folder, or not at all."""
+        """The same file, with the features of its images or texts kept in this folder, or not at all."""
         placed = self.model_copy()
         placed._cache = cache
         return placed
@@ -200,6 +201,16 @@ class AuditFile(Section):
     def images(self) -> PlacedImages | None:
         """How the images are read, with folders in place; None where the rows are no images."""
         return None if self.data.images is None else self.data.images.place(self._folder, self._cache)
+
+    @property
+    def texts(self) -> PlacedTexts | None:
+        """How texts are read, with the cache in place; None where the rows are none."""
+        return None if self.data.texts is None else self.data.texts.place(self._folder, self._cache)
+
+    @property
+    def reads_files(self) -> bool:
+        """Whether rows are images or texts, whose features are kept in the cache."""
+        return self.data.images is not None or self.data.text is not None
 
     @property
     def data_path(self) -> Path:
@@ -230,7 +241,7 @@ class AuditFile(Section):
     def table_options(self) -> dict[str, Any]:
         """The keyword arguments of `auditkit.datasets.load_table`."""
         options = self.data.model_dump(mode="python").items()
-        given = {name: value for name, value in options if name not in ("path", "engine", "images")}
+        given = {name: value for name, value in options if name not in ("path", "engine", "images", "text")}
         beside = [name for name in self.split.columns.values() if name not in (self.data.features or ())]
         keep = dict.fromkeys((*self.split.columns.values(), *self.split.stratify))
         return {**given, "exclude": tuple(dict.fromkeys((*self.data.exclude, *beside))), "keep": tuple(keep)}
@@ -306,6 +317,7 @@ def _inconsistencies(file: AuditFile) -> Iterator[tuple[Location, str]]:
     if len(set(file.frontier)) < len(file.frontier):
         yield ("frontier",), f"frontier must name no tolerance twice; got {list(file.frontier)}"
     yield from () if data.images is None else data.images.misplaced(data)
+    yield from () if data.texts is None else data.texts.misplaced(data)
     yield from _repeated_columns(file)
     attributes, strata = _column_names(data.attributes), _column_names(data.strata)
     audited = {_question(spec, data.label) for spec in file.criteria}

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema,
 
 from auditkit.config.images_section import ImagesSection
 from auditkit.config.scalars import Names, Number, Section
+from auditkit.config.text_section import TextSection
 from auditkit.errors import SchemaError
 from auditkit.expressions import parse_expression
 from auditkit.table_roles import check_distinct, parse_outputs
@@ -127,6 +128,14 @@ class DataSpec(Section):
         "1024 where it is scanned.",
     )
     images: ImagesSection | None = Field(default=None, description="Where the rows are image files: how they are read.")
+    text: str | TextSection | None = Field(
+        default=None, description="Where a model reads texts: their column, or how they are read."
+    )
+
+    @property
+    def texts(self) -> TextSection | None:
+        """How texts are read; None where the rows are none."""
+        return TextSection(column=self.text) if isinstance(self.text, str) else self.text
 
     @property
     def score_columns(self) -> tuple[str, ...]:

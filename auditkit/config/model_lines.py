@@ -29,14 +29,43 @@ def describe_model(
     Returns:
         Lines that follow the ``data:`` section.
     """
-    lines = _features(model, columns, taken)
-    spec = model.spec if model.spec.startswith(PREFIXES) else relative_path(Path(model.spec), folder)
+    lines = _features(model, columns, taken) if model.reads == "columns" else _files(model, columns)
+    spec = _spec(model.spec, folder)
     if model.options:
         lines += ["model:", f"  path: {quote_text(spec)}   # {model.what}"]
         lines += [f"  {name}: {_value(value)}" for name, value in model.options.items()]
     else:
         lines.append(f"model: {quote_text(spec)}   # {model.what}")
     return [*lines, *(f"# {comment_text(note)}" for note in model.notes)]
+
+
+def _spec(spec: str, folder: Path) -> str:
+    """A model as an audit file in ``folder`` names it."""
+    if spec.startswith("local-dir:"):
+        return f"local-dir:{relative_path(Path(spec.removeprefix('local-dir:')), folder)}"
+    return spec if spec.startswith(PREFIXES) else relative_path(Path(spec), folder)
+
+
+def _files(model: ModelSketch, columns: Sequence[str]) -> list[str]:
+    """The column of texts, or of image files, by its name."""
+    pattern, line, example = _READ[model.reads]
+    found = next((name for name in columns if re.fullmatch(pattern, name, flags=re.IGNORECASE)), None)
+    return [f"  {'# ' if found is None else ''}{line.format(quote_text(found or example))}"]
+
+
+_READ = {
+    "text": (
+        r"(\w+_)?(text|texts|review|comment|content|message|body|letter|description|sentence|document|post|essay)",
+        "text: {}   # the column of texts that the model reads",
+        "review",
+    ),
+    "image": (
+        r"(\w+_)?(path|file|filename|image|img|picture|photo)(_(path|file|name))?",
+        "images: {{column: {}}}   # the column of image files that the model reads, relative to this file",
+        "file",
+    ),
+}
+"""What a row is to a model: names of columns, the line of the audit file, and a column where none is found."""
 
 
 def _features(model: ModelSketch, columns: Sequence[str], taken: Sequence[str | None]) -> list[str]:

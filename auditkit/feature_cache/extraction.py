@@ -124,7 +124,7 @@ def extract_features(
 
     Args:
         model: A frozen model with features: of timm, of torch, an ONNX graph with a named value inside, a table's.
-        rows: An ImageManifest, an AuditData, a DataFrame, an array or a tensor.
+        rows: An ImageManifest, a TextTable, an AuditData, a DataFrame, an array or a tensor.
         cache_dir: Where entries are kept, made when missing; None keeps nothing.
         batch_size: Rows per step of the model; by default 64 images, or the model's own chunk of a table.
         workers: Processes that decode images; 0 decodes in this one.
@@ -162,7 +162,7 @@ def extract_outputs(
 
     Args:
         model: The frozen model.
-        rows: An ImageManifest, an AuditData, a DataFrame, an array or a tensor.
+        rows: An ImageManifest, a TextTable, an AuditData, a DataFrame, an array or a tensor.
         cache_dir: Where entries are kept, made when missing; None keeps nothing.
         outputs: ("features",), ("scores",) or ("features", "scores"), the last by one pass where the model can.
         config: How rows are read and computed.

@@ -10,6 +10,9 @@ from auditkit.errors import InputError
 
 ResultT = TypeVar("ResultT")
 
+KNOWN = "the first process knows of it"
+"""Note on an exception of another process than the first."""
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -50,10 +53,10 @@ class Ranks:
         if failure is not None:
             raise failure
         if told[1] is not None:
-            raise InputError(f"process 0: {told[1]}")
+            raise self._known(InputError(f"process 0: {told[1]}"))
         return told[0]
 
-    def together(self, step: Callable[[], None]) -> None:
+    def together(self, step: Callable[[], ResultT]) -> ResultT:
         """Run a step in every process; where one fails, all of them fail, none waits for it.
 
         Raises:
@@ -64,18 +67,25 @@ class Ranks:
         import torch.distributed as dist
 
         failure: Exception | None = None
+        found: list[ResultT] = []
         try:
-            step()
+            found.append(step())
         except Exception as error:
             failure = error
         told: list[Any] = [None] * self.size
         dist.all_gather_object(told, None if failure is None else str(failure))
         if failure is not None:
-            raise failure
+            raise self._known(failure)
         failed = [f"process {rank}: {reason}" for rank, reason in enumerate(told) if reason is not None]
         if failed:
-            raise InputError(failed[0])
-        return None
+            raise self._known(InputError(failed[0]))
+        return found[0]
+
+    def _known(self, failure: Exception) -> Exception:
+        """Mark what the first process knows of: the others need not say it again."""
+        if self.rank:
+            failure.add_note(KNOWN)
+        return failure
 
 
 def current_ranks() -> Ranks:

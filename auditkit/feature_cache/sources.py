@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -14,6 +15,7 @@ import numpy as np
 from auditkit.datasets import AuditData, hash_frame
 from auditkit.errors import InputError
 from auditkit.images import MAX_PIXELS, CorruptImageError, ImageManifest, decode_image
+from auditkit.texts import TextTable, text_key
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +26,12 @@ if TYPE_CHECKING:
 
 Span: TypeAlias = tuple[int, int]
 Prepare: TypeAlias = "Callable[[Image], torch.Tensor]"
+
+
+IMAGE_BATCH = 64
+"""Images per step of the model."""
+
+IMAGE_PACKAGES = ("pillow", "timm", "torchvision")
 
 
 @dataclass(frozen=True)
@@ -132,6 +140,44 @@ class TableRows:
 
 
 @dataclass(eq=False)
+class TextRows:
+    """Texts streamed from their file, as frames of one column: pipelines of scikit-learn read them as well."""
+
+    table: TextTable
+    batch_rows: int
+    packages: tuple[str, ...]
+    preprocessing: str = "text: the model's own"
+    unit: str = "texts"
+
+    def __post_init__(self) -> None:
+        self.n_rows = self.table.n_rows
+
+    def hash_rows(self) -> str:
+        """SHA-256 over all texts, in order."""
+        return self.table.sha256
+
+    def batches(self, spans: Sequence[Span], *, workers: int) -> Iterator[Batch]:
+        """The texts of every span, in order; what lies between spans is read over."""
+        del workers  # nothing has to be decoded
+        texts, place = self.table.texts(), 0
+        for start, end in spans:
+            found = list(itertools.islice(texts, start - place, end - place))
+            place = end
+            yield self._batch(start, end, found)
+
+    def _batch(self, start: int, end: int, found: list[str | None]) -> Batch:
+        import pandas as pd
+
+        table = self.table
+        if [text_key(text) for text in found] != table.keys[start:end].tolist():
+            return Batch(start, end, None, (), fatal=f"{table.path.name!r} changed while its texts were read")
+        rows = [(row, text) for row, text in enumerate(found, start) if text is not None]
+        skipped = tuple((row, _lacking(row, table.column)) for row, text in enumerate(found, start) if text is None)
+        values = pd.DataFrame({table.column: [text for _, text in rows]}, dtype=object) if rows else None
+        return Batch(start, end, values, tuple(row for row, _ in rows), skipped)
+
+
+@dataclass(eq=False)
 class ImageRows:
     """Image files, decoded and prepared batch by batch, by worker processes where there are any."""
 
@@ -140,7 +186,7 @@ class ImageRows:
     preprocessing: str
     batch_rows: int
     max_pixels: int = MAX_PIXELS
-    packages: tuple[str, ...] = ("pillow", "timm", "torchvision")
+    packages: tuple[str, ...] = IMAGE_PACKAGES
     unit: str = "images"
 
     def __post_init__(self) -> None:
@@ -245,20 +291,22 @@ def make_source(
             described = f"images: {asdict(preprocessing)}, at most {max_pixels} pixels"
             return ImageRows(rows, preprocessing, described, batch_size or IMAGE_BATCH, max_pixels)
         described = f"images: the model's own, at most {max_pixels} pixels"
-        return ImageRows(rows, cast("Prepare", own), described, batch_size or IMAGE_BATCH, max_pixels)
+        packages = (*IMAGE_PACKAGES, *model.packages)
+        return ImageRows(rows, cast("Prepare", own), described, batch_size or IMAGE_BATCH, max_pixels, packages)
+    if isinstance(rows, TextTable):
+        if preprocessing is not None:
+            raise InputError("preprocessing is for images; a model of texts brings its tokenizer: leave it out")
+        return TextRows(rows, batch_size or model.chunk_rows, model.packages)
     if isinstance(rows, AuditData):
         if rows.features is None:
             raise InputError(f"rows: the data {rows.name!r} hold no features for a model to read")
         rows = rows.features
     if not hasattr(rows, "__len__") or not hasattr(rows, "dtypes" if hasattr(rows, "iloc") else "dtype"):
         raise InputError(
-            f"rows must be an ImageManifest, an AuditData, a DataFrame, an array or a tensor; got {type(rows).__name__}"
+            "rows must be an ImageManifest, a TextTable, an AuditData, a DataFrame, an array or a tensor; got "
+            f"{type(rows).__name__}"
         )
     return TableRows(rows, batch_size or model.chunk_rows)
-
-
-IMAGE_BATCH = 64
-"""Images per step of the model."""
 
 
 def package_versions(packages: Sequence[str]) -> Mapping[str, str]:
@@ -281,6 +329,13 @@ def _hash_values(values: Any) -> str:
     digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
     digest.update(array.view(np.uint8).reshape(-1).data if array.size else b"")
     return digest.hexdigest()
+
+
+def _lacking(row: int, column: str) -> str:
+    return (
+        f"row {row:,} (from 0) has no text in column {column!r}; fill it in, drop the row, or let it be skipped "
+        "(data.text.on_missing: skip)"
+    )
 
 
 def _start_worker(worker: int) -> None:

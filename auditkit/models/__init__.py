@@ -77,8 +77,9 @@ def load_model(
         spec: What there is:
 
             - a folder with ``model.json`` and ``model.safetensors``, or ``"sample:adult_mlp"``;
-            - ``"timm:<name>"``, with ``checkpoint`` or packaged weights; ``"local-dir:<folder>"`` and
-              ``"hf-hub:<owner>/<name>"``, with the preprocessing in their config.json;
+            - ``"timm:<name>"``, with ``checkpoint`` or packaged weights;
+            - a folder with config.json that timm or transformers saved, also as ``"local-dir:<folder>"`` or
+              ``"hf-hub:<owner>/<name>"``, with the preprocessing in it;
             - a ``.pt2`` file of ``torch.export.save``; an ``.onnx`` file;
             - a scikit-learn estimator or pipeline in a ``.skops`` file, or given in Python;
             - boosted trees: ``.json`` or ``.ubj`` of XGBoost, ``.txt`` or ``.lgb`` of LightGBM;

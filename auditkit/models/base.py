@@ -75,6 +75,16 @@ class FrozenModel(abc.ABC):
         return ()
 
     @property
+    def packages(self) -> tuple[str, ...]:
+        """Packages, beside torch, whose versions decide what a row turns into."""
+        return ()
+
+    @property
+    def output_task(self) -> Task:
+        """What the outputs of a model of several are, where nobody says."""
+        return self.task
+
+    @property
     def gives_probabilities(self) -> bool:
         """Whether it computes probabilities itself, and its logits are made from them."""
         return False

@@ -53,6 +53,11 @@ class ChosenOutput(FrozenModel):
         return self._model.needs_all_rows
 
     @property
+    def packages(self) -> tuple[str, ...]:
+        """As the model."""
+        return self._model.packages
+
+    @property
     def _module(self) -> nn.Module | None:
         """What `as_module` exports, where the model has one."""
         return getattr(self._model, "_module", None)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from auditkit.errors import InputError
+from auditkit.models.hub_folders import CONFIG, find_folder, library_of, read_config
 from auditkit.models.loading import PICKLES, PREFIXES
 
 SUFFIXES = (".onnx", ".pt2", ".skops", ".json", ".ubj", ".txt", ".lgb", *PICKLES)
@@ -25,6 +26,7 @@ class ModelSketch:
         width: Number of columns; None where it is not written, or the model reads no table.
         options: Options of the ``model:`` section that it needs.
         notes: What whoever writes the audit file has to know.
+        reads: What a row is to it: some columns of a table, a text, or an image.
     """
 
     spec: str
@@ -33,19 +35,21 @@ class ModelSketch:
     width: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    reads: Literal["columns", "text", "image"] = "columns"
 
 
 def is_model(spec: str) -> bool:
-    """Whether a name or path is meant as a model: by its prefix or suffix, or a folder with model.json."""
+    """Whether a name or path is meant as a model: by its prefix or suffix, or as a folder that describes one."""
     path = Path(spec)
-    return spec.startswith(PREFIXES) or path.suffix.lower() in SUFFIXES or (path / "model.json").is_file()
+    described = any((path / name).is_file() for name in ("model.json", CONFIG))
+    return spec.startswith(PREFIXES) or path.suffix.lower() in SUFFIXES or described
 
 
 def sketch_model(spec: str) -> ModelSketch:
     """Look at a model without running it.
 
     Args:
-        spec: A file, a folder with model.json, or a name such as ``timm:resnet18``, which is not fetched.
+        spec: A file, a folder with model.json or config.json, or a name such as ``timm:resnet18``; nothing is fetched.
 
     Returns:
         What it says about itself.
@@ -59,10 +63,14 @@ def sketch_model(spec: str) -> ModelSketch:
         from auditkit.models.samples import sample_folder
 
         return _sketch_folder(sample_folder(spec.removeprefix("sample:")))
-    if spec.startswith(PREFIXES):
-        note = "it reads images: data is a manifest of images, not a table of numbers"
-        return ModelSketch(spec, "an image model, which is looked up when it is used", notes=(note,))
-    path = Path(spec)
+    path = Path(spec.removeprefix("local-dir:"))
+    if spec.startswith("hf-hub:"):
+        note = "it reads images (data.images) or texts (data.text), which is not known before it is fetched"
+        return ModelSketch(spec, "a model that is looked up when it is used", notes=(note,))
+    if spec.startswith("timm:") or (path / CONFIG).is_file():
+        return _sketch_hub_folder(spec, path)
+    if spec.startswith("local-dir:"):
+        find_folder(spec)  # says what is not there
     if (path / "model.json").is_file():
         return _sketch_folder(path)
     suffix = path.suffix.lower()
@@ -80,6 +88,28 @@ def _sketch_folder(path: Path) -> ModelSketch:
 
     columns = tuple(TabularMLP.load(path).columns)
     return ModelSketch(str(path), "a network on the columns of a table", columns, len(columns))
+
+
+def _sketch_hub_folder(spec: str, path: Path) -> ModelSketch:
+    timm = ModelSketch(spec, "an image model of timm, which is loaded when it is used", reads="image")
+    if spec.startswith("timm:"):
+        return timm
+    config = read_config(path, spec)
+    if library_of(config, spec) == "timm":
+        return timm
+    from auditkit.models.transformer_folder import describe_folder
+
+    facts = describe_folder(config, spec)
+    what = f"a transformer that reads {'texts' if facts.reads_text else 'images'}"
+    kind: Literal["text", "image"] = "text" if facts.reads_text else "image"
+    if len(facts.labels) < 2:
+        return ModelSketch(spec, what, reads=kind)
+    named = ", ".join(facts.labels[:20])
+    if len(facts.labels) == 2:
+        note = f"its labels are {named}; the score is the probability of the second"
+        return ModelSketch(spec, what, notes=(note,), reads=kind)
+    note = f"its labels are {named}; output names the one whose probability is the score"
+    return ModelSketch(spec, what, options={"output": facts.labels[-1]}, notes=(note,), reads=kind)
 
 
 def _sketch_skops(path: Path) -> ModelSketch:

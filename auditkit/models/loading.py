@@ -10,17 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 from auditkit._tables import TABLE_SUFFIXES
 from auditkit.errors import InputError
+from auditkit.models.hub_folders import CONFIG, find_folder, library_of, read_config
 
 if TYPE_CHECKING:
     from auditkit.models.base import FrozenModel
 
 Options = Mapping[str, Any]
 
-PREFIXES = ("hf-hub:", "local-dir:", "sample:", "timm:")
+HUB_PREFIXES = ("hf-hub:", "local-dir:")
+PREFIXES = (*HUB_PREFIXES, "sample:", "timm:")
 PICKLES = (".pkl", ".pickle", ".joblib", ".pt", ".pth", ".bin", ".ckpt", ".torchscript", ".jit")
 FORMS = (
-    'a folder with model.json, "timm:<name>", "local-dir:<folder>", "hf-hub:<name>", "sample:<name>", a .pt2, .onnx, '
-    ".skops, .json, .ubj, .txt or .lgb file, a table of predictions, an nn.Module or a scikit-learn estimator"
+    'a folder with model.json or config.json, "timm:<name>", "local-dir:<folder>", "hf-hub:<name>", "sample:<name>", '
+    "a .pt2, .onnx, .skops, .json, .ubj, .txt or .lgb file, a table of predictions, an nn.Module or a scikit-learn "
+    "estimator"
 )
 
 
@@ -60,7 +63,7 @@ def load(spec: Any, options: Options) -> FrozenModel:
     given |= {"task": "multiclass"} if "task" in adapter.options else {}
     given |= {"output": graph_output} if graph_output is not None else {}
     model = adapter.read(spec, given)
-    return _class("chosen_output", "ChosenOutput")(model, chosen, task=options.get("task", "multiclass"))
+    return _class("chosen_output", "ChosenOutput")(model, chosen, task=options.get("task", model.output_task))
 
 
 def _split_output(adapter: Adapter, output: Any) -> tuple[str | None, int | str | None]:
@@ -87,11 +90,14 @@ def _adapter(spec: Any, options: Options) -> Adapter:
     if not isinstance(spec, str | Path):
         return _object_adapter(spec)
     prefix = next((prefix for prefix in PREFIXES if isinstance(spec, str) and spec.startswith(prefix)), None)
+    if prefix in HUB_PREFIXES:
+        return _hub_adapter(str(spec))
     if prefix is not None:
         return ADAPTERS[prefix]
     path = Path(spec)
     if path.is_dir():
-        return ADAPTERS["folder"]
+        is_ours = (path / "model.json").is_file() or not (path / CONFIG).is_file()
+        return ADAPTERS["folder"] if is_ours else _hub_adapter(f"local-dir:{path}")
     suffix = path.suffix.lower()
     if suffix in PICKLES:
         return ADAPTERS["trusted" if options.get("trust") == "pickle" else "pickle"]
@@ -100,6 +106,11 @@ def _adapter(spec: Any, options: Options) -> Adapter:
     if suffix not in ADAPTERS:
         raise InputError(f"spec: {path.name!r} is a file; it must be {FORMS}")
     return ADAPTERS[suffix]
+
+
+def _hub_adapter(source: str) -> Adapter:
+    """Of the library that saved a folder with config.json."""
+    return ADAPTERS[library_of(read_config(find_folder(source), source), source)]
 
 
 def _object_adapter(spec: Any) -> Adapter:
@@ -132,7 +143,19 @@ def _read_timm(spec: Any, options: Options) -> FrozenModel:
 
 def _read_timm_folder(spec: Any, options: Options) -> FrozenModel:
     del options
-    return _class("timm_model", "TimmModel").load_folder(str(spec))
+    return _class("timm_model", "TimmModel").load_folder(_source(spec))
+
+
+def _read_transformer_folder(spec: Any, options: Options) -> FrozenModel:
+    from auditkit.models.transformer_folder import load_transformer
+
+    source = _source(spec)
+    return load_transformer(find_folder(source), source, **options)
+
+
+def _source(spec: Any) -> str:
+    """A folder with the prefix that it may be given without."""
+    return spec if isinstance(spec, str) and spec.startswith(HUB_PREFIXES) else f"local-dir:{spec}"
 
 
 def _read_sample(spec: Any, options: Options) -> FrozenModel:
@@ -219,12 +242,11 @@ def _make(what: str, options: str, read: Callable[[Any, Options], FrozenModel]) 
 
 _BOOSTED = _make("files of boosted trees", "output", _read_boosted)
 _TABLE = _make("tables of predictions", "score features key task", _read_predictions)
-_FOLDER_OF_TIMM = _make("folders saved by timm", "output", _read_timm_folder)
 
 ADAPTERS: dict[str, Adapter] = {
     "timm:": _make('"timm:<name>"', "checkpoint output", _read_timm),
-    "hf-hub:": _FOLDER_OF_TIMM,
-    "local-dir:": _FOLDER_OF_TIMM,
+    "timm": _make("folders saved by timm", "output", _read_timm_folder),
+    "transformers": _make("folders saved by transformers", "task features output", _read_transformer_folder),
     "sample:": _make("sample models", "", _read_sample),
     "folder": _make("folders with model.json", "", _read_folder),
     ".pt2": _make(".pt2 files", "task features output", _read_program),
@@ -238,4 +260,4 @@ ADAPTERS: dict[str, Adapter] = {
     **dict.fromkeys((".json", ".ubj", ".txt", ".lgb"), _BOOSTED),
     **dict.fromkeys(TABLE_SUFFIXES, _TABLE),
 }
-"""Prefix, suffix or kind of object → adapter."""
+"""Prefix, suffix, library of a folder or kind of object → adapter."""

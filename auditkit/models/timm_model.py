@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, final
@@ -24,6 +23,7 @@ from auditkit.models.base import (
     weights_hash,
 )
 from auditkit.models.checkpoints import read_checkpoint, read_tensor_pickle
+from auditkit.models.hub_folders import WEIGHT_FILES, find_folder, read_config
 from auditkit.models.torchvision_compat import ensure_torchvision
 
 ensure_torchvision()
@@ -39,7 +39,6 @@ PACKAGED = "tf_efficientnet_lite0"
 """The architecture whose ImageNet weights the ``vision`` extra installs."""
 
 CHUNK_ROWS = 64
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 PLACES = ("url", "file", "hf_hub_id", "hf_hub_filename", "source", "state_dict")
 """Keys of a preprocessing config that say where weights come from; ours come from the folder alone."""
 
@@ -108,11 +107,7 @@ class TimmModel(FrozenModel):
             InputError: The folder is not there, incomplete, or does not fit together.
             UntrustedFileError: The weights hold more than tensors.
         """
-        kind, _, name = source.partition(":")
-        folder = _hub_folder(name) if kind == "hf-hub" else Path(name)
-        if not folder.is_dir():
-            raise InputError(f"model {source!r}: there is no folder {name!r}")
-        module, architecture = _from_folder(folder, source)
+        module, architecture = _from_folder(find_folder(source), source)
         return cls(module, name=architecture)
 
     @property
@@ -236,7 +231,7 @@ def _count_classes(name: str, stored: Mapping[str, Tensor]) -> int:
 
 def _from_folder(folder: Path, source: str) -> tuple[nn.Module, str]:
     """A model from a folder with config.json and weights, as timm and the Hugging Face hub store one."""
-    config = _read_config(folder / "config.json", source)
+    config = read_config(folder, source)
     name = config.get("architecture")
     if not isinstance(name, str) or not timm.is_model(name):
         raise InputError(f"model {source!r}: its config.json names the architecture {name!r}, unknown to timm")
@@ -265,33 +260,3 @@ def _from_folder(folder: Path, source: str) -> tuple[nn.Module, str]:
 def _tuple(value: Any) -> Any:
     """JSON knows no tuples, and timm writes its own settings as such."""
     return tuple(value) if isinstance(value, list) else value
-
-
-def _read_config(path: Path, source: str) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise InputError(f"model {source!r} has no config.json; a folder saved by timm has one") from error
-    except ValueError as error:
-        raise InputError(f"model {source!r}: its config.json is no JSON ({error})") from error
-    if not isinstance(config, dict):
-        raise InputError(f"model {source!r}: its config.json must be a mapping; got {type(config).__name__}")
-    return config
-
-
-def _hub_folder(name: str) -> Path:
-    """The folder of a hub model, from the local cache or, where the hub is reached, downloaded: data files only."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    repository, _, revision = name.partition("@")
-    try:
-        return Path(
-            snapshot_download(repository, revision=revision or None, allow_patterns=["config.json", *WEIGHT_FILES])
-        )
-    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"model 'hf-hub:{name}' is not in the local cache and cannot be fetched ({reason}); download its folder "
-            'elsewhere and use "local-dir:<folder>"'
-        ) from error

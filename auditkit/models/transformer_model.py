@@ -1,10 +1,12 @@
-"""A Hugging Face text or vision transformer given in Python, frozen together with its tokenizer or image processor."""
+"""A Hugging Face text or vision transformer, frozen together with its tokenizer or image processor."""
 
 from __future__ import annotations
 
 import copy
+import inspect
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast, final
 
 import numpy as np
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 CHUNK_ROWS = 32
+MOST_TOKENS = 512
+_OUTPUTS: dict[str, Task] = {"multi_label_classification": "binary", "regression": "regression"}
 _NOT_THE_MODEL = (
     "_name_or_path",
     "name_or_path",
@@ -36,7 +40,9 @@ _NOT_THE_MODEL = (
     "special_tokens_map_file",
     "torch_dtype",
     "dtype",
+    "architectures",
 )
+"""Keys of a configuration that say where a model is from, or what is known of it anyway."""
 
 
 @final
@@ -49,10 +55,11 @@ class TransformerModel(FrozenModel):
     Args:
         module: Such as ``BertForSequenceClassification`` or ``ViTForImageClassification``.
         preprocess: Its tokenizer (text) or image processor (vision).
-        task: By default read off ``module.config``: one label regression, two binary, more multiclass.
+        task: By default read off ``module.config``: one label regression, two binary, more multiclass; labels that do
+            not exclude each other (``problem_type``) are several outputs.
         feature_layer: Name of the submodule whose output is the features; by default what the last ``nn.Linear`` reads.
             Features of a whole sequence are averaged over the tokens that are there.
-        max_length: Tokens after which a text is cut; by default what the tokenizer says, at most 512.
+        max_length: Tokens after which a text is cut; by default what tokenizer and model allow, at most 512.
         name: What reports call it; by default the name of the class.
         chunk_rows: Rows computed at a time.
 
@@ -77,12 +84,13 @@ class TransformerModel(FrozenModel):
                 f"preprocess must be the tokenizer or the image processor of the model; got {type(preprocess).__name__}"
             )
         self._preprocess = cast("Any", preprocess)
-        self._max_length = max_length or min(int(getattr(preprocess, "model_max_length", 512)), 512)
+        self._max_length = max_length or _longest(preprocess, module)
         self._module = freeze(copy.deepcopy(module))
+        self._arguments = frozenset(inspect.signature(self._module.forward).parameters)
         self._layer_name = feature_layer if feature_layer is not None else last_linear(self._module)
         self._reads_input = feature_layer is None
         self._layer = find_layer(self._module, self._layer_name)
-        chosen = task or _task(int(_config(module).get("num_labels", len(_config(module).get("id2label", "12")))))
+        chosen = task or _task(_config(module))
         self._description = self._describe(chosen)
         super().__init__(
             name=name or type(module).__name__,
@@ -99,11 +107,29 @@ class TransformerModel(FrozenModel):
         labels = _config(self._module).get("id2label") or {}
         return tuple(str(labels[key]) for key in sorted(labels, key=int))
 
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """What tokenizes texts, or prepares images."""
+        return ("tokenizers", "transformers") if self._is_text else ("transformers",)
+
+    @property
+    def output_task(self) -> Task:
+        """By ``problem_type`` of its configuration."""
+        return _OUTPUTS.get(str(_config(self._module).get("problem_type")), "multiclass")
+
     def prepare(self, image: Image) -> Tensor:
         """One image as the model reads it, shape (channels, height, width)."""
         if self._is_text:
             raise InputError(f"model {self.name!r} reads text; it has no images to prepare")
-        return self._preprocess(images=image.convert("RGB"), return_tensors="pt")["pixel_values"][0]
+        return _ImageTransform(self._preprocess)(image)
+
+    def image_transform(self) -> Callable[[Any], Tensor] | None:
+        """The image processor alone, which worker processes take without the model; None for a model of text."""
+        return None if self._is_text else _ImageTransform(self._preprocess)
+
+    def placed_module(self) -> nn.Module:
+        """The module, which may be moved to another device."""
+        return self._module
 
     def _describe(self, task: Task) -> Mapping[str, Any]:
         return {
@@ -148,25 +174,54 @@ class TransformerModel(FrozenModel):
             list(chunk), padding=True, truncation=True, max_length=self._max_length, return_tensors="pt"
         )
         device = next(self._module.parameters()).device
-        return {key: value.to(device) for key, value in encoded.items()}
+        # a generic tokenizer gives more than some models take, such as the types of tokens
+        return {key: value.to(device) for key, value in encoded.items() if key in self._arguments}
+
+    def _link(self, logits: Tensor) -> Tensor:
+        if self.task != "multiclass" or self.output_task == "multiclass":
+            return super()._link(logits)
+        return torch.sigmoid(logits) if self.output_task == "binary" else logits
 
     def _chunk_logits(self, chunk: Any) -> Tensor:
-        found = self._module(**self._inputs(chunk))
+        return self._logits_of(self._module(**self._inputs(chunk)))
+
+    def _logits_of(self, found: Any) -> Tensor:
         if not isinstance(getattr(found, "logits", None), Tensor):
             raise InputError(f"model {self.name!r} gives no logits; use a model with a classification head")
         return one_per_row(found.logits, task=self.task, name=self.name)
 
     def _chunk_features(self, chunk: Any) -> Tensor:
+        return self._chunk_both(chunk, logits=False)[0]
+
+    def _both(self, batch: Any) -> tuple[Tensor, Tensor]:
+        return self._both_at_once(batch, self._chunk_both)
+
+    def _chunk_both(self, chunk: Any, *, logits: bool = True) -> tuple[Tensor, Tensor]:
+        """Features and logits of one chunk by one pass."""
         inputs = self._inputs(chunk)
         with watch_layer(self._layer, self._layer_name, reads_input=self._reads_input) as seen:
-            self._module(**inputs)
-        features = seen()
-        if features.ndim != 3:
-            return features.flatten(1)
-        mask = inputs.get("attention_mask")
-        weights = torch.ones(features.shape[:2]) if mask is None or mask.shape != features.shape[:2] else mask
-        weights = weights.to(features).unsqueeze(2)
-        return (features * weights).sum(dim=1) / weights.sum(dim=1)
+            found = self._module(**inputs)
+        features = _pooled(seen(), inputs.get("attention_mask"))
+        return features, self._logits_of(found) if logits else features
+
+
+@dataclass(frozen=True)
+class _ImageTransform:
+    """From an image to what a vision model reads; travels to worker processes."""
+
+    processor: Any
+
+    def __call__(self, image: Image) -> Tensor:
+        return self.processor(images=image.convert("RGB"), return_tensors="pt")["pixel_values"][0]
+
+
+def _pooled(features: Tensor, mask: Tensor | None) -> Tensor:
+    """One row of features per row: of a sequence the mean over the tokens that are there."""
+    if features.ndim != 3:
+        return features.flatten(1)
+    there = torch.ones(features.shape[:2]) if mask is None or mask.shape != features.shape[:2] else mask
+    weights = there.to(features).unsqueeze(2)
+    return (features * weights).sum(dim=1) / weights.sum(dim=1)
 
 
 def is_transformer(module: object) -> bool:
@@ -194,8 +249,20 @@ def _preprocessing(preprocess: Any) -> Any:
     return json.loads(json.dumps(preprocess.to_dict(), sort_keys=True, default=repr))
 
 
-def _task(n_labels: int) -> Task:
-    return {1: "regression", 2: "binary"}.get(n_labels, "multiclass")  # type: ignore[return-value]
+def _longest(preprocess: Any, module: nn.Module) -> int:
+    """Tokens that a text may have: what tokenizer and table of positions allow, at most ``MOST_TOKENS``."""
+    places = _config(module).get("max_position_embeddings")
+    allowed = places if isinstance(places, int) and places > 0 else MOST_TOKENS
+    return min(int(getattr(preprocess, "model_max_length", MOST_TOKENS)), allowed, MOST_TOKENS)
+
+
+def _task(config: Mapping[str, Any]) -> Task:
+    """One label is a regression, two exclude each other, more are classes; ``problem_type`` says where it is not so."""
+    n_labels = int(config.get("num_labels", len(config.get("id2label", "12"))))
+    kind = _OUTPUTS.get(str(config.get("problem_type")))
+    if n_labels == 1:
+        return kind or "regression"
+    return "binary" if n_labels == 2 and kind is None else "multiclass"
 
 
 def _texts(batch: Any, name: str) -> list[str]:
