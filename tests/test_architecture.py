@@ -27,6 +27,7 @@ ROWS = (
     {"groups", "criteria", "affine_criteria", "cvxpy_constraints", "moments", "moment_maps", "row_sets"}
     | {"intervals", "multiplicity", "squares", "plans", "margins", "decision_rules"},
     {"datasets", "splits", "_tables", "heads", "models", "feature_cache", "images", "table_roles", "leakage"}
+    | {"clusters", "split_rules"}
     | {"expression_values", "table_limits", "array_files", "csv_export", "frames", "table_files"}
     | {"constraints", "batches", "projection", "results", "jacobian"},
     {
@@ -62,6 +63,7 @@ WITHIN_ROW = {
     "auditing": {"subgroups"},
     "plans": {"criteria"},
     "datasets": {"_tables", "frames", "splits", "table_roles"},
+    "split_rules": {"leakage", "splits"},
     "table_roles": {"_tables", "expression_values"},
     "_tables": {"array_files", "table_limits"},
     "frames": {"_tables"},
