@@ -212,7 +212,7 @@ def _refuse_mixed(ids: pd.Series, codes: IntArray, first: IntArray, stratify: In
     mixed = np.flatnonzero(stratify != stratify[first][codes])
     if mixed.size:
         raise InputError(
-            f"stratify gives the rows of {ids.iloc[int(mixed[0])]!r} ({ids.name}) several values, and they stay "
+            f"stratify gives the rows of {str(ids.iloc[int(mixed[0])])!r} ({ids.name}) several values, and they stay "
             "together; stratify by columns that are the same in all rows of one, or leave it out"
         )
 

@@ -47,12 +47,12 @@ class Resampling:
             "per-row differences, summed over the rows of each person" if self.is_clustered else "per-row differences"
         )
         if seeds == 1:
-            kind = "t interval over the persons" if self.is_clustered else "normal interval"
-            return f"over the test rows of one split: {kind}, of the {unit}"
+            kind = "t interval" if self.is_clustered else "normal interval"
+            return f"over the test rows of one split: {kind} of the {unit}"
         if self.is_fixed:
             return (
-                f"over the test rows of one split, which the seed does not change, and {seeds} trainings: t interval of "
-                f"the {unit}, averaged over the trainings, with the variance between trainings"
+                f"over the test rows of one split, which no seed changes, and {seeds} trainings: t interval of the "
+                f"{unit}, averaged over the trainings, with the variance between trainings"
             )
         counted = "persons" if self.is_clustered else "rows"
         return (

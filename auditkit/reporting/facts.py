@@ -211,10 +211,12 @@ def describe_guarantee(calibration: Json | None) -> GuaranteeRecord | None:
         return GuaranteeRecord(None, 0, len(contrasts), None, text)
     held = sum(bool(contrast["guaranteed"]) for contrast in contrasts)
     needed = [contrast["rows_needed"] for contrast in contrasts if contrast.get("rows_needed")]
+    clustered = any(contrast.get("counted") == "clusters" for contrast in contrasts)
+    drawn, those = ("persons whose rows were calibrated on", "persons") if clustered else ("calibration rows", "rows")
     text = (
         f"{held} of {plural(len(contrasts), 'comparison')} carry this guarantee: with "
-        f"{percent(calibration['confidence'], 0)} confidence over the draw of the calibration rows, and for all of "
-        "them at once, the gap in the population that those rows were drawn from is within ε. To that end each was "
+        f"{percent(calibration['confidence'], 0)} confidence over the draw of the {drawn}, and for all of "
+        f"them at once, the gap in the population that those {those} were drawn from is within ε. To that end each was "
         "held to a tolerance that is smaller by its margin. The margin rests on a large-sample approximation."
     )
     if held < len(contrasts):
