@@ -428,7 +428,7 @@ def test_tuning_heeds_the_persons_of_the_audit_file(visits: Path) -> None:
     parts = SplitRule().split(len(frame), fractions=SHARES, seed=0, clusters=frame.person)
     test = frame.iloc[parts["test"]]
     expected = ak.audit(
-        test.score, ak.Groups(test[["sex"]]), config.build_criteria(), labels=test.label, threshold=0.5,
+        test.score, ak.Groups({"sex": test.sex}), config.build_criteria(), labels=test.label, threshold=0.5,
         clusters=test.person,
     )  # fmt: skip
     assert result.outcome.findings[0].interval == pytest.approx(expected.findings[0].interval)
