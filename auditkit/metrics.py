@@ -97,13 +97,6 @@ def measure_errors(labels: FloatArray, *, scores: FloatArray, clusters: IntArray
     return {name: replace(metric, clusters=clusters) for name, metric in found.items()}
 
 
-def compare_metrics(first: Metric | None, second: Metric | None, *, confidence: float) -> Estimate | None:
-    """Paired difference first − second on the same rows, with its interval; None where either is not defined."""
-    if first is None or second is None:
-        return None
-    return interval_of([subtract(first, second)], confidence=confidence)
-
-
 def subtract(first: Metric, second: Metric) -> Metric:
     """The difference of two metrics on the same rows, as a metric."""
     return Metric(first.value - second.value, first.influence - second.influence, first.clusters)

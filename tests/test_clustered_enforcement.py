@@ -436,6 +436,7 @@ def test_tuning_heeds_the_persons_of_the_audit_file(visits: Path) -> None:
     report = (result.folder / "report.html").read_text()
     assert "the draw of the persons whose rows were calibrated on" in report
     assert "Persons needed in the smaller group" in report
+    assert "Rows of one person are taken together, as one observation; what the split left to chance put them" in report
 
 
 @pytest.mark.parametrize("by", ["random", "time"])
@@ -460,7 +461,7 @@ def test_comparing_heeds_persons_seeds_and_the_split(visits: Path, by: str, caps
         sample = Sample(
             frame.score.to_numpy(),
             frame.label.to_numpy(float),
-            ak.Groups(frame[["sex"]]),
+            ak.Groups({"sex": frame.sex}),
             clusters=frame.person.to_numpy(),
         )
         again = ak.compare(sample, config.build_criteria(), methods=["projection"], seeds=(0, 1, 2))

@@ -182,7 +182,8 @@ def describe_methods(document: ReportDocument) -> tuple[Paragraph, ...]:
     if roles["weight"]:
         parts.append(("Weights", f"Rows count by {roles['weight']}; standard errors heed the weights."))
     if roles["cluster"]:
-        parts.append(("Clusters", f"Rows of one {roles['cluster']} are taken together, as one observation."))
+        together = "; what the split left to chance put them into one part" if document.run.get("split") else ""
+        parts.append(("Clusters", f"Rows of one {roles['cluster']} are taken together, as one observation{together}."))
     if audit.get("decision_rule"):
         parts.append(("Decisions", f"{audit['decision_rule'].capitalize()} is a positive decision."))
     if document.after is not None:
