@@ -15,6 +15,7 @@ import numpy as np
 
 from auditkit._typing import IntArray, VectorLike
 from auditkit._validation import to_numpy
+from auditkit.clusters import check_clusters
 from auditkit.errors import InputError
 from auditkit.splits import split_by_column, split_by_group, split_by_time, split_rows
 
@@ -76,10 +77,11 @@ class SplitRule:
             Part name → sorted row numbers.
 
         Raises:
-            InputError: Values or codes of another length, or rows that cannot be parted so.
+            InputError: Values, codes or clusters of another length, or rows that cannot be parted so.
             SchemaError: The times are neither dates nor numbers.
         """
         self._check_length(n_rows)
+        check_clusters(clusters, n_rows=n_rows)
         if self.by == "time":
             return split_by_time(_series(self.values, "time"), fractions=fractions)
         if self.by == "column":
@@ -88,7 +90,8 @@ class SplitRule:
         if self.by == "random" and clusters is None:
             return split_rows(n_rows, fractions=fractions, seed=seed, stratify=self.stratify)
         ids = clusters if self.by == "random" else self.values if clusters is None else _join(self.values, clusters)
-        return split_by_group(_series(ids, "id"), fractions=fractions, seed=seed, stratify=self.stratify)
+        name = "clusters" if self.by == "random" else "id"
+        return split_by_group(_series(ids, name), fractions=fractions, seed=seed, stratify=self.stratify)
 
     def fingerprint(self) -> str | None:
         """SHA-256 of all that decides the parts beside fractions, seed and clusters; None for plain chance."""

@@ -63,7 +63,7 @@ WITHIN_ROW = {
     "auditing": {"subgroups"},
     "plans": {"criteria"},
     "datasets": {"_tables", "frames", "splits", "table_roles"},
-    "split_rules": {"leakage", "splits"},
+    "split_rules": {"clusters", "splits"},
     "table_roles": {"_tables", "expression_values"},
     "_tables": {"array_files", "table_limits"},
     "frames": {"_tables"},

@@ -68,7 +68,7 @@ def test_persons_are_stratified_by_what_does_not_change_between_their_rows(rng: 
     for rows in parts.values():
         assert sex[rows].mean() == pytest.approx(sex.mean(), abs=0.02)
     visit = np.tile(np.arange(VISITS), 400)
-    with pytest.raises(InputError, match=r"stratify gives the rows of '0' \(id\) several values"):
+    with pytest.raises(InputError, match=r"stratify gives the rows of '0' \(clusters\) several values"):
         SplitRule(stratify=visit).split(sample.n_rows, fractions=SHARES, seed=0, clusters=sample.clusters)
 
 
@@ -110,6 +110,19 @@ def test_contradictory_rules_are_refused(rule: dict, message: str) -> None:
 def test_rules_of_another_length_are_refused() -> None:
     with pytest.raises(InputError, match="values must have 3 rows, as many as the data; got 2"):
         SplitRule("time", [1, 2]).split(3, fractions=SHARES, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("clusters", "message"),
+    [
+        (np.arange(89), "clusters must have 90 rows, as many as groups has; got 89"),
+        (np.where(np.arange(90) == 3, np.nan, 1.0), "clusters holds missing values; give every row the person"),
+    ],
+)
+@pytest.mark.parametrize("rule", [SplitRule(), SplitRule("time", np.arange(90))])
+def test_wrong_clusters_are_refused(rule: SplitRule, clusters: np.ndarray, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        rule.split(90, fractions=SHARES, seed=0, clusters=clusters)
 
 
 # tuning
