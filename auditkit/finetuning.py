@@ -42,6 +42,7 @@ def tune_head(
     groups: Groups,
     criteria: Criterion | Sequence[Criterion],
     *,
+    clusters: VectorLike | None = None,
     start: VectorLike | None = None,
     config: TuneConfig | None = None,
     progress: Progress | None = None,
@@ -57,6 +58,8 @@ def tune_head(
         groups: Attributes of the same rows.
         criteria: What the projected scores must satisfy, in units of the score space; with several classes, in every
             column.
+        clusters: Whom each row is of, shape (n,), where several rows are of one person: those held back for validation
+            are then of other people than those trained on.
         start: Scores of the frozen model on these rows, shape (n,), probabilities in a binary score space; the head
             starts as their least-squares fit. None starts from random weights.
         config: How to train.
@@ -75,7 +78,7 @@ def tune_head(
         SolverError: No epoch had a finite validation loss.
     """
     listed, settings = check_criteria(criteria), config or TuneConfig()
-    rows = check_rows(features, labels, groups, settings, start=start)
+    rows = check_rows(features, labels, groups, settings, start=start, clusters=clusters)
     if checkpoint_every < 1:
         raise InputError(f"checkpoint_every must be at least 1 epoch; got {checkpoint_every!r}")
     place = None if checkpoint is None else Checkpointing(Path(checkpoint), checkpoint_every)

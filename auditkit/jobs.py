@@ -6,13 +6,14 @@ it, with the report's hashes in the manifest) is the same for the same plan, dat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from auditkit._typing import IntArray
 from auditkit._validation import check_binary
 from auditkit.auditing import AuditResult
 from auditkit.baselines import FitContext, Sample, share_head
@@ -21,8 +22,10 @@ from auditkit.certificates import certify_projection
 from auditkit.comparison import (
     CompareConfig,
     Comparison,
+    MethodRun,
     compare_at,
     compare_on_split,
+    describe_design,
     make_context,
     train_reference,
 )
@@ -36,7 +39,7 @@ from auditkit.plans import Plan, PlanCheck
 from auditkit.predictions import audit_predictions
 from auditkit.progress import NullProgress, Progress
 from auditkit.run_folder import Clock, check_out, make_record, write_run
-from auditkit.splitting import split_subject
+from auditkit.splitting import check_leakage, read_rule, split_subject
 from auditkit.subjects import Subject, audit_sample, load_subject
 from auditkit.tuning.frontiers import sweep
 
@@ -171,7 +174,8 @@ def _run(command: str, config: AuditFile, *, out: str | Path, progress: Progress
     enforced = _check_request(config, subject)
     if subject.sample.features is None:
         _refuse_without_features(config, compared=compared)
-    parts, leakage = split_subject(config, subject)
+    parts = split_subject(config, subject)
+    leakage = check_leakage(config, subject, parts)
     settings = replace(_compare_config(config), train_reference=not subject.has_scores)
     test = subject.sample.take(parts["test"])
     context = make_context(subject.sample, parts, enforced, settings, seed=config.seed, progress=reporter)
@@ -188,13 +192,7 @@ def _run(command: str, config: AuditFile, *, out: str | Path, progress: Progress
     comparison = None
     if compared:
         with clock.stage("compare"):
-            runs = compare_on_split(context, test, config.build_criteria(), settings, seed=config.seed)
-            elsewhere = compare_at(
-                subject.sample, parts, enforced, config.build_criteria(), settings, config.frontier,
-                seed=config.seed, progress=reporter,
-            )  # fmt: skip
-            rows = {name: len(part) for name, part in parts.items()}
-            comparison = Comparison(enforced, config.build_criteria(), settings, rows, tuple(runs), elsewhere).to_dict()
+            comparison = _compare(config, subject, context, test, parts, settings).to_dict()
     frontier = None
     if config.tune.tolerances and context.tune.features is not None:
         with clock.stage("frontier"):
@@ -217,13 +215,36 @@ def _run(command: str, config: AuditFile, *, out: str | Path, progress: Progress
     return RunResult(outcome, after, enforced, comparison, folder, frontier)
 
 
+def _compare(
+    config: AuditFile,
+    subject: Subject,
+    context: FitContext,
+    test: Sample,
+    parts: Mapping[str, IntArray],
+    settings: CompareConfig,
+) -> Comparison:
+    """Every method on the split at hand, at the further tolerances, and at the further seeds."""
+    sample, enforced, audited = subject.sample, context.criteria, config.build_criteria()
+    runs = compare_on_split(context, test, audited, settings, seed=config.seed)
+    frontier: dict[float, tuple[MethodRun, ...]] = dict.fromkeys(config.frontier, ())
+    for seed in (config.seed, *config.seeds):
+        is_first = seed == config.seed
+        drawn = parts if is_first else split_subject(config, subject, seed=seed)
+        levels = config.frontier if is_first else (None, *config.frontier)
+        found = compare_at(sample, drawn, enforced, audited, settings, levels, seed=seed, progress=context.progress)
+        runs += found.pop(None, ())
+        frontier = {level: (*mine, *found[level]) for level, mine in frontier.items()}
+    design = describe_design(sample, parts, read_rule(config, subject))
+    return Comparison(enforced, audited, settings, design, tuple(runs), frontier)
+
+
 def _sweep(context: FitContext, test: Sample, tolerances: Sequence[float]) -> dict[str, Any]:
     """The accuracy–ε frontier: heads of the tuning rows, projected and measured on the test rows."""
     rows = context.tune
     frontier = sweep(
         frozen_features(rows), rows.labels, rows.groups, context.criteria, tolerances,
-        held_out=(frozen_features(test), test.labels, test.groups), start=rows.scores, config=context.config,
-        progress=context.progress,
+        held_out=(frozen_features(test), test.labels, test.groups), clusters=rows.clusters, start=rows.scores,
+        config=context.config, progress=context.progress,
     )  # fmt: skip
     return frontier.to_dict()
 
@@ -260,9 +281,10 @@ def _refuse_unheeded(config: AuditFile) -> None:
     reasons = {
         "weight": "heads, corrections and utilities count every row once",
         "decision": "they decide from the scores that they change, by threshold",
-        "cluster": "they split rows as if each were a person of its own",
     }
     for role, name in config.columns.items():
+        if role not in reasons:
+            continue
         raise InputError(
             f"data.{role} is {name!r}; tuning and comparing do not heed it, since {reasons[role]}; leave it out, or "
             "use `auditkit audit`"

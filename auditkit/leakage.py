@@ -2,8 +2,8 @@
 
     leaked(a, b) = |{i in b : key_i occurs in a}|,   a before b in the order of the parts
 
-where the key is an id, the hash of a row's features, of an image or of a text. Keys are compared as 64-bit hashes:
-among a million rows, a chance of 3e-8 that two different ones are taken for equal.
+where the key is an id, a person, the hash of a row's features, of an image or of a text. Keys are compared as 64-bit
+hashes: among a million rows, a chance of 3e-8 that two different ones are taken for equal.
 """
 
 from __future__ import annotations
@@ -22,9 +22,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Policy = Literal["refuse", "report", "ignore"]
-Kind = Literal["id", "row", "image", "text"]
+Kind = Literal["id", "cluster", "row", "image", "text"]
 
-_WORDS = {"id": "the same id", "row": "identical features", "image": "the same image", "text": "the same text"}
+_WORDS = {
+    "id": "the same id", "cluster": "the same person", "row": "identical features", "image": "the same image",
+    "text": "the same text",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ def find_leakage(
     parts: Mapping[str, IntArray],
     *,
     ids: pd.Series | None = None,
+    clusters: pd.Series | None = None,
     rows: pd.DataFrame | None = None,
     images: pd.Series | None = None,
     texts: pd.Series | None = None,
@@ -94,6 +98,7 @@ def find_leakage(
     Args:
         parts: Part name → row numbers, in the order in which the parts are used.
         ids: Whom or what every row is of, n rows; missing ids are compared with nothing.
+        clusters: Whom every row is of, where several rows are of one person, n rows.
         rows: What the model reads, n rows; rows are compared by all columns.
         images: Hash of every row's image, n rows.
         texts: Hash of every row's text, n rows.
@@ -110,6 +115,8 @@ def find_leakage(
     keys: dict[Kind, tuple[Any, Any]] = {}
     if ids is not None:
         keys["id"] = _hash(ids), ids.notna().to_numpy()
+    if clusters is not None:
+        keys["cluster"] = _hash(clusters), clusters.notna().to_numpy()
     if rows is not None and len(rows.columns):
         keys["row"] = _hash(rows), np.ones(len(rows), dtype=bool)
     files: dict[Kind, pd.Series | None] = {"image": images, "text": texts}

@@ -17,12 +17,13 @@ import numpy as np
 
 from auditkit._typing import FloatArray, IntArray, VectorLike
 from auditkit._validation import check_matrix, check_vector, check_weights, to_numpy
+from auditkit.clusters import check_clusters
 from auditkit.constraints import require_labels
 from auditkit.criteria import Criterion, columns_of
 from auditkit.decision_rules import Rule
 from auditkit.decisions import decide
 from auditkit.errors import InputError
-from auditkit.groups import LABEL, MISSING, OUTPUT, Cells, CellTable, Groups, SoftCells, factorize
+from auditkit.groups import LABEL, OUTPUT, Cells, CellTable, Groups, SoftCells
 from auditkit.margins import BIN_EDGES, OUTCOME, SCORE_BIN, SCORE_BINS, cross, drop_empty, marginal
 from auditkit.moments import MAX_CLUSTERED_CELLS, MAX_LABEL_STRATA, Moments, cell_columns
 
@@ -131,7 +132,7 @@ def observe(
     y, strata = _check_labels(labels, criteria, z.shape[1], outputs, groups.n_rows)
     return Observations(
         z, outputs, groups, columns_of(criteria), y, strata, None,
-        check_weights(weights, n_rows=groups.n_rows), _cluster_codes(clusters, groups.n_rows),
+        check_weights(weights, n_rows=groups.n_rows), check_clusters(clusters, n_rows=groups.n_rows),
     )  # fmt: skip
 
 
@@ -384,14 +385,3 @@ def _check_label_strata(columns: Sequence[str], labels: FloatArray | None) -> No
             f"labels have {len(np.unique(labels))} different values, too many to condition on; "
             "use binary or binned labels with equalized odds and equal opportunity"
         )
-
-
-def _cluster_codes(clusters: VectorLike | None, n_rows: int) -> IntArray | None:
-    if clusters is None:
-        return None
-    codes, categories = factorize("clusters", clusters)
-    if len(codes) != n_rows:
-        raise InputError(f"clusters must have {n_rows} rows, as many as groups has; got {len(codes)}")
-    if MISSING in categories:
-        raise InputError("clusters holds missing values; give every row the person that it is of")
-    return codes

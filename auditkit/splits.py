@@ -44,7 +44,9 @@ def split_rows(
     return _collect(part_of_row, fractions, advice="enlarge that fraction")
 
 
-def split_by_group(ids: pd.Series, *, fractions: Mapping[str, float], seed: int) -> dict[str, IntArray]:
+def split_by_group(
+    ids: pd.Series, *, fractions: Mapping[str, float], seed: int, stratify: IntArray | None = None
+) -> dict[str, IntArray]:
     """Split rows so that all rows of an id are in one part.
 
     The ids are shuffled; an id falls into the part that holds the middle of its rows. The parts follow from the ids
@@ -54,23 +56,31 @@ def split_by_group(ids: pd.Series, *, fractions: Mapping[str, float], seed: int)
         ids: Whom or what every row is of, n rows.
         fractions: Part name → share of the rows, met as closely as whole ids allow.
         seed: Seed of the shuffle.
+        stratify: Code of every row, shape (n,), the same for all rows of an id; the ids of each code are split in the
+            given fractions.
 
     Returns:
         Part name → sorted row numbers.
 
     Raises:
-        InputError: An id is missing, or the ids are too few or too large to fill every part.
+        InputError: An id is missing, an id has rows of several codes, or the ids are too few or too large to fill every
+            part.
     """
     import pandas as pd
 
     cumulative = np.cumsum(_check_shares(fractions))
     _refuse_missing(ids, "an id")
     hashes = cast("Any", pd).util.hash_pandas_object(ids, index=False).to_numpy()
-    _, codes, sizes = np.unique(hashes, return_inverse=True, return_counts=True)
-    order = np.random.default_rng(seed).permutation(len(sizes))
-    middle = np.empty(len(sizes))
-    middle[order] = np.cumsum(sizes[order]) - sizes[order] / 2
-    part_of_id = np.searchsorted(cumulative[:-1] * len(codes), middle, side="right")
+    _, first, codes, sizes = np.unique(hashes, return_index=True, return_inverse=True, return_counts=True)
+    rng = np.random.default_rng(seed)
+    if stratify is None:
+        part_of_id = _assign_ids(sizes, cumulative, rng)
+    else:
+        _refuse_mixed(ids, codes, first, stratify)
+        part_of_id = np.empty(len(sizes), dtype=np.int64)
+        for code in np.unique(stratify[first]):
+            mine = np.flatnonzero(stratify[first] == code)
+            part_of_id[mine] = _assign_ids(sizes[mine], cumulative, rng, offset=rng.random() - 0.5)
     return _collect(
         part_of_id[codes], fractions, advice=f"{len(sizes)} ids fill {len(fractions)} parts; enlarge the fraction"
     )
@@ -188,6 +198,23 @@ def _text(value: Hashable) -> str:
     if isinstance(value, bool | np.bool_):
         return str(bool(value)).lower()
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _assign_ids(sizes: IntArray, cumulative: FloatArray, rng: np.random.Generator, *, offset: float = 0.0) -> IntArray:
+    """Part of every id, all ids shuffled; the offset keeps the ids of a small stratum from always falling alike."""
+    order = rng.permutation(len(sizes))
+    middle = np.empty(len(sizes))
+    middle[order] = np.cumsum(sizes[order]) - sizes[order] / 2
+    return np.searchsorted(cumulative[:-1] * sizes.sum(), middle + offset * sizes.mean(), side="right")
+
+
+def _refuse_mixed(ids: pd.Series, codes: IntArray, first: IntArray, stratify: IntArray) -> None:
+    mixed = np.flatnonzero(stratify != stratify[first][codes])
+    if mixed.size:
+        raise InputError(
+            f"stratify gives the rows of {str(ids.iloc[int(mixed[0])])!r} ({ids.name}) several values, and they stay "
+            "together; stratify by columns that are the same in all rows of one, or leave it out"
+        )
 
 
 def _assign_parts(codes: IntArray, cumulative: FloatArray, rng: np.random.Generator) -> IntArray:

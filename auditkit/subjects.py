@@ -92,7 +92,7 @@ def load_subject(
         advance(1)
         frozen = model.features(data.features).double().numpy() if features and model.n_features else None
         advance(1)
-    return Subject(data, Sample(scores, _labels(data), data.groups, frozen), model, model.gives_one_score)
+    return Subject(data, _sample(data, scores, frozen), model, model.gives_one_score)
 
 
 def _require_score(model: FrozenModel, *, headless: bool) -> None:
@@ -103,7 +103,7 @@ def _require_score(model: FrozenModel, *, headless: bool) -> None:
 def _score_in_pieces(config: AuditFile, model: FrozenModel, progress: Progress) -> Subject:
     path, options = config.data_path, config.table_options()
     data, scores = score_in_pieces(path, model, options, name=config.name, progress=progress)
-    return Subject(data, Sample(_flat(scores), _labels(data), data.groups, None), model)
+    return Subject(data, _sample(data, _flat(scores), None), model)
 
 
 def share_features(config: AuditFile, *, features: bool = True) -> None:
@@ -139,7 +139,7 @@ def _score_files(config: AuditFile, headless: bool, reporter: Progress, watch: C
 
 def _of_rows(config: AuditFile, found: ScoredRows) -> Subject:
     kind = "text" if config.images is None else "images"
-    sample = Sample(found.scores, _labels(found.data), found.data.groups, found.features)
+    sample = _sample(found.data, found.scores, found.features)
     one_score = found.model.gives_one_score
     return Subject(found.data, sample, found.model, one_score, {kind: found.facts}, {kind: found.keys})
 
@@ -149,13 +149,13 @@ def audit_sample(config: AuditFile, sample: Sample, scores: np.ndarray, data: Au
 
     Args:
         config: The audit file.
-        sample: Labels and groups.
+        sample: Labels, groups and clusters.
         scores: The scores, shape (n,), or (n, k) for the outputs that ``data`` names.
-        data: The same rows with their weights, decisions and clusters; None where the file names none.
+        data: The same rows with their weights and decisions; None where the file names none.
     """
     labels = None if np.isnan(sample.labels).all() else sample.labels
     criteria, settings = config.build_criteria(), {"confidence": config.confidence, "seed": config.seed}
-    rows: dict[str, Any] = {} if data is None else {"weights": data.weights, "clusters": data.clusters}
+    rows: dict[str, Any] = {"clusters": sample.clusters, "weights": None if data is None else data.weights}
     named: Any = scores
     if data is not None and data.outputs is not None:
         import pandas as pd
@@ -171,7 +171,12 @@ def _predictions_sample(data: AuditData) -> Sample:
     if data.scores is None:
         raise InputError("data.score is missing; name the column of scores, or give a model")
     features = None if data.features is None else _numeric_features(data)
-    return Sample(data.scores, _labels(data), data.groups, features)
+    return _sample(data, data.scores, features)
+
+
+def _sample(data: AuditData, scores: np.ndarray, features: np.ndarray | None) -> Sample:
+    clusters = None if data.clusters is None else data.clusters.to_numpy()
+    return Sample(scores, _labels(data), data.groups, features, clusters)
 
 
 def _numeric_features(data: AuditData) -> np.ndarray:

@@ -27,16 +27,8 @@ ROWS = (
     {"groups", "criteria", "affine_criteria", "cvxpy_constraints", "moments", "moment_maps", "row_sets"}
     | {"intervals", "multiplicity", "squares", "plans", "margins", "decision_rules"},
     {"datasets", "splits", "_tables", "heads", "models", "feature_cache", "images", "table_roles", "leakage"}
-    | {
-        "expression_values",
-        "table_limits",
-        "array_files",
-        "csv_export",
-        "frames",
-        "table_files",
-        "texts",
-        "parquet_pages",
-    }
+    | {"expression_values", "table_limits", "array_files", "csv_export", "frames", "table_files", "texts"}
+    | {"parquet_pages", "clusters", "split_rules"}
     | {"constraints", "batches", "projection", "results", "jacobian"},
     {
         "solvers",
@@ -72,6 +64,7 @@ WITHIN_ROW = {
     "auditing": {"subgroups"},
     "plans": {"criteria"},
     "datasets": {"_tables", "frames", "splits", "table_roles"},
+    "split_rules": {"clusters", "splits"},
     "table_roles": {"_tables", "expression_values"},
     "_tables": {"array_files", "table_limits"},
     "frames": {"_tables"},

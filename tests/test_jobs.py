@@ -186,7 +186,11 @@ BAD = {
         with_column(decision="label2"),
         "data.decision is 'label2'; tuning and comparing",
     ),
-    "comparing clusters": ("compare", with_column(cluster="person"), "data.cluster is 'person'; tuning and comparing"),
+    "comparing persons that the table lacks": (
+        "compare",
+        with_column(cluster="person"),
+        "cluster names column 'person'",
+    ),
     "tuning on a cluster": ("tune", with_column(engine="spark"), "data.engine is spark; tuning and comparing hold the"),
     "places for more than all": ("audit", plan(threshold="top 300"), "1 ≤ K ≤ 200 rows, or \"top P%\"; got 'top 300'"),
 }

@@ -231,7 +231,7 @@ def test_the_certificate_is_that_of_the_projection(full: Path, page: Page) -> No
     assert stored is not None
     config = make_config(document.run["plan"], folder=full.parent)
     subject = load_subject(config, progress=NullProgress(), clock=Clock())
-    parts, _ = split_subject(config, subject)
+    parts = split_subject(config, subject)
     rows = subject.sample.take(parts["calibrate"])
     assert rows.features is not None
     scores = FairHead.load(full / "head").predict(rows.features)

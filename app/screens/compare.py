@@ -64,7 +64,11 @@ def _show_run(run: Run) -> None:
     level = f"{100 * comparison['confidence']:g} %"
     st.header("On the test rows")
     st.dataframe(_table(comparison), hide_index=True, key="methods", height="content")
-    st.caption(f"Values with {level} intervals. A dash: the method gives decisions only, or the figure is not defined.")
+    taken = words.plain(comparison["intervals"])
+    st.caption(
+        f"Values with {level} intervals, {taken}. "
+        "A dash: the method gives decisions only, or the figure is not defined."
+    )
     for place, criterion in enumerate(comparison["criteria"]):
         figure, data = charts.trade_off(methods, criterion)
         points = [

@@ -135,6 +135,7 @@ def _show_guarantee(calibration: Json | None) -> None:
 
 
 def _guarantee_table(rows: list[Json]) -> pd.DataFrame:
+    counted = "persons" if any(row.get("counted") == "clusters" for row in rows) else "rows"
     table = [
         {
             "comparison": row["name"],
@@ -143,7 +144,9 @@ def _guarantee_table(rows: list[Json]) -> pd.DataFrame:
             "tolerance": f"{row['tolerance']:g}",
             "margin": words.number(row["margin"]),
             "tolerance on the calibration rows": words.number(row["enforced_tolerance"]),
-            "rows of the smaller group needed": words.DASH if row["rows_needed"] is None else str(row["rows_needed"]),
+            f"{counted} of the smaller group needed": words.DASH
+            if row["rows_needed"] is None
+            else str(row["rows_needed"]),
         }
         for row in rows
     ]

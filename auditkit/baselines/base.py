@@ -28,12 +28,15 @@ class Sample:
         labels: 0 or 1, or any number in the score space "identity", shape (n,).
         groups: Attributes of the same rows.
         features: Frozen features, shape (n, d); None when only scores are known.
+        clusters: Whom each row is of, shape (n,), any hashable values, where several rows are of one person; None takes
+            the rows as independent.
     """
 
     scores: FloatArray
     labels: FloatArray
     groups: Groups
     features: FloatArray | None = None
+    clusters: np.ndarray | None = None
 
     @property
     def n_rows(self) -> int:
@@ -43,7 +46,8 @@ class Sample:
     def take(self, rows: IntArray) -> Sample:
         """Some of the rows."""
         features = None if self.features is None else self.features[rows]
-        return Sample(self.scores[rows], self.labels[rows], self.groups.take(rows), features)
+        clusters = None if self.clusters is None else np.asarray(self.clusters)[rows]
+        return Sample(self.scores[rows], self.labels[rows], self.groups.take(rows), features, clusters)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +127,7 @@ class Method(ABC):
 def calibrate_sample(rows: Sample, scores: FloatArray, context: FitContext) -> Calibration:
     """Calibrate scores on the calibration rows; contrasts that cannot be guaranteed are held to a gap of zero."""
     return calibrate(
-        scores, rows.groups, context.criteria, labels=rows.labels, bounds=context.score_bounds,
+        scores, rows.groups, context.criteria, labels=rows.labels, clusters=rows.clusters, bounds=context.score_bounds,
         confidence=context.confidence, on_insufficient="equalize", on_unseen="keep", seed=context.config.seed,
     )  # fmt: skip
 
@@ -148,7 +152,7 @@ def tuned_head(context: FitContext) -> FairHead:
         )
     return tune_head(
         rows.features, rows.labels, rows.groups, context.criteria,
-        start=to_start(rows.scores, context), config=context.config, progress=context.progress,
+        clusters=rows.clusters, start=to_start(rows.scores, context), config=context.config, progress=context.progress,
     )  # fmt: skip
 
 

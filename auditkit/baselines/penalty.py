@@ -22,6 +22,7 @@ from auditkit.baselines.base import (
     protected_columns,
     to_start,
 )
+from auditkit.clusters import check_clusters
 from auditkit.constraints import build_constraints
 from auditkit.criteria import Criterion
 from auditkit.finetuning import HeadRows, TuneConfig, check_rows, prediction_loss, train
@@ -73,7 +74,7 @@ class PenalizedHead(Method):
         """The weight by cross-validation; the only one without."""
         if len(self.weights) == 1:
             return self.weights[0]
-        folds = np.random.default_rng(context.config.seed).permutation(context.tune.n_rows) % FOLDS
+        folds = deal_folds(context.tune, seed=context.config.seed)
         ranks = {}
         with context.progress.stage(f"cross-validating: {self.title.lower()}", len(self.weights)) as advance:
             for weight in self.weights:
@@ -113,10 +114,20 @@ class StrictPenalty(Penalty):
         self.description = f"a head on the features and the group, trained with a penalty weight of {STRICT_PENALTY:g}"
 
 
+def deal_folds(rows: Sample, *, seed: int) -> IntArray:
+    """Fold of every row, shape (n,), by chance; all rows of a person are in one."""
+    rng = np.random.default_rng(seed)
+    codes = check_clusters(rows.clusters, n_rows=rows.n_rows)
+    if codes is None:
+        return rng.permutation(rows.n_rows) % FOLDS
+    _, persons = np.unique(codes, return_inverse=True)
+    return (rng.permutation(int(persons.max()) + 1) % FOLDS)[persons]
+
+
 def train_plainly(rows: Sample, loss: Any, context: FitContext, *, encode: Encode = frozen_features) -> FairHead:
     """A head trained with any loss on a sample, from the least-squares fit of the model's scores."""
     start = to_start(rows.scores, context)
-    checked = check_rows(encode(rows), rows.labels, rows.groups, context.config, start=start)
+    checked = check_rows(encode(rows), rows.labels, rows.groups, context.config, start=start, clusters=rows.clusters)
     return train(checked, loss, context.criteria, context.config, NullProgress())
 
 
@@ -128,7 +139,7 @@ def fit_unconstrained(context: FitContext) -> FairHead:
     """
     rows, config = context.tune, context.config
     loss = PlainLoss(config)
-    checked = check_rows(frozen_features(rows), rows.labels, rows.groups, config)
+    checked = check_rows(frozen_features(rows), rows.labels, rows.groups, config, clusters=rows.clusters)
     first = train(checked, loss, context.criteria, config, context.progress)
     second = train_plainly(replace(rows, scores=first.predict(frozen_features(rows))), loss, context)
     return min((first, second), key=_validation_loss)
@@ -143,6 +154,7 @@ def rank(scores: FloatArray, context: FitContext) -> tuple[float, float]:
     rows = context.tune
     system = build_constraints(rows.groups, context.criteria, labels=rows.labels)
     cells, count = system.known_cells, np.maximum(system.cell_weight, 1.0)
+    # one error of independent rows, also where persons have several: it ranks weights, and promises nothing
     spread = scores - rows.labels if all(criterion.family == "EER" for criterion in context.criteria) else scores
 
     def means(values: FloatArray) -> FloatArray:

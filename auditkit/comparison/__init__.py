@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from auditkit.comparison.design import Design, describe_design
 from auditkit.comparison.judging import MethodRun, compare_on_split, make_context, train_reference
 from auditkit.comparison.running import compare, compare_at
 from auditkit.comparison.settings import DEFAULT_METHODS, DEFAULT_SPLIT, REFERENCE, CompareConfig
@@ -14,10 +15,12 @@ __all__ = [
     "SCHEMA",
     "CompareConfig",
     "Comparison",
+    "Design",
     "MethodRun",
     "compare",
     "compare_at",
     "compare_on_split",
+    "describe_design",
     "make_context",
     "train_reference",
 ]

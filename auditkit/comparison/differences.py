@@ -1,12 +1,15 @@
 """Paired differences between methods, over the rows of one split or over several splits, and who wins by them.
 
-Over one split a difference has the normal interval of its per-row differences. Over J splits of the same rows the
-differences d_j are dependent, since the splits share most of their training rows; their mean has the interval
+Over one split a difference has the interval of its per-row differences, summed over the rows of a person first where
+several are of one. Over J trainings on one split, which a time or a column fixes, those differences are averaged over
+the trainings (`auditkit.metrics.interval_of`). Over J splits by chance the differences d_j are dependent, since the
+splits share most of their training rows; their mean has the interval
 
     d̄ ± t_{J−1} · sqrt( (1/J + n_test/n_fit) · s² )
 
-with s² the sample variance of the d_j, n_fit the rows a method is fitted on and n_test those it is judged on. Source:
-Nadeau and Bengio (2003), Inference for the generalization error, Machine Learning 52, the corrected resampled t test.
+with s² the sample variance of the d_j, n_fit the rows (or persons) a method is fitted on and n_test those it is judged
+on. Source: Nadeau and Bengio (2003), Inference for the generalization error, Machine Learning 52, the corrected
+resampled t test.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from scipy import stats
 
 from auditkit.comparison.judging import MethodRun
 from auditkit.comparison.settings import LOWER_IS_BETTER
-from auditkit.metrics import Estimate, Metric, compare_metrics
+from auditkit.metrics import Estimate, Metric, interval_of, subtract
 
 
 @dataclass(frozen=True)
@@ -29,21 +32,36 @@ class Resampling:
     Attributes:
         confidence: Of every interval.
         ratio: n_test / n_fit.
+        is_fixed: Whether every seed has the same parts, and another training only.
+        is_clustered: Whether several rows are of one person.
     """
 
     confidence: float
     ratio: float
+    is_fixed: bool = False
+    is_clustered: bool = False
 
-    @property
-    def method(self) -> str:
-        """The interval in words."""
+    def describe(self, seeds: int) -> str:
+        """The interval of this many seeds, in words."""
+        unit = (
+            "per-row differences, summed over the rows of each person" if self.is_clustered else "per-row differences"
+        )
+        if seeds == 1:
+            kind = "t interval" if self.is_clustered else "normal interval"
+            return f"over the test rows of one split: {kind} of the {unit}"
+        if self.is_fixed:
+            return (
+                f"over the test rows of one split, which no seed changes, and {seeds} trainings: t interval of the "
+                f"{unit}, averaged over the trainings, with the variance between trainings"
+            )
+        counted = "persons" if self.is_clustered else "rows"
         return (
-            "over the rows of one split: normal interval of the per-row differences; over several splits: corrected "
-            f"resampled t interval (Nadeau and Bengio, 2003) with n_test/n_fit = {self.ratio:.4g}"
+            f"over {seeds} splits: corrected resampled t interval (Nadeau and Bengio, 2003) with n_test/n_fit = "
+            f"{self.ratio:.4g} in {counted}"
         )
 
     def pool(self, values: Sequence[float], confidence: float | None = None) -> Estimate:
-        """Mean of one figure per split with the corrected resampled t interval.
+        """Mean of one figure per split by chance with the corrected resampled t interval.
 
         Args:
             values: One per split, at least two.
@@ -60,8 +78,8 @@ class Resampling:
         known = [metric for metric in metrics if metric is not None]
         if not known:
             return None
-        if len(known) == 1:
-            return known[0].estimate(confidence=self.confidence)
+        if len(known) == 1 or self.is_fixed:
+            return interval_of(known, confidence=self.confidence)
         return self.pool([metric.value for metric in known])
 
     def difference(
@@ -78,13 +96,15 @@ class Resampling:
         level = self.confidence if confidence is None else confidence
         others = {run.seed: run.utility[key] for run in second}
         pairs = [
-            (run.utility[key], others[run.seed])
+            subtract(one, other)
             for run in first
-            if run.utility[key] is not None and others.get(run.seed) is not None
+            if (one := run.utility[key]) is not None and (other := others.get(run.seed)) is not None
         ]
-        if len(pairs) <= 1:
-            return compare_metrics(*pairs[0], confidence=level) if pairs else None
-        return self.pool([a.value - b.value for a, b in pairs if a is not None and b is not None], level)
+        if not pairs:
+            return None
+        if len(pairs) == 1 or self.is_fixed:
+            return interval_of(pairs, confidence=level)
+        return self.pool([pair.value for pair in pairs], level)
 
 
 @dataclass(frozen=True)

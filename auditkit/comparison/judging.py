@@ -12,6 +12,7 @@ from auditkit._typing import FloatArray
 from auditkit.auditing import AuditResult, evaluate_moments
 from auditkit.baselines import FitContext, Prediction, Sample, find_method, fit_unconstrained
 from auditkit.baselines.base import frozen_features
+from auditkit.clusters import check_clusters
 from auditkit.comparison.settings import CompareConfig, fields_of
 from auditkit.constraints import measure_gaps
 from auditkit.criteria import Criterion
@@ -147,7 +148,7 @@ def judge(
         seed=seed,
         audit=_audit(prediction, decisions, made, test, audited, config, seed),
         has_scores=scores is not None,
-        utility=_measure(test.labels, scores, decisions, config),
+        utility=_measure(test, scores, decisions, config),
         prediction=prediction,
         score_gaps=_gaps(scores, test, enforced),
         decision_gaps=_gaps(decisions, test, [criterion for criterion in enforced if criterion.family == "ECP"]),
@@ -155,12 +156,20 @@ def judge(
 
 
 def _measure(
-    labels: FloatArray, scores: FloatArray | None, decisions: FloatArray | None, config: CompareConfig
+    test: Sample, scores: FloatArray | None, decisions: FloatArray | None, config: CompareConfig
 ) -> dict[str, Metric | None]:
+    labels, clusters = test.labels, check_clusters(test.clusters, n_rows=test.n_rows)
+    if clusters is not None and clusters.max(initial=0) == 0:
+        raise InputError(
+            "clusters names one person for all test rows, and nothing can be estimated from one; pass more"
+        )
     if not config.is_binary:
-        return dict(measure_errors(labels, scores=scores)) if scores is not None else dict.fromkeys(config.utilities)
+        if scores is None:
+            return dict.fromkeys(config.utilities)
+        return dict(measure_errors(labels, scores=scores, clusters=clusters))
     is_logit = scores is not None and config.tune.score_space == "logit"
-    return measure_utility(labels, scores=expit(scores) if is_logit else scores, decisions=decisions)
+    probabilities = expit(scores) if is_logit else scores
+    return measure_utility(labels, scores=probabilities, decisions=decisions, clusters=clusters)
 
 
 def _gaps(values: FloatArray | None, test: Sample, criteria: Sequence[Criterion]) -> dict[str, float]:
@@ -182,7 +191,9 @@ def _audit(
     scores = prediction.scores if prediction.scores is not None else decisions
     if scores is None:
         raise InputError("the method gave neither scores nor decisions")
-    moments = take_moments(scores, test.groups, audited, labels=test.labels, decisions=decisions)
+    moments = take_moments(
+        scores, test.groups, audited, labels=test.labels, decisions=decisions, clusters=test.clusters
+    )
     cut = made if prediction.decisions is None else None
     return evaluate_moments(
         moments,

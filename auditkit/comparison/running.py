@@ -16,6 +16,7 @@ from auditkit._typing import IntArray
 from auditkit._validation import check_binary
 from auditkit.baselines import FitContext, Sample
 from auditkit.baselines.base import tuned_head
+from auditkit.comparison.design import describe_design
 from auditkit.comparison.judging import (
     MethodRun,
     Outcome,
@@ -31,7 +32,7 @@ from auditkit.comparison.summary import Comparison
 from auditkit.criteria import Criterion, check_criteria
 from auditkit.errors import AuditkitError, InputError
 from auditkit.progress import NullProgress, Progress
-from auditkit.splits import split_rows
+from auditkit.split_rules import SplitRule
 
 SHARED_HEAD = ("layer", "layer_batched", "head", "calibrated")
 """Methods that use the head tuned through the layer: they run in one process, so that it is tuned once."""
@@ -48,18 +49,23 @@ class Request:
         criteria: What is enforced, at the tolerances as given.
         config: How to compare.
         store: Where finished predictions are kept; None keeps none.
+        rule: How the rows are parted.
     """
 
     dataset: Sample
     criteria: tuple[Criterion, ...]
     config: CompareConfig
     store: PredictionStore | None
+    rule: SplitRule
 
     def criteria_at(self, tolerance: float | None) -> tuple[Criterion, ...]:
         """The criteria, all at one tolerance unless it is None."""
-        if tolerance is None:
-            return self.criteria
-        return tuple(criterion.with_tolerance(tolerance) for criterion in self.criteria)
+        return at_tolerance(self.criteria, tolerance)
+
+
+def at_tolerance(criteria: Sequence[Criterion], tolerance: float | None) -> tuple[Criterion, ...]:
+    """The criteria, all at one tolerance unless it is None."""
+    return tuple(criteria if tolerance is None else (criterion.with_tolerance(tolerance) for criterion in criteria))
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,7 @@ def compare(
     tolerances: Sequence[float] = (),
     audited: Sequence[Criterion] | None = None,
     config: CompareConfig | None = None,
+    split: SplitRule | None = None,
     folder: str | Path | None = None,
     workers: int = 1,
     progress: Progress | None = None,
@@ -87,13 +94,17 @@ def compare(
     """Fit every method on the same splits and judge it on the pooled test rows.
 
     Args:
-        dataset: Scores, labels, groups and features of rows that the frozen model was not trained on.
+        dataset: Scores, labels, groups and features of rows that the frozen model was not trained on; and whom each row
+            is of, where several are of one person: then a split by chance keeps those together, and intervals are over
+            persons.
         criteria: What every method enforces.
         methods: Their names; None takes those of ``config``.
-        seeds: One split and one training per seed.
+        seeds: One split and one training per seed; one training on the same split, where ``split`` leaves nothing to
+            chance.
         tolerances: Further ε at which everything is done again, all criteria at the same: the frontier.
         audited: What the predictions are audited for; None audits what is enforced.
         config: Everything else.
+        split: How the rows are parted; None parts them by chance.
         folder: Where finished predictions are kept. A comparison that was stopped continues from it, with the result of
             one that was not; more methods, seeds and tolerances may be added to it.
         workers: Processes to spread the work over; a script that asks for several must do so under
@@ -120,14 +131,15 @@ def compare(
     _check_repeats("tolerances", tolerances, least=0)
     if workers < 1:
         raise InputError(f"workers must be at least 1; got {workers!r}")
-    store = None if folder is None else PredictionStore(folder, describe_request(dataset, enforced, settings))
-    request = Request(dataset, enforced, settings, store)
+    rule = split or SplitRule()
+    store = None if folder is None else PredictionStore(folder, describe_request(dataset, enforced, settings, rule))
+    request = Request(dataset, enforced, settings, store, rule)
     levels = (None, *tolerances)
     outcomes = _gather(request, seeds, levels, workers, progress or NullProgress())
     judged = {level: _judge_all(request, outcomes, seeds, level, checked) for level in levels}
-    rows = {name: len(part) for name, part in _parts(request, seeds[-1]).items()}
+    design = describe_design(dataset, _parts(request, seeds[-1]), rule)
     frontier = {level: judged[level] for level in tolerances}
-    return Comparison(enforced, checked, settings, rows, judged[None], frontier)
+    return Comparison(enforced, checked, settings, design, judged[None], frontier)
 
 
 def _check_repeats(name: str, values: Sequence[float], *, least: int) -> None:
@@ -138,7 +150,10 @@ def _check_repeats(name: str, values: Sequence[float], *, least: int) -> None:
 
 
 def _parts(request: Request, seed: int) -> dict[str, IntArray]:
-    return split_rows(request.dataset.n_rows, fractions=dict(request.config.split), seed=seed)
+    dataset = request.dataset
+    return request.rule.split(
+        dataset.n_rows, fractions=dict(request.config.split), seed=seed, clusters=dataset.clusters
+    )
 
 
 def _gather(
@@ -245,12 +260,12 @@ def compare_at(
     criteria: tuple[Criterion, ...],
     audited: Sequence[Criterion],
     config: CompareConfig,
-    tolerances: Sequence[float],
+    tolerances: Sequence[float | None],
     *,
     seed: int,
     progress: Progress,
-) -> dict[float, tuple[MethodRun, ...]]:
-    """Every method on one given split at further tolerances: what `Comparison` holds as its frontier.
+) -> dict[float | None, tuple[MethodRun, ...]]:
+    """Every method on one given split at several tolerances: what `Comparison` holds as its runs and its frontier.
 
     Args:
         dataset: All rows.
@@ -258,16 +273,15 @@ def compare_at(
         criteria: What is enforced.
         audited: What the predictions are audited for.
         config: How to compare.
-        tolerances: The ε, each for all criteria.
+        tolerances: The ε, each for all criteria; None leaves the criteria's own.
         seed: Seed of the training.
         progress: Where to report.
     """
-    found = {}
+    found: dict[float | None, tuple[MethodRun, ...]] = {}
     for tolerance in tolerances:
-        enforced = tuple(criterion.with_tolerance(tolerance) for criterion in criteria)
+        enforced, checked = at_tolerance(criteria, tolerance), at_tolerance(audited, tolerance)
         context = make_context(dataset, parts, enforced, config, seed=seed, progress=progress)
         context, test = _prepare(context, dataset.take(parts["test"]), config, config.all_methods)
-        checked = [criterion.with_tolerance(tolerance) for criterion in audited]
         found[tolerance] = tuple(compare_on_split(context, test, checked, config, seed=seed))
     return found
 
@@ -280,7 +294,7 @@ def _judge_all(
     audited: tuple[Criterion, ...],
 ) -> tuple[MethodRun, ...]:
     criteria, config, runs = request.criteria_at(level), request.config, []
-    checked = audited if level is None else tuple(criterion.with_tolerance(level) for criterion in audited)
+    checked = at_tolerance(audited, level)
     for seed in seeds:
         test = request.dataset.take(_parts(request, seed)["test"])
         runs += [

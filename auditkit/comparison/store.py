@@ -18,10 +18,12 @@ import numpy as np
 
 from auditkit._files import write_whole
 from auditkit.baselines import Prediction, Sample
+from auditkit.clusters import check_clusters
 from auditkit.comparison.judging import Outcome
 from auditkit.comparison.settings import CompareConfig
 from auditkit.criteria import Criterion
 from auditkit.errors import InputError
+from auditkit.split_rules import SplitRule
 
 REQUEST = "request.json"
 SCHEMA = "auditkit.comparison-request/1"
@@ -86,7 +88,9 @@ class PredictionStore:
         return self.folder / f"seed-{seed}" / level / f"{method}.npz"
 
 
-def describe_request(dataset: Sample, criteria: tuple[Criterion, ...], config: CompareConfig) -> dict[str, Any]:
+def describe_request(
+    dataset: Sample, criteria: tuple[Criterion, ...], config: CompareConfig, rule: SplitRule
+) -> dict[str, Any]:
     """What a prediction depends on, but for seed, tolerance and method, as JSON-ready values."""
     settings = asdict(config)
     kept = {name: settings[name] for name in ("guarantee", "split", "tune", "bounds", "train_reference")}
@@ -96,6 +100,7 @@ def describe_request(dataset: Sample, criteria: tuple[Criterion, ...], config: C
         "data_sha256": _hash(dataset),
         "criteria": [criterion.to_dict() for criterion in criteria],
         "config": kept,
+        "split_sha256": rule.fingerprint(),
     }
     return json.loads(json.dumps(request))
 
@@ -109,6 +114,8 @@ def _hash(dataset: Sample) -> str:
         digest.update(repr((name, groups.categories(name))).encode())
         inferred = name in groups.inferred
         digest.update(np.ascontiguousarray(groups.shares(name) if inferred else groups.codes(name)).tobytes())
+    if (clusters := check_clusters(dataset.clusters, n_rows=dataset.n_rows)) is not None:
+        digest.update(b"clusters" + clusters.tobytes())
     return digest.hexdigest()
 
 

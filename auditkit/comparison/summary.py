@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from auditkit.baselines import find_method
+from auditkit.comparison.design import Design
 from auditkit.comparison.differences import Resampling, Winner, find_winner
 from auditkit.comparison.judging import MethodRun
 from auditkit.comparison.settings import REFERENCE, CompareConfig
 from auditkit.criteria import Criterion
+from auditkit.findings import Finding
 from auditkit.metrics import Estimate
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ class Comparison:
         criteria: What every method enforces.
         audited: What every method is audited for.
         config: How they were compared.
-        rows: Rows per part of the split.
+        design: How the rows were parted.
         runs: Every method on every split.
         frontier: Further tolerance → every method on every split, with all criteria at that tolerance.
     """
@@ -41,15 +43,25 @@ class Comparison:
     criteria: tuple[Criterion, ...]
     audited: tuple[Criterion, ...]
     config: CompareConfig
-    rows: Mapping[str, int]
+    design: Design
     runs: tuple[MethodRun, ...]
     frontier: Mapping[float, tuple[MethodRun, ...]] = field(default_factory=dict)
 
     @property
+    def rows(self) -> Mapping[str, int]:
+        """Rows per part of the split."""
+        return self.design.rows
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds, in order."""
+        return sorted({run.seed for run in self.runs})
+
+    @property
     def resampling(self) -> Resampling:
         """Over what the intervals are taken."""
-        fitted = self.rows["tune"] + self.rows["calibrate"]
-        return Resampling(self.config.confidence, self.rows["test"] / fitted)
+        design = self.design
+        return Resampling(self.config.confidence, design.ratio, design.is_fixed, design.persons is not None)
 
     def runs_of(self, method: str, *, tolerance: float | None = None) -> list[MethodRun]:
         """The runs of one method, one per seed."""
@@ -76,11 +88,12 @@ class Comparison:
             "threshold": self.config.threshold,
             "confidence": self.config.confidence,
             "score_space": self.config.tune.score_space,
-            "intervals": self.resampling.method,
-            "seeds": sorted({run.seed for run in self.runs}),
+            "intervals": self.resampling.describe(len(self.seeds)),
+            "seeds": self.seeds,
             "criteria": [criterion.to_dict() for criterion in self.criteria],
             "audited": [criterion.to_dict() for criterion in self.audited],
             "rows": dict(self.rows),
+            "split": self.design.to_dict(),
             "methods": [_summarize(self, name) for name in self.config.all_methods],
             "pairs": _pairs(self),
             "winners": [asdict(winner) | {"eligible": list(winner.eligible)} for winner in self.winners()],
@@ -108,7 +121,7 @@ def _summarize(comparison: Comparison, name: str) -> dict[str, Any]:
         "needs_labels": method.needs_batch and any(criterion.needs_labels for criterion in comparison.criteria),
         "needs_batch": method.needs_batch,
         "error": next((run.error for run in runs if run.error), ""),
-        "gaps": _gaps(fitted) if first.has_scores else [],
+        "gaps": _gaps(comparison, fitted) if first.has_scores else [],
         "decisions": [] if first.audit is None else [table.to_dict() for table in first.audit.decisions],
         "decision_gaps": _pool_gaps(comparison, fitted, "decisions"),
         "utility": {key: _plain(resampling.estimate([run.utility[key] for run in runs])) for key in utilities},
@@ -151,22 +164,43 @@ def _level_gaps(run: MethodRun, level: str) -> Mapping[str, float]:
 
 
 def _pool_gaps(comparison: Comparison, runs: Sequence[MethodRun], level: str) -> list[dict[str, Any]]:
-    """Gap per enforced criterion on the pooled test rows; over several splits the mean with its interval."""
+    """Gap per enforced criterion on the pooled test rows; over several seeds the mean and its interval where known."""
     rows = []
     for criterion in comparison.criteria:
         values = [gaps[criterion.name] for run in runs if criterion.name in (gaps := _level_gaps(run, level))]
-        pooled = comparison.resampling.pool(values) if len(values) > 1 else None
-        interval = None if pooled is None else [max(0.0, pooled.low), pooled.high]
+        interval = None
+        if len(values) > 1 and comparison.design.is_fixed and level == "scores":
+            interval = _mean_interval([_finding_of(run, criterion) for run in runs])
+        elif len(values) > 1 and not comparison.design.is_fixed:
+            pooled = comparison.resampling.pool(values)
+            interval = [max(0.0, pooled.low), pooled.high]
         if values:
             rows.append({"criterion": criterion.name, "gap": float(np.mean(values)), "interval": interval})
     return rows
+
+
+def _finding_of(run: MethodRun, criterion: Criterion) -> Finding | None:
+    found = () if run.audit is None else run.audit.findings
+    return next((finding for finding in found if finding.criterion == criterion), None)
+
+
+def _mean_interval(findings: Sequence[Finding | None]) -> list[float] | None:
+    """Mean ends of the intervals of several trainings on the same test rows; None where one has none.
+
+    The half-width of a mean is at most the mean half-width, however the trainings go together.
+    """
+    ends = [finding.interval for finding in findings if finding is not None and finding.interval is not None]
+    if not ends or len(ends) < len(findings):
+        return None
+    return [float(np.mean([end[side] for end in ends])) for side in (0, 1)]
 
 
 def _meets(runs: Sequence[MethodRun], comparison: Comparison, level: str) -> bool:
     """Whether the pooled test gaps of a method are not shown to exceed ε.
 
     Over several splits: the lower end of the mean gap's interval is at most ε. On one split: the audit of the scores
-    does not fail, or the gap of the decisions is at most ε.
+    does not fail (with several trainings, the lower ends of the audits' intervals are at most ε in the mean), or the
+    gap of the decisions is at most ε.
     """
     if any(run.audit is None for run in runs):
         return False
@@ -189,20 +223,24 @@ def _is_open(runs: Sequence[MethodRun], criterion: Criterion, level: str) -> boo
     return any(finding.criterion == criterion and finding.verdict != "fail" for finding in runs[0].audit.findings)
 
 
-def _gaps(runs: Sequence[MethodRun]) -> list[dict[str, Any]]:
-    """Gap per audited criterion: of the one split, or the mean over several (then without interval and verdict)."""
+def _gaps(comparison: Comparison, runs: Sequence[MethodRun]) -> list[dict[str, Any]]:
+    """Gap per audited criterion: of the one split, or the mean over several (then without interval and verdict).
+
+    Over several trainings on one split, it has the mean of their intervals.
+    """
     findings = [run.audit.findings for run in runs if run.audit is not None]
     rows = []
     for position in range(len(findings[0]) if findings else 0):
         mine = [finding[position] for finding in findings]
         single = mine[0] if len(mine) == 1 else None
+        interval = _mean_interval(mine) if single is not None or comparison.design.is_fixed else None
         known = [finding.gap for finding in mine if finding.gap is not None]
         rows.append(
             {
                 "criterion": mine[0].criterion.name,
                 "tolerance": mine[0].criterion.tolerance,
                 "gap": float(np.mean(known)) if known else None,
-                "interval": None if single is None or single.interval is None else list(single.interval),
+                "interval": interval,
                 "verdict": None if single is None else single.verdict,
             }
         )

@@ -167,6 +167,11 @@ class AuditFile(Section):
         default=(),
         description="Further tolerances at which compare does everything again, all criteria at the same one.",
     )
+    seeds: tuple[Annotated[Whole, Field(ge=0)], ...] = Field(
+        default=(),
+        description="Further seeds at which compare does everything again: on another split each, or, where split.by "
+        "is time or column, with another training on the same one.",
+    )
     report: ReportSpec = Field(default=ReportSpec(), description="What the report documents beside the figures.")
     _folder: Path = PrivateAttr(default_factory=Path)
     _cache: Path | Literal[False] | None = PrivateAttr(default=None)  # no part of the plan: it changes no number
@@ -316,6 +321,8 @@ def _inconsistencies(file: AuditFile) -> Iterator[tuple[Location, str]]:
     yield from _misplaced_outputs(file)
     if len(set(file.frontier)) < len(file.frontier):
         yield ("frontier",), f"frontier must name no tolerance twice; got {list(file.frontier)}"
+    if len({file.seed, *file.seeds}) <= len(file.seeds):
+        yield ("seeds",), f"seeds must name further seeds, none twice and not seed itself; got {list(file.seeds)}"
     yield from () if data.images is None else data.images.misplaced(data)
     yield from () if data.texts is None else data.texts.misplaced(data)
     yield from _repeated_columns(file)

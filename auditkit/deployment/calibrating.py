@@ -17,6 +17,7 @@ import torch
 
 from auditkit._typing import FloatArray, VectorLike
 from auditkit._validation import check_probability, check_vector
+from auditkit.clusters import check_clusters
 from auditkit.constraints import ConstraintSystem, build_constraints, check_row_inputs, membership_of
 from auditkit.criteria import Contrasts, Criterion, check_criteria, columns_of, compile_contrasts
 from auditkit.deployment.calibration import Calibration
@@ -39,6 +40,7 @@ def calibrate(
     *,
     labels: VectorLike | None = None,
     weights: VectorLike | None = None,
+    clusters: VectorLike | None = None,
     bounds: tuple[float | None, float | None] | None = None,
     confidence: float | None = None,
     on_insufficient: OnInsufficient = "raise",
@@ -54,6 +56,8 @@ def calibrate(
         criteria: What to enforce.
         labels: y, shape (n,); needed here, never later, by EER and by criteria given the label.
         weights: Row weights, shape (n,).
+        clusters: Whom each row is of, shape (n,), where several rows are of one person: the margins are then those of
+            persons drawn from the population, and so are the numbers of them that would do.
         bounds: (lb, ub), numbers or None.
         confidence: Joint probability with which the population gaps shall be within ε; None takes no margin off.
         on_insufficient: When the margin of a contrast exceeds its ε: "raise", or "equalize" to enforce a gap of zero on
@@ -66,7 +70,7 @@ def calibrate(
 
     Raises:
         InputError: Wrong shapes, NaN, labels missing, or inferred attributes with a criterion given the label.
-        InsufficientDataError: Too few rows for the guarantee; says how many would do.
+        InsufficientDataError: Too few rows (or persons) for the guarantee; says how many would do.
         InfeasibleError: No such correction satisfies the criteria.
         SolverError: The corrections did not converge.
     """
@@ -74,6 +78,7 @@ def calibrate(
     check_choice("on_unseen", on_unseen, ("raise", "keep"))
     check_choice("on_insufficient", on_insufficient, ("raise", "equalize"))
     y, w = check_row_inputs(groups, listed, labels, weights)
+    codes = check_clusters(clusters, n_rows=groups.n_rows)
     z = torch.as_tensor(check_vector("scores", scores, n_rows=groups.n_rows))
     columns = tuple(name for name in columns_of(listed) if name != LABEL)
     inferred = tuple(name for name in columns if name in groups.inferred)
@@ -88,8 +93,10 @@ def calibrate(
 
     def measure(corrected: FloatArray) -> tuple[Moments, Contrasts]:
         if isinstance(observed, Cells):
-            return Moments.from_rows(corrected, system.known_cells, labels=y, weights=w), system.contrasts
-        moments = take_moments(corrected, groups, listed, labels=y, weights=w)
+            return (
+                Moments.from_rows(corrected, system.known_cells, labels=y, weights=w, clusters=codes), system.contrasts
+            )  # fmt: skip
+        moments = take_moments(corrected, groups, listed, labels=y, weights=w, clusters=codes)
         return moments, compile_contrasts(listed, moments.table)
 
     contrasts: tuple[ContrastGuarantee, ...] = ()
@@ -97,7 +104,8 @@ def calibrate(
         correction, _ = correct(system)
     else:
         check_probability("confidence", confidence)
-        correction, contrasts = GuaranteeSearch(system, correct, measure, confidence, on_insufficient, seed).run()
+        search = GuaranteeSearch(system, correct, measure, confidence, on_insufficient, seed, codes)
+        correction, contrasts = search.run()
     return Calibration(
         criteria=listed, columns=columns, cells=values_of(observed.table, columns), counts=_counts(observed),
         shift=correction.shift, slope=correction.slope, bounds=bounds, confidence=confidence, contrasts=contrasts,

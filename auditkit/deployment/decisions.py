@@ -14,6 +14,7 @@ import numpy as np
 
 from auditkit._typing import FloatArray, VectorLike
 from auditkit._validation import check_binary, check_probability, check_vector, check_weights
+from auditkit.clusters import check_clusters
 from auditkit.constraints import ConstraintSystem, build_constraints
 from auditkit.criteria import Contrasts, Criterion, check_criteria, columns_of
 from auditkit.deployment.guarantee import ContrastGuarantee, GuaranteeSearch, OnInsufficient
@@ -34,6 +35,7 @@ def calibrate_decisions(
     *,
     labels: VectorLike,
     weights: VectorLike | None = None,
+    clusters: VectorLike | None = None,
     costs: tuple[float, float] = (1.0, 1.0),
     randomize: bool = True,
     confidence: float | None = None,
@@ -51,6 +53,7 @@ def calibrate_decisions(
         criteria: What the decisions shall satisfy; see the module.
         labels: 0 or 1, shape (n,).
         weights: Row weights, shape (n,).
+        clusters: Whom each row is of, shape (n,), as for `auditkit.calibrate`.
         costs: (c₊, c₋) of a false positive and a false negative; equal costs maximise accuracy.
         randomize: Whether a group may mix thresholds. Only then is every tolerance down to 0 within reach; False finds
             the best single threshold per group.
@@ -67,7 +70,7 @@ def calibrate_decisions(
 
     Raises:
         InputError: Wrong shapes, NaN, labels that are not 0 or 1, negative costs, inferred attributes.
-        InsufficientDataError: Too few rows for the guarantee; says how many would do.
+        InsufficientDataError: Too few rows (or persons) for the guarantee; says how many would do.
         InfeasibleError: No thresholds satisfy the criteria.
         SolverError: The single thresholds were not found in time.
 
@@ -80,6 +83,7 @@ def calibrate_decisions(
     z = check_vector("scores", scores, n_rows=groups.n_rows)
     y = check_binary("labels", check_vector("labels", labels, n_rows=groups.n_rows))
     w = check_weights(weights, n_rows=groups.n_rows)
+    codes = check_clusters(clusters, n_rows=groups.n_rows)
     if not len(z):
         raise InputError("scores is empty; thresholds need at least one row")
     columns = tuple(name for name in columns_of(listed) if name != LABEL)
@@ -93,14 +97,15 @@ def calibrate_decisions(
         return (rules, cost), find_chances(rules, z, cells.index)
 
     def measure(chances: FloatArray) -> tuple[Moments, Contrasts]:
-        return Moments.from_rows(chances, system.known_cells, labels=y, weights=w), system.contrasts
+        moments = Moments.from_rows(chances, system.known_cells, labels=y, weights=w, clusters=codes)
+        return moments, system.contrasts
 
     contrasts: tuple[ContrastGuarantee, ...] = ()
     if confidence is None:
         (rules, cost), _ = decide(system)
     else:
         check_probability("confidence", confidence)
-        search = GuaranteeSearch(system, decide, measure, confidence, on_insufficient, seed)
+        search = GuaranteeSearch(system, decide, measure, confidence, on_insufficient, seed, codes)
         (rules, cost), contrasts = search.run()
     return DecisionThresholds(
         criteria=listed, columns=columns, cells=values_of(cells.table, columns),

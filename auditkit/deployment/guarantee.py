@@ -16,7 +16,8 @@ from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 
-from auditkit._typing import FloatArray
+from auditkit._typing import FloatArray, IntArray
+from auditkit.clusters import count_clusters
 from auditkit.constraints import ConstraintSystem, membership_of
 from auditkit.criteria import Contrasts
 from auditkit.errors import InsufficientDataError, SolverError
@@ -26,6 +27,7 @@ from auditkit.moments import Moments
 MAX_ROUNDS = 20
 
 OnInsufficient = Literal["raise", "equalize"]
+Counted = Literal["rows", "clusters"]
 
 Found = TypeVar("Found")
 
@@ -41,7 +43,9 @@ class ContrastGuarantee:
         margin: Half-width of the simultaneous interval of the gap; None when a group is too small for one.
         enforced_tolerance: The tolerance that the calibration rows were held to.
         guaranteed: Whether the population gap is within ε at the joint confidence.
-        rows_needed: Rows of the smaller group at which the margin would fit into ε; None when it fits or is unknown.
+        rows_needed: Rows of the smaller group at which the margin would fit into ε, or persons where several rows are
+            of one; None when it fits or is unknown.
+        counted: What ``rows_needed`` counts: "rows", or "clusters" (persons) where the calibration rows had them.
     """
 
     name: str
@@ -51,6 +55,7 @@ class ContrastGuarantee:
     enforced_tolerance: float
     guaranteed: bool
     rows_needed: int | None
+    counted: Counted = "rows"
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> ContrastGuarantee:
@@ -69,6 +74,7 @@ class GuaranteeSearch(Generic[Found]):
         confidence: Joint confidence.
         on_insufficient: What to do about a contrast whose margin exceeds its tolerance.
         seed: Seed of the simulation that sets the margins.
+        clusters: Code of every row's cluster, shape (n,); None where the rows are independent.
     """
 
     system: ConstraintSystem
@@ -77,6 +83,7 @@ class GuaranteeSearch(Generic[Found]):
     confidence: float
     on_insufficient: OnInsufficient
     seed: int
+    clusters: IntArray | None = None
 
     def run(self) -> tuple[Found, tuple[ContrastGuarantee, ...]]:
         """What is enforced and what it guarantees."""
@@ -111,35 +118,56 @@ class GuaranteeSearch(Generic[Found]):
         short = np.flatnonzero(wanted > tolerance)
         if not short.size or self.on_insufficient == "equalize":
             return
-        n_rows = membership_of(self.system.cells).shape[0]  # type: ignore[index]
-        needed = {contrasts.describe(int(k)): self._rows_needed(int(k), wanted) for k in short}
-        known = {name: rows for name, rows in needed.items() if rows is not None}
+        rows = self._rows_needed(wanted)
+        needed = {contrasts.describe(int(k)): count for k in short if (count := rows[int(k)]) is not None}
         worst = contrasts.describe(int(short[np.argmax(wanted[short])]))
-        counted = "; ".join(f"{name}: {rows}" for name, rows in list(known.items())[:5])
+        counted = "; ".join(f"{name}: {count}" for name, count in list(needed.items())[:5])
         raise InsufficientDataError(
-            f"{n_rows} rows cannot guarantee {len(short)} of {len(wanted)} gaps at confidence {self.confidence:g} "
-            f"(widest margin: {worst}); rows of the smaller group needed: {counted or 'more than can be foreseen'}. "
-            "Bring more rows, raise the tolerance, or pass on_insufficient='equalize'",
-            rows_needed=known,
+            f"{self._sample_size()} cannot guarantee {len(short)} of {len(wanted)} gaps at confidence "
+            f"{self.confidence:g} (widest margin: {worst}); {self._unit} of the smaller group needed: "
+            f"{counted or 'more than can be foreseen'}. "
+            f"Bring more {self._unit}, raise the tolerance, or pass on_insufficient='equalize'",
+            rows_needed=needed,
         )
 
-    def _rows_needed(self, contrast: int, wanted: FloatArray) -> int | None:
+    @property
+    def _unit(self) -> str:
+        return "rows" if self.clusters is None else "persons"
+
+    def _sample_size(self) -> str:
+        n_rows = membership_of(self.system.cells).shape[0]  # type: ignore[index]
+        if self.clusters is None:
+            return f"{n_rows} rows"
+        return f"{n_rows} rows of {len(np.unique(self.clusters))} persons"
+
+    def _rows_needed(self, wanted: FloatArray) -> list[int | None]:
+        """Rows (or persons) of the smaller group that every contrast needs; None where it has them or none is known."""
         system = self.system
-        tolerance = float(system.tolerance[contrast])
-        if tolerance == 0 or not np.isfinite(wanted[contrast]):
-            return None
-        per_cell = np.asarray(membership_of(system.cells).sum(axis=0), dtype=np.float64)
-        rows = float(system.contrasts.contrast_min(system.contrasts.cell_event @ per_cell)[contrast])
-        return int(np.ceil(rows * (wanted[contrast] / tolerance) ** 2))
+        sizes = system.contrasts.contrast_min(self._event_sizes())
+        short = (wanted > system.tolerance) & (system.tolerance > 0) & np.isfinite(wanted)
+        return [
+            int(np.ceil(sizes[k] * (wanted[k] / system.tolerance[k]) ** 2)) if short[k] else None
+            for k in range(len(wanted))
+        ]
+
+    def _event_sizes(self) -> FloatArray:
+        """Rows of every event, or persons with a row in it; shape (e,)."""
+        membership, member = membership_of(self.system.cells), self.system.contrasts.cell_event
+        if self.clusters is None:
+            return member @ np.asarray(membership.sum(axis=0), dtype=np.float64)
+        return np.array([count_clusters(self.clusters, membership @ cells) for cells in member.astype(np.float64)])
 
     def _report(self, margin: FloatArray, wanted: FloatArray) -> tuple[ContrastGuarantee, ...]:
         """One entry per contrast, and one per group without rows: what was not seen is never guaranteed."""
         system, contrasts = self.system, self.system.contrasts
+        rows = self._rows_needed(wanted)
+        counted: Counted = "rows" if self.clusters is None else "clusters"
         unseen = []
         for event in contrasts.missing:
             criterion, name = system.named[event.criterion], f"{event.group_name} {event.stratum_name}".strip()
             epsilon = criterion.tolerance
-            unseen.append(ContrastGuarantee(f"{name} (no rows)", criterion.name, epsilon, None, epsilon, False, None))
+            name = f"{name} (no rows)"
+            unseen.append(ContrastGuarantee(name, criterion.name, epsilon, None, epsilon, False, None, counted))
         return *unseen, *(
             ContrastGuarantee(
                 name=contrasts.describe(k),
@@ -148,7 +176,8 @@ class GuaranteeSearch(Generic[Found]):
                 margin=float(wanted[k]) if np.isfinite(wanted[k]) else None,
                 enforced_tolerance=float(max(system.tolerance[k] - margin[k], 0.0)),
                 guaranteed=bool(wanted[k] <= system.tolerance[k]),
-                rows_needed=None if wanted[k] <= system.tolerance[k] else self._rows_needed(k, wanted),
+                rows_needed=rows[k],
+                counted=counted,
             )
             for k in range(len(wanted))
         )

@@ -103,6 +103,8 @@ def _method_table(comparison: Json) -> Table:
         cells += [wording.number(gaps[name]["gap"]) if name in gaps else wording.DASH for name in names]
         cells.append("\n".join(_rate_gap(table) for table in method["decisions"]) or wording.DASH)
         table.add_row(Text(method.get("title") or method["name"]), *map(Text, cells))
+    if comparison.get("intervals"):
+        table.caption, table.caption_justify = Text(f"intervals {comparison['intervals']}"), "left"
     return table
 
 

@@ -182,7 +182,8 @@ def describe_methods(document: ReportDocument) -> tuple[Paragraph, ...]:
     if roles["weight"]:
         parts.append(("Weights", f"Rows count by {roles['weight']}; standard errors heed the weights."))
     if roles["cluster"]:
-        parts.append(("Clusters", f"Rows of one {roles['cluster']} are taken together, as one observation."))
+        together = "; what the split left to chance put them into one part" if document.run.get("split") else ""
+        parts.append(("Clusters", f"Rows of one {roles['cluster']} are taken together, as one observation{together}."))
     if audit.get("decision_rule"):
         parts.append(("Decisions", f"{audit['decision_rule'].capitalize()} is a positive decision."))
     if document.after is not None:
@@ -211,10 +212,12 @@ def describe_guarantee(calibration: Json | None) -> GuaranteeRecord | None:
         return GuaranteeRecord(None, 0, len(contrasts), None, text)
     held = sum(bool(contrast["guaranteed"]) for contrast in contrasts)
     needed = [contrast["rows_needed"] for contrast in contrasts if contrast.get("rows_needed")]
+    clustered = any(contrast.get("counted") == "clusters" for contrast in contrasts)
+    drawn, those = ("persons whose rows were calibrated on", "persons") if clustered else ("calibration rows", "rows")
     text = (
         f"{held} of {plural(len(contrasts), 'comparison')} carry this guarantee: with "
-        f"{percent(calibration['confidence'], 0)} confidence over the draw of the calibration rows, and for all of "
-        "them at once, the gap in the population that those rows were drawn from is within ε. To that end each was "
+        f"{percent(calibration['confidence'], 0)} confidence over the draw of the {drawn}, and for all of "
+        f"them at once, the gap in the population that those {those} were drawn from is within ε. To that end each was "
         "held to a tolerance that is smaller by its margin. The margin rests on a large-sample approximation."
     )
     if held < len(contrasts):

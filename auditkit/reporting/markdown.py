@@ -129,7 +129,11 @@ def _methods(comparison: Json) -> list[str]:
         rates = [f"{wording.percent(t['rate_gap'])} {escape('×'.join(t['attributes']))}" for t in method["decisions"]]
         rows.append([escape(method.get("title") or method["name"]), *found, ", ".join(rates) or wording.DASH])
     errors = [f"- **{escape(m['title'])}** — {escape(m['error'])}" for m in comparison["methods"] if m.get("error")]
-    return [*(f"| {' | '.join(cells)} |" for cells in rows), *(["", *errors] if errors else [])]
+    intervals = [f"Intervals are taken {escape(comparison['intervals'])}."] if comparison.get("intervals") else []
+    return [
+        *(f"| {' | '.join(cells)} |" for cells in rows), *(["", *errors] if errors else []),
+        *(["", *intervals] if intervals else []),
+    ]  # fmt: skip
 
 
 def _standings(comparison: Json) -> list[str]:

@@ -225,6 +225,8 @@ class ComparisonFile(Open):
     criteria: list[CriterionRecord]
     audited: list[CriterionRecord]
     rows: dict[str, Number]
+    split: NotRequired[Json]
+    intervals: NotRequired[str]
     methods: list[MethodRecord]
     pairs: NotRequired[list[Json]]
     winners: NotRequired[list[WinnerRecord]]

@@ -66,6 +66,8 @@ def describe_task(
     for part in (rows.features, rows.labels, *(() if rows.start is None else (rows.start,))):
         digest.update(str((part.dtype, tuple(part.shape))).encode())
         digest.update(np.ascontiguousarray(part.numpy()).data)
+    if rows.clusters is not None:
+        digest.update(rows.clusters.data)
     for name in rows.groups.names:
         values = rows.groups.shares(name) if name in rows.groups.inferred else rows.groups.codes(name)
         digest.update(repr((name, rows.groups.categories(name))).encode())

@@ -98,6 +98,7 @@ def sweep(
     tolerances: Sequence[float],
     *,
     held_out: tuple[VectorLike, VectorLike, Groups],
+    clusters: VectorLike | None = None,
     start: VectorLike | None = None,
     initial: FairHead | None = None,
     config: TuneConfig | None = None,
@@ -113,6 +114,7 @@ def sweep(
         criteria: What to enforce; their own tolerances are replaced.
         tolerances: ε, one per point; trained from the largest to the smallest.
         held_out: Features, labels and groups of the rows that the frontier is measured on, pooled into one batch.
+        clusters: Whom each row is of, as for `tune_head`.
         start: Scores of the frozen model, as for `tune_head`.
         initial: A head whose weights the first training starts from, of the form that ``config`` describes; None starts
             from ``start``, or from the seed.
@@ -129,7 +131,7 @@ def sweep(
     """
     listed, settings = check_criteria(criteria), config or TuneConfig()
     ordered = _check_tolerances(tolerances)
-    rows = check_rows(features, labels, groups, settings, start=start)
+    rows = check_rows(features, labels, groups, settings, start=start, clusters=clusters)
     measured = check_rows(*held_out, settings)
     folder = None if checkpoints is None else Path(checkpoints)
     points: list[FrontierPoint] = []

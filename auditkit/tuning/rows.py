@@ -13,6 +13,7 @@ from torch import Tensor
 
 from auditkit._typing import IntArray, VectorLike
 from auditkit._validation import check_binary, check_vector
+from auditkit.clusters import check_clusters
 from auditkit.criteria import Criterion, columns_of
 from auditkit.errors import InputError
 from auditkit.groups import LABEL, Groups
@@ -29,6 +30,7 @@ class HeadRows:
         labels: Labels in the dtype of the features, shape (n,).
         groups: Attributes of the same rows.
         start: Scores of the frozen model, shape (n,).
+        clusters: Code of every row's cluster, shape (n,); None where the rows are independent.
         derived: What losses computed from groups and labels, kept for the next time they see the same rows.
     """
 
@@ -36,17 +38,25 @@ class HeadRows:
     labels: Float[Tensor, " n"]
     groups: Groups
     start: Float[Tensor, " n"] | None = None
+    clusters: IntArray | None = None
     derived: dict[Any, Any] = field(default_factory=dict)
 
     def take(self, rows: IntArray) -> HeadRows:
         """Some of the rows."""
         index = torch.as_tensor(rows)
         start = None if self.start is None else self.start[index]
-        return HeadRows(self.features[index], self.labels[index], self.groups.take(rows), start)
+        clusters = None if self.clusters is None else self.clusters[rows]
+        return HeadRows(self.features[index], self.labels[index], self.groups.take(rows), start, clusters)
 
 
 def check_rows(
-    features: VectorLike, labels: VectorLike, groups: Groups, config: TuneConfig, *, start: VectorLike | None = None
+    features: VectorLike,
+    labels: VectorLike,
+    groups: Groups,
+    config: TuneConfig,
+    *,
+    start: VectorLike | None = None,
+    clusters: VectorLike | None = None,
 ) -> HeadRows:
     """Features, labels and groups of the same rows, checked; float32 features stay float32."""
     x = check_features(features, keep_single=True)
@@ -58,7 +68,8 @@ def check_rows(
     first = None if start is None else torch.as_tensor(check_vector("start", start, n_rows=groups.n_rows))
     if first is not None and config.outputs > 1:
         raise InputError("start takes one score per row, which a head of several classes does not have; leave it out")
-    return HeadRows(x, torch.as_tensor(y, dtype=x.dtype), groups, first)
+    codes = check_clusters(clusters, n_rows=groups.n_rows)
+    return HeadRows(x, torch.as_tensor(y, dtype=x.dtype), groups, first, codes)
 
 
 def check_classes(labels: Any, config: TuneConfig) -> None:
@@ -75,12 +86,32 @@ def check_classes(labels: Any, config: TuneConfig) -> None:
 def split_rows_for_validation(
     rows: HeadRows, rng: np.random.Generator, config: TuneConfig
 ) -> tuple[HeadRows, HeadRows]:
-    """Training and validation rows."""
+    """Training and validation rows; all rows of a cluster are of one kind."""
+    if rows.clusters is not None:
+        return _split_clusters_for_validation(rows, rows.clusters, rng, config)
     order = rng.permutation(rows.groups.n_rows)
     held = max(1, round(config.validation_fraction * len(order)))
     if held >= len(order):
         raise InputError(f"labels has {len(order)} rows, too few to hold some back for validation; pass more rows")
     return rows.take(np.sort(order[held:])), rows.take(np.sort(order[:held]))
+
+
+def _split_clusters_for_validation(
+    rows: HeadRows, clusters: IntArray, rng: np.random.Generator, config: TuneConfig
+) -> tuple[HeadRows, HeadRows]:
+    """Shuffled clusters are held back until they have the share of the rows."""
+    _, codes, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
+    order = rng.permutation(len(sizes))
+    before = np.cumsum(sizes[order]) - sizes[order] / 2
+    held = np.zeros(len(sizes), dtype=bool)
+    held[order] = before < config.validation_fraction * len(codes)
+    held[order[0]] = True
+    chosen = held[codes]
+    if chosen.all():
+        raise InputError(
+            f"clusters names {len(sizes)} persons, too few to hold some back for validation; pass more persons"
+        )
+    return rows.take(np.flatnonzero(~chosen)), rows.take(np.flatnonzero(chosen))
 
 
 class Batches:

@@ -306,7 +306,7 @@ def _with_safe_precision(rows: HeadRows) -> HeadRows:
     spread, mean = torch.std_mean(rows.features, dim=0, unbiased=False)
     if not bool((mean.abs() > FARTHEST * spread).logical_and(spread > 0).any()):
         return rows
-    return HeadRows(rows.features.double(), rows.labels.double(), rows.groups, rows.start)
+    return HeadRows(rows.features.double(), rows.labels.double(), rows.groups, rows.start, rows.clusters)
 
 
 def new_head(training: HeadRows, config: TuneConfig) -> FairHead:

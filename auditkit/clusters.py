@@ -1,0 +1,70 @@
+"""Clusters of rows: the several rows of one person, which are one observation and stay together.
+
+    se² = K/(K − 1) · Σ_k (Σ_{i ∈ k} (ψ_i − ψ̄))² / n²        K = n² / Σ_k n_k²
+
+is the variance of a mean of n influences ψ over clusters k of n_k rows; K is the number of clusters of equal size that
+would say as much. Source: Liang and Zeger (1986), Biometrika 73, 13–22, for the mean.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from auditkit._typing import FloatArray, IntArray, VectorLike
+from auditkit.errors import InputError
+from auditkit.groups import MISSING, factorize
+
+
+def check_clusters(clusters: VectorLike | None, *, n_rows: int) -> IntArray | None:
+    """The code of every row's cluster, shape (n,); None where no clusters were given.
+
+    Args:
+        clusters: Whom each row is of, shape (n,); any hashable values.
+        n_rows: n.
+
+    Raises:
+        InputError: Another number of rows, or a row without its person.
+    """
+    if clusters is None:
+        return None
+    codes, categories = factorize("clusters", clusters)
+    if len(codes) != n_rows:
+        raise InputError(f"clusters must have {n_rows} rows, as many as groups has; got {len(codes)}")
+    if MISSING in categories:
+        raise InputError("clusters holds missing values; give every row the person that it is of")
+    return codes
+
+
+def estimate_error(influence: FloatArray, clusters: IntArray | None) -> tuple[float, float]:
+    """Standard error of the mean of influences, and the degrees of freedom that it was estimated with.
+
+    Args:
+        influence: Per-row values, shape (n,).
+        clusters: Code of every row's cluster, shape (n,); None takes the rows as independent.
+
+    Returns:
+        The standard error, and K − 1; infinite degrees of freedom for independent rows.
+    """
+    if clusters is None:
+        return float(influence.std(ddof=1) / np.sqrt(len(influence))), np.inf
+    sizes = np.bincount(clusters).astype(np.float64)
+    totals = np.bincount(clusters, weights=influence - influence.mean())
+    effective = len(influence) ** 2 / float(sizes @ sizes)
+    scale = effective / (effective - 1) if effective > 1 else np.nan
+    return float(np.sqrt(scale * float(totals @ totals)) / len(influence)), effective - 1
+
+
+def count_clusters(clusters: IntArray, share: FloatArray) -> float:
+    """Clusters that have a row in an event: expected ones, where rows are in it with a probability.
+
+    Args:
+        clusters: Code of every row's cluster, shape (n,).
+        share: Share of every row in the event, shape (n,): 1 or 0 where attributes are known.
+
+    Returns:
+        Σ_k max_{i ∈ k} share_i.
+    """
+    order = np.argsort(clusters, kind="stable")
+    ordered = clusters[order]
+    first = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    return float(np.maximum.reduceat(share[order], first).sum())
