@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,39 +79,49 @@ def step_pooled(state: StreamState, batch: StreamBatch, config: StreamConfig) ->
     """
     past = state if config.window is None else forget(state, batch.n_rows, config.window)
     arrived = _arrivals(past.cells, batch, config.bounds)
-    cells = {**past.cells, **{key: _joined(past.cells.get(key), sums) for key, sums in arrived.items()}}
+    cells = join_sums(past.cells, arrived)
     plan = make_plan(config, cells, past.labelled)
     moves = [_move(key, plan, past.cells.get(key), cells[key], arrived[key].rows, config) for key in batch.keys]
-    scores, corrections, given = _apply(batch, moves, config.bounds)
-    if late := _overdue(past, cells, given, plan, config):
+    scores, corrections, given = _apply(batch, arrived, moves, config.bounds)
+    after = join_sums(past.cells, given)
+    if late := _overdue(past, after, given, plan, config):
         moves = [
             Move(move.shift + late.get(key, 0.0) / given[key].rows, move.slope, move.centre)
             for key, move in zip(batch.keys, moves, strict=True)
         ]
-        scores, corrections, given = _apply(batch, moves, config.bounds)
+        scores, corrections, given = _apply(batch, arrived, moves, config.bounds)
+        after = join_sums(past.cells, given)
     entry = {
         "rows": batch.n_rows,
         "cells": [[list(key), sums.rows, sums.released] for key, sums in given.items()],
         "corrections": [[list(key), *move] for key, move in zip(batch.keys, moves, strict=True)],
         "relaxation": plan.relaxation,
     }
-    return advance(state, past, batch, given, config, plan.relaxation), Release(scores, corrections, entry)
+    following = advance(state, past, after, given, config, plan.relaxation)
+    return following, Release(scores, corrections, entry)
 
 
-def _apply(batch: StreamBatch, moves: list[Move], bounds: Bounds) -> tuple[FloatArray, FloatArray, dict[Key, CellSums]]:
+def _apply(
+    batch: StreamBatch, arrived: Mapping[Key, CellSums], moves: list[Move], bounds: Bounds
+) -> tuple[FloatArray, FloatArray, dict[Key, CellSums]]:
     """Released scores, corrections, and their sums by cell."""
-    if batch.members is None:
+    if batch.index is None:
         return _apply_one(float(batch.scores[0]), batch.keys[0], moves[0], bounds)
-    scores, corrections = np.empty(batch.n_rows), np.empty(batch.n_rows)
-    given: dict[Key, CellSums] = {}
-    for position, (key, move) in enumerate(zip(batch.keys, moves, strict=True)):
-        rows = batch.members[position]
-        z = batch.scores[rows]
-        a = move.shift if not move.slope else move.shift + move.slope * (z - move.centre)
-        y = clip(z + a, bounds)
-        scores[rows], corrections[rows] = y, a
-        given[key] = sum_cell(z, a, y)
-    return scores, corrections, given
+    index, size = batch.index, len(moves)
+    columns = np.array(moves)
+    corrections = columns[:, 0][index]
+    if columns[:, 1].any():
+        corrections += columns[:, 1][index] * (batch.scores - columns[:, 2][index])
+        given = np.bincount(index, corrections, size).tolist()
+    else:
+        given = [arrived[key].rows * move.shift for key, move in zip(batch.keys, moves, strict=True)]
+    scores = clip(batch.scores + corrections, bounds)
+    released, squares = np.bincount(index, scores, size).tolist(), np.bincount(index, scores * scores, size).tolist()
+    sums = {
+        key: CellSums(*arrived[key][:3], y - a, a, y, y2)
+        for key, a, y, y2 in zip(batch.keys, given, released, squares, strict=True)
+    }
+    return scores, corrections, sums
 
 
 def _apply_one(z: float, key: Key, move: Move, bounds: Bounds) -> tuple[FloatArray, FloatArray, dict[Key, CellSums]]:
@@ -122,16 +132,15 @@ def _apply_one(z: float, key: Key, move: Move, bounds: Bounds) -> tuple[FloatArr
 
 
 def _overdue(
-    past: StreamState, cells: Mapping[Key, CellSums], given: Mapping[Key, CellSums], plan: Plan, config: StreamConfig
+    past: StreamState, after: Mapping[Key, CellSums], given: Mapping[Key, CellSums], plan: Plan, config: StreamConfig
 ) -> dict[Key, float]:
     """What the released sums of the batch's cells lack for the pooled gaps to stay in the band; empty where they do."""
-    total = sum([sums.rows for sums in cells.values()])
+    total = sum([sums.rows for sums in after.values()])
     if total < FIRST_ROWS:
         return {}
-    layout = released_layout(config, tuple(cells))
+    layout = released_layout(config, tuple(after))
     if not layout.tolerance:
         return {}
-    after = {**past.cells, **{key: _joined(past.cells.get(key), sums) for key, sums in given.items()}}
     worst = worst_violation(layout, pooled_gaps(layout, after))
     allowance = plan.relaxation + AIM * config.band / math.sqrt(total)
     if worst <= allowance:
@@ -142,26 +151,32 @@ def _overdue(
     return {key: after[key].rows * shift for key, shift in pull_back(config, after, given, allowance).items()}
 
 
-def _joined(before: CellSums | None, more: CellSums) -> CellSums:
-    return more if before is None else before.plus(more)
+def join_sums(before: Mapping[Key, CellSums], more: Mapping[Key, CellSums]) -> dict[Key, CellSums]:
+    """The sums of all rows by cell, once more rows are among them."""
+    cells = dict(before)
+    for key, sums in more.items():
+        known = before.get(key)
+        cells[key] = sums if known is None else known.plus(sums)
+    return cells
 
 
 def _arrivals(cells: Mapping[Key, CellSums], batch: StreamBatch, bounds: Bounds) -> dict[Key, CellSums]:
     """The sums of the new rows before anything is decided about them; clipping is guessed at the usual correction."""
-    arrived = {}
-    bounded = bounds != (None, None)
-    for position, key in enumerate(batch.keys):
-        z = batch.scores if batch.members is None else batch.scores[batch.members[position]]
-        before = cells.get(key)
-        usual = before.correction / before.rows if bounded and before is not None else 0.0
-        if len(z) == 1:
-            value = float(z[0])
-            response = clip_one(value + usual, bounds) - usual
-            arrived[key] = CellSums(1.0, value, value * value, response, 0.0, 0.0, 0.0)
-        else:
-            response = clip(z + usual, bounds) - usual if bounded else z
-            arrived[key] = CellSums(float(len(z)), float(z.sum()), float(z @ z), float(response.sum()), 0.0, 0.0, 0.0)
-    return arrived
+    usual = [0.0] * len(batch.keys)
+    if bounds != (None, None):
+        usual = [known.correction / known.rows if (known := cells.get(key)) else 0.0 for key in batch.keys]
+    if batch.index is None:
+        z = float(batch.scores[0])
+        return {batch.keys[0]: CellSums(1.0, z, z * z, clip_one(z + usual[0], bounds) - usual[0], 0.0, 0.0, 0.0)}
+    index, scores, size = batch.index, batch.scores, len(batch.keys)
+    raw = np.bincount(index, scores, size)
+    response = raw
+    if bounds != (None, None):
+        expected = np.array(usual)[index]
+        response = np.bincount(index, clip(scores + expected, bounds) - expected, size)
+    columns = (np.bincount(index, minlength=size), raw, np.bincount(index, scores * scores, size), response)
+    sums = zip(batch.keys, *(column.tolist() for column in columns), strict=True)
+    return {key: CellSums(float(rows), z, z2, r, 0.0, 0.0, 0.0) for key, rows, z, z2, r in sums}
 
 
 def _move(key: Key, plan: Plan, before: CellSums | None, now: CellSums, rows: float, config: StreamConfig) -> Move:
@@ -192,21 +207,10 @@ def clip_one(value: float, bounds: Bounds) -> float:
     return float(high) if high is not None and value > high else value
 
 
-def sum_cell(z: FloatArray, a: float | FloatArray, y: FloatArray) -> CellSums:
-    """The sums of released rows of one cell."""
-    if len(z) == 1:
-        score, given, released = float(z[0]), float(a[0] if isinstance(a, np.ndarray) else a), float(y[0])
-        return CellSums(1.0, score, score * score, released - given, given, released, released * released)
-    count = float(len(z))
-    given = float(a.sum()) if isinstance(a, np.ndarray) else count * a
-    released = float(y.sum())
-    return CellSums(count, float(z.sum()), float(z @ z), released - given, given, released, float(y @ y))
-
-
 def advance(
     state: StreamState,
     past: StreamState,
-    batch: StreamBatch,
+    cells: Mapping[Key, CellSums],
     given: Mapping[Key, CellSums],
     config: StreamConfig,
     relaxation: float = 0.0,
@@ -216,24 +220,21 @@ def advance(
     Args:
         state: Before the batch.
         past: The same with older rows weighing less, where the stream forgets.
-        batch: The rows.
-        given: Their sums by cell.
+        cells: The sums of ``past`` and of the batch together.
+        given: The sums of the batch by cell.
         config: What is enforced.
         relaxation: Of the plan that was followed.
     """
-    cells = {**past.cells, **{key: _joined(past.cells.get(key), sums) for key, sums in given.items()}}
-    total = cells
-    if config.window is not None:
-        total = {**state.total, **{key: _joined(state.total.get(key), sums) for key, sums in given.items()}}
+    rows = round(sum([sums.rows for sums in given.values()]))
     layout = released_layout(config, tuple(cells))
     violation, weight = state.violation, state.weight
     if layout.tolerance:
-        weight += batch.n_rows
-        violation += batch.n_rows * worst_violation(layout, pooled_gaps(layout, given))
-    return replace(
-        state, batches=state.batches + 1, rows=state.rows + batch.n_rows, cells=cells, total=total,
-        labelled=past.labelled, violation=violation, weight=weight, relaxation=relaxation,
-        labelled_total=past.labelled if config.window is None else state.labelled_total,
+        weight += rows
+        violation += rows * worst_violation(layout, pooled_gaps(layout, given))
+    return state.with_changes(
+        batches=state.batches + 1, rows=state.rows + rows, cells=cells, violation=violation, weight=weight,
+        total=cells if config.window is None else join_sums(state.total, given), labelled=past.labelled,
+        labelled_total=past.labelled if config.window is None else state.labelled_total, relaxation=relaxation,
     )  # fmt: skip
 
 
@@ -242,4 +243,4 @@ def forget(state: StreamState, rows: int, window: float) -> StreamState:
     factor = float(np.exp(-rows / window))
     cells = {key: sums.times(factor) for key, sums in state.cells.items()}
     labelled: dict[Key, LabelSums] = {key: sums.times(factor) for key, sums in state.labelled.items()}
-    return replace(state, cells=cells, labelled=labelled)
+    return state.with_changes(cells=cells, labelled=labelled)
