@@ -20,7 +20,7 @@ the plan settles like 1/√N and the last term is O(1/√N) (docs/streaming.md h
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -38,6 +38,9 @@ AIM = 0.9
 PULL = 0.25
 """How far, in bands, a row is moved to work off an excess that was there before it: a row that carried all of it would
 be moved by N times the excess."""
+
+FEW_ROWS = 8
+"""Rows up to which plain numbers are quicker than arrays."""
 
 FIRST_ROWS = 500
 """Rows before which a pooled gap outside the band is left to repayment: so few rows make no stable plan."""
@@ -105,18 +108,10 @@ def _apply(
     batch: StreamBatch, arrived: Mapping[Key, CellSums], moves: list[Move], bounds: Bounds
 ) -> tuple[FloatArray, FloatArray, dict[Key, CellSums]]:
     """Released scores, corrections, and their sums by cell."""
-    if batch.index is None:
-        return _apply_one(float(batch.scores[0]), batch.keys[0], moves[0], bounds)
-    index, size = batch.index, len(moves)
-    columns = np.array(moves)
-    corrections = columns[:, 0][index]
-    if columns[:, 1].any():
-        corrections += columns[:, 1][index] * (batch.scores - columns[:, 2][index])
-        given = np.bincount(index, corrections, size).tolist()
-    else:
+    release = _release_few if batch.n_rows <= FEW_ROWS else _release_many
+    scores, corrections, given, released, squares = release(batch, moves, bounds)
+    if all(move.slope == 0.0 for move in moves):
         given = [arrived[key].rows * move.shift for key, move in zip(batch.keys, moves, strict=True)]
-    scores = clip(batch.scores + corrections, bounds)
-    released, squares = np.bincount(index, scores, size).tolist(), np.bincount(index, scores * scores, size).tolist()
     sums = {
         key: CellSums(*arrived[key][:3], y - a, a, y, y2)
         for key, a, y, y2 in zip(batch.keys, given, released, squares, strict=True)
@@ -124,11 +119,35 @@ def _apply(
     return scores, corrections, sums
 
 
-def _apply_one(z: float, key: Key, move: Move, bounds: Bounds) -> tuple[FloatArray, FloatArray, dict[Key, CellSums]]:
-    """The same for a single row, without the price of arrays."""
-    a = move.shift + move.slope * (z - move.centre)
-    y = clip_one(z + a, bounds)
-    return np.array([y]), np.array([a]), {key: CellSums(1.0, z, z * z, y - a, a, y, y * y)}
+Released = tuple[FloatArray, FloatArray, list[float], list[float], list[float]]
+"""y and a of every row, and Σ a, Σ y and Σ y² of every cell."""
+
+
+def _release_many(batch: StreamBatch, moves: list[Move], bounds: Bounds) -> Released:
+    index, size = batch.cell_index(), len(moves)
+    shift, slope, centre = np.array(moves).T
+    corrections = shift[index]
+    if slope.any():
+        corrections += slope[index] * (batch.scores - centre[index])
+    scores = clip(batch.scores + corrections, bounds)
+    sums = [np.bincount(index, values, size).tolist() for values in (corrections, scores, scores * scores)]
+    return scores, corrections, *sums
+
+
+def _release_few(batch: StreamBatch, moves: list[Move], bounds: Bounds) -> Released:
+    """The same to the last bit, without the price of arrays."""
+    scores, corrections = [], []
+    given, released, squares = ([0.0] * len(moves) for _ in range(3))
+    for place, z in zip(batch.cell_index().tolist(), batch.scores.tolist(), strict=True):
+        shift, slope, centre = moves[place]
+        a = shift + slope * (z - centre)
+        y = clip_one(z + a, bounds)
+        scores.append(y)
+        corrections.append(a)
+        given[place] += a
+        released[place] += y
+        squares[place] += y * y
+    return np.array(scores), np.array(corrections), given, released, squares
 
 
 def _overdue(
@@ -165,18 +184,29 @@ def _arrivals(cells: Mapping[Key, CellSums], batch: StreamBatch, bounds: Bounds)
     usual = [0.0] * len(batch.keys)
     if bounds != (None, None):
         usual = [known.correction / known.rows if (known := cells.get(key)) else 0.0 for key in batch.keys]
-    if batch.index is None:
-        z = float(batch.scores[0])
-        return {batch.keys[0]: CellSums(1.0, z, z * z, clip_one(z + usual[0], bounds) - usual[0], 0.0, 0.0, 0.0)}
-    index, scores, size = batch.index, batch.scores, len(batch.keys)
-    raw = np.bincount(index, scores, size)
-    response = raw
-    if bounds != (None, None):
-        expected = np.array(usual)[index]
-        response = np.bincount(index, clip(scores + expected, bounds) - expected, size)
-    columns = (np.bincount(index, minlength=size), raw, np.bincount(index, scores * scores, size), response)
-    sums = zip(batch.keys, *(column.tolist() for column in columns), strict=True)
-    return {key: CellSums(float(rows), z, z2, r, 0.0, 0.0, 0.0) for key, rows, z, z2, r in sums}
+    add = _add_few if batch.n_rows <= FEW_ROWS else _add_many
+    sums = zip(batch.keys, add(batch, usual, bounds), strict=True)
+    return {key: CellSums(rows, z, z2, response, 0.0, 0.0, 0.0) for key, (rows, z, z2, response) in sums}
+
+
+def _add_many(batch: StreamBatch, usual: list[float], bounds: Bounds) -> Iterable[Sequence[float]]:
+    """N, Σ z, Σ z² and the guessed Σ (y − a) of every cell."""
+    index, scores, size = batch.cell_index(), batch.scores, len(usual)
+    expected = np.array(usual)[index]
+    columns = (np.ones_like(scores), scores, scores * scores, clip(scores + expected, bounds) - expected)
+    return zip(*[np.bincount(index, values, size).tolist() for values in columns], strict=True)
+
+
+def _add_few(batch: StreamBatch, usual: list[float], bounds: Bounds) -> Iterable[Sequence[float]]:
+    """The same to the last bit, without the price of arrays."""
+    sums = [[0.0, 0.0, 0.0, 0.0] for _ in usual]
+    for place, z in zip(batch.cell_index().tolist(), batch.scores.tolist(), strict=True):
+        cell, expected = sums[place], usual[place]
+        cell[0] += 1.0
+        cell[1] += z
+        cell[2] += z * z
+        cell[3] += clip_one(z + expected, bounds) - expected
+    return sums
 
 
 def _move(key: Key, plan: Plan, before: CellSums | None, now: CellSums, rows: float, config: StreamConfig) -> Move:
