@@ -333,7 +333,7 @@ def measure_service(console: Console, seconds: float) -> None:
 def _wait(port: int) -> None:
     import socket
 
-    for _ in range(300):
+    for _ in range(1200):
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
             return
