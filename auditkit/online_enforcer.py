@@ -11,7 +11,6 @@ the same request under the same id is answered from the ledger. See docs/streami
 from __future__ import annotations
 
 import hashlib
-import json
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -253,6 +252,7 @@ class OnlineEnforcer:
 
         def work(transaction: Transaction) -> list[StepResult | ObserveResult | AuditkitError]:
             results: list[StepResult | ObserveResult | AuditkitError] = []
+            transaction.expect("step", [each.batch_id for each in requests if isinstance(each, StepRequest)])
             for request in requests:
                 results.append(self._try(transaction, request))
                 if stop and isinstance(results[-1], AuditkitError):
@@ -279,11 +279,11 @@ class OnlineEnforcer:
                 raise InputError(
                     f"batch_id {batch_id!r} was used before for another batch; give every batch its own id"
                 )
-            return StepResult(np.array(json.loads(earlier.answer), dtype=np.float64), batch_id, replayed=True)
+            return StepResult(np.array(earlier.answer, dtype=np.float64), batch_id, replayed=True)
         state, release = step(transaction.state, batch, self.config, labels=request.labels)
         if self._keeps:
             transaction.keep_pending(batch_id, keep_pending(state, batch, release))
-        answer = str(release.scores.tolist())  # JSON as well, since every score is finite, and quicker
+        answer = release.scores.copy()  # the caller may write to what is returned
         transaction.append("step", batch_id, payload=payload, answer=answer, entry=release.entry, state=state)
         return StepResult(release.scores, batch_id)
 
@@ -296,7 +296,7 @@ class OnlineEnforcer:
             labels = check_labels(request.labels, len(np.atleast_1d(request.labels)))
             if earlier.payload != _hash_labels(labels):
                 raise InputError(f"other labels arrived before for batch_id {batch_id!r}; what was learned stays")
-            return ObserveResult(json.loads(earlier.answer), batch_id, replayed=True)
+            return ObserveResult(int(np.asarray(earlier.answer)), batch_id, replayed=True)
         rows = transaction.take_pending(batch_id)
         if rows is None:
             raise InputError(f"there is no batch {batch_id!r} that waits for labels; pass the batch_id of its step")
@@ -307,8 +307,7 @@ class OnlineEnforcer:
             raise
         state, entry = observe(transaction.state, rows, labels, self.config)
         transaction.append(
-            "observe", batch_id, payload=_hash_labels(labels), answer=json.dumps(entry["rows"]), entry=entry,
-            state=state,
+            "observe", batch_id, payload=_hash_labels(labels), answer=entry["rows"], entry=entry, state=state
         )  # fmt: skip
         return ObserveResult(entry["rows"], batch_id)
 

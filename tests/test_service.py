@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -28,6 +29,7 @@ pytest.importorskip("fastapi", reason="pip install 'auditkit[serve]'")
 from starlette.testclient import TestClient
 
 from auditkit.service import ServiceConfig, make_app
+from auditkit.service.committing import GroupCommitter, Overloaded
 
 CRITERIA = [ak.ECP("sex", tolerance=0.02), ak.EER("sex", tolerance=0.1)]
 
@@ -235,6 +237,32 @@ def test_a_server_told_to_stop_under_load_finishes_what_it_accepted(tmp_path: Pa
         for k in answered:
             assert stream.step([0.3], {"sex": ["fm"[k % 2]]}, batch_id=f"b{k}").replayed
     assert [check for check in verify_ledger(tmp_path / "state.db") if not check.passed] == []
+
+
+def test_requests_that_come_together_share_commits() -> None:
+    """Ten clients that send again when they are answered: hardly more commits than rounds."""
+
+    async def send(committer: GroupCommitter, stream: ak.OnlineEnforcer, name: int) -> None:
+        for k in range(20):
+            result = await committer.submit(stream.make_step([0.5], {"sex": ["f"]}, batch_id=f"{name}-{k}"))
+            assert not isinstance(result, Exception)
+
+    async def all_of_them() -> tuple[int, float]:
+        stream = ak.OnlineEnforcer([ak.ECP("sex", tolerance=0.02)])
+        committer = GroupCommitter(stream, max_waiting=100)
+        await asyncio.gather(*(send(committer, stream, name) for name in range(10)))
+        shared, begin = committer.commits, time.monotonic()
+        await committer.submit(stream.make_step([0.5], {"sex": ["f"]}, batch_id="alone"))
+        alone = time.monotonic() - begin
+        await committer.close()
+        assert stream.state.batches == 201
+        with pytest.raises(Overloaded, match="shutting down"):
+            await committer.submit(stream.make_step([0.5], {"sex": ["f"]}, batch_id="late"))
+        return shared, alone
+
+    shared, alone = asyncio.run(all_of_them())
+    assert 20 <= shared <= 60
+    assert alone < 5.0
 
 
 def test_the_port_being_taken_is_said_plainly(tmp_path: Path, run: Run) -> None:

@@ -24,6 +24,7 @@ from tests.streams import (
     apply_all,
     apply_batch,
     assert_verified,
+    batch_of,
     check_against_uninterrupted,
     open_stream,
 )
@@ -126,6 +127,29 @@ def test_many_requests_share_a_commit_and_a_refused_one_stops_none(tmp_path: Pat
         assert isinstance(results[2], AuditkitError)
         assert stream.state.batches == 5
     assert_verified(tmp_path / "state.db")
+
+
+def test_a_hundred_requests_in_one_transaction_are_those_of_a_hundred(tmp_path: Path) -> None:
+    """Entries are written and looked up many at once; ids that repeat, also within the transaction, are answered."""
+    batches = [batch_of(number)[:2] for number in range(150)]
+    with open_stream(tmp_path / "one.db") as one, open_stream(tmp_path / "many.db") as many:
+        expected = [one.step(*batch, batch_id=str(number)).scores for number, batch in enumerate(batches)]
+        many.step(*batches[0], batch_id="0")
+        order = [*range(150), 0, 149, 70]
+        results = many.apply([many.make_step(*batches[number], batch_id=str(number)) for number in order])
+        assert [r.replayed for r in results] == [True] + [False] * 149 + [True] * 3  # type: ignore[union-attr]
+        for number, result in zip(order, results, strict=True):
+            np.testing.assert_array_equal(np.asarray(result), expected[number])
+        assert json.dumps(many.state.to_dict()) == json.dumps(one.state.to_dict())
+    assert_verified(tmp_path / "many.db")
+
+
+def test_what_the_caller_does_to_an_answer_is_not_remembered() -> None:
+    stream = open_stream(None)
+    first = stream.step([0.2, 0.7], {"g": ["p", "q"]}, batch_id="1")
+    expected = first.scores.copy()
+    first.scores[:] = 0.0
+    np.testing.assert_array_equal(stream.step([0.2, 0.7], {"g": ["p", "q"]}, batch_id="1").scores, expected)
 
 
 def test_a_full_disk_refuses_and_the_stream_goes_on_when_there_is_room(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from auditkit.errors import InputError, SchemaError
 from auditkit.streaming import StreamConfig, StreamState, make_batch, step
 from auditkit.streaming.layout import released_layout
 from auditkit.streaming.planning import clamp_range, pull_back
+from auditkit.streaming.pooled import FEW_ROWS, Move, _add_few, _add_many, _release_few, _release_many
 from auditkit.streaming.state import CellSums
 from auditkit.streaming.stepping import MAX_CELLS
 
@@ -273,6 +274,36 @@ def test_wide_scores_of_overlapping_groups_stay_within_the_band(size: int, rng: 
         late = (seen >= 1000) & (seen % size == 0)
         assert (np.abs(inside - outside)[late] <= 0.01 + 1 / np.sqrt(seen[late])).all()
     assert np.abs(released - scores).max() < 12  # no row carries what many rows left behind
+
+
+@given(st.integers(0, 10_000), st.booleans(), st.sampled_from([(None, None), (0.0, 1.0)]))
+@settings(max_examples=40, deadline=None)
+def test_few_rows_are_summed_as_many_are_to_the_last_bit(seed: int, sloped: bool, bounds: Any) -> None:
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(2, FEW_ROWS + 1))
+    batch = make_batch(rng.normal(size=n), {"g": rng.choice(["x", "y", "z"], n).tolist()}, ["g"])
+    usual = rng.normal(size=len(batch.keys)).tolist() if bounds[0] is not None else [0.0] * len(batch.keys)
+    few, many = _add_few(batch, usual, bounds), _add_many(batch, usual, bounds)
+    assert [tuple(sums) for sums in few] == [tuple(sums) for sums in many]
+    moves = [Move(*rng.normal(size=3).tolist()) if sloped else Move(float(rng.normal()), 0.0, 0.0) for _ in batch.keys]
+    for mine, theirs in zip(_release_few(batch, moves, bounds), _release_many(batch, moves, bounds), strict=True):
+        assert list(mine) == list(theirs)
+
+
+@pytest.mark.parametrize("n", [3, 100])
+def test_cells_are_named_alike_in_batches_of_every_size(n: int) -> None:
+    """Whole numbers lose their decimal point and every missing value is one group, as in `Groups`."""
+    values = [1.0, float("nan"), None, "1", pd.NA, np.nan, 1, np.int64(1), "(missing)"]
+    column = [values[k % len(values)] for k in range(n * len(values))]
+    for size in (1, len(values), len(column)):
+        batch = make_batch(np.zeros(size), {"g": column[:size]}, ["g"])
+        assert [str(key[0]) for key in batch.keys] == ["1", "(missing)", "1"][: len(batch.keys)]
+    assert batch.keys == ((1,), ("(missing)",), ("1",))
+    assert batch.cell_index().tolist() == [0, 1, 1, 2, 1, 1, 0, 0, 1] * n
+    again = make_batch(np.zeros(len(column)), ak.Groups({"g": pd.Series(column, dtype=object)}), ["g"])
+    assert again.fingerprint() == batch.fingerprint()
+    with pytest.raises(InputError, match=r"groups\['g'\] holds \[1\], of type list"):
+        make_batch(np.zeros(2), {"g": ["a", [1]]}, ["g"])
 
 
 def test_groups_may_appear_at_any_time(rng: np.random.Generator) -> None:

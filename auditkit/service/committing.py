@@ -20,6 +20,9 @@ T = TypeVar("T")
 MAX_GROUP = 512
 """Requests that share a commit at most, so that none waits long."""
 
+COMPANY_SECONDS = 0.001
+"""How long a group smaller than the one before waits for clients that were just answered to come back."""
+
 Result = StepResult | ObserveResult | AuditkitError
 
 
@@ -41,6 +44,8 @@ class GroupCommitter:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="auditkit-commit")
         self._task: asyncio.Task[None] | None = None
         self._closed = False
+        self._last = 1
+        self._company: asyncio.Future[None] | None = None
         self.commits = 0
 
     @property
@@ -60,6 +65,8 @@ class GroupCommitter:
         self._waiting.append((request, future))
         if self._task is None:
             self._task = asyncio.create_task(self._drain())
+        elif self._company is not None and len(self._waiting) >= self._last:
+            self._go_on()
         return await future
 
     async def run(self, work: Callable[[], T]) -> T:
@@ -69,10 +76,26 @@ class GroupCommitter:
     async def _drain(self) -> None:
         try:
             while self._waiting:
+                if len(self._waiting) < self._last and not self._closed:
+                    await self._wait_for_company()
                 group = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_GROUP))]
+                self._last = len(group)
                 await self._commit(group)
         finally:
             self._task = None
+
+    async def _wait_for_company(self) -> None:
+        """Let as many requests as shared the last commit share the next: a commit costs as much as several steps."""
+        loop = asyncio.get_running_loop()
+        self._company = loop.create_future()
+        timer = loop.call_later(COMPANY_SECONDS, self._go_on)
+        await self._company
+        timer.cancel()
+        self._company = None
+
+    def _go_on(self) -> None:
+        if self._company is not None and not self._company.done():
+            self._company.set_result(None)
 
     async def _commit(self, group: list[tuple[Request, asyncio.Future[Result]]]) -> None:
         requests = [request for request, _ in group]

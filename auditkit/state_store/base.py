@@ -5,19 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
+import numpy as np
+
+from auditkit._typing import FloatArray
 from auditkit.errors import InputError
 from auditkit.streaming import PendingRows, StreamConfig, StreamState
 
 Kind = Literal["step", "observe"]
 T = TypeVar("T")
 
+Answer = FloatArray | Sequence[float] | int
+"""What a request was answered: released scores, or how many labels were taken in."""
+
 _encode = json.JSONEncoder(separators=(",", ":")).encode
-_hashed_form = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+_quote = json.encoder.encode_basestring
 
 GENESIS = hashlib.sha256(b"auditkit.ledger/1").hexdigest()
 """What the first entry of a ledger follows."""
@@ -51,9 +57,9 @@ class LedgerEntry:
 
     def expected_hash(self) -> str:
         """The hash that the entry should carry."""
-        answer = hashlib.sha256(self.answer.encode()).hexdigest()
-        parts = [self.previous, self.sequence, self.kind, self.batch_id, self.payload, answer, self.entry, self.at]
-        return hashlib.sha256(_hashed_form(parts).encode()).hexdigest()
+        return _hash(
+            self.previous, self.sequence, self.kind, self.batch_id, self.payload, self.answer, self.entry, self.at
+        )
 
 
 @dataclass(frozen=True)
@@ -65,12 +71,30 @@ class Head:
     at: str = ""
 
 
-def following_entry(head: Head, kind: Kind, batch_id: str, payload: str, answer: str, entry: Any) -> LedgerEntry:
+def _hash(
+    previous: str, sequence: int, kind: str, batch_id: str, payload: str, answer: str, entry: str, at: str
+) -> str:
+    """SHA-256 of the parts of an entry as a JSON array, the answer by its own hash."""
+    answered = hashlib.sha256(answer.encode()).hexdigest()
+    parts = (_quote(previous), str(sequence), *map(_quote, (kind, batch_id, payload, answered, entry, at)))
+    return hashlib.sha256(f"[{','.join(parts)}]".encode()).hexdigest()
+
+
+def write_time(head: Head) -> str:
+    """Now, UTC, or the time of the last entry where the clock went back."""
+    return max(datetime.now(UTC).isoformat(timespec="microseconds"), head.at)
+
+
+def following_entry(
+    head: Head, kind: Kind, batch_id: str, *, payload: str, answer: Answer, entry: Any, at: str
+) -> LedgerEntry:
     """The entry that comes after ``head``."""
-    at = max(datetime.now(UTC).isoformat(timespec="microseconds"), head.at)
     text = _encode(entry)
-    unsigned = LedgerEntry(head.sequence + 1, kind, batch_id, payload, answer, text, at, head.hash, "")
-    return replace(unsigned, hash=unsigned.expected_hash())
+    # as text a list of finite numbers is JSON, and this is the quicker way to write it
+    said = str(answer) if isinstance(answer, int) else str(np.asarray(answer).tolist())
+    number = head.sequence + 1
+    digest = _hash(head.hash, number, kind, batch_id, payload, said, text, at)
+    return LedgerEntry(number, kind, batch_id, payload, said, text, at, head.hash, digest)
 
 
 @dataclass(frozen=True)
@@ -78,7 +102,7 @@ class Answered:
     """An earlier request under the same id: the hash of its payload and what it was answered."""
 
     payload: str
-    answer: str
+    answer: Answer
 
 
 class Transaction(ABC):
@@ -86,12 +110,17 @@ class Transaction(ABC):
 
     state: StreamState
 
+    def expect(self, kind: Kind, batch_ids: Sequence[str]) -> None:  # noqa: B027 - only a hint
+        """Say that `find` will be asked for these ids, so that a store can look them up at once."""
+
     @abstractmethod
     def find(self, kind: Kind, batch_id: str) -> Answered | None:
         """The earlier request under this id."""
 
     @abstractmethod
-    def append(self, kind: Kind, batch_id: str, *, payload: str, answer: str, entry: Any, state: StreamState) -> None:
+    def append(
+        self, kind: Kind, batch_id: str, *, payload: str, answer: Answer, entry: Any, state: StreamState
+    ) -> None:
         """Add an entry to the ledger, and the state that it leads to."""
 
     @abstractmethod

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from auditkit.state_store.base import Answered, Kind, StateStore, Transaction
+from auditkit.state_store.base import Answer, Answered, Kind, StateStore, Transaction
 from auditkit.streaming import PendingRows, StreamConfig, StreamState
 
 T = TypeVar("T")
@@ -38,7 +38,9 @@ class MemoryStore(StateStore, Transaction):
         """The earlier request under this id, unless it is long ago."""
         return self._answers.get((kind, batch_id))
 
-    def append(self, kind: Kind, batch_id: str, *, payload: str, answer: str, entry: Any, state: StreamState) -> None:
+    def append(
+        self, kind: Kind, batch_id: str, *, payload: str, answer: Answer, entry: Any, state: StreamState
+    ) -> None:
         """Remember the answer and the state."""
         del entry
         self._answers[kind, batch_id] = Answered(payload, answer)

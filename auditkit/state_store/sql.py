@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from functools import cache
+from typing import Any, TypeVar
 
 from auditkit.errors import StoreError
-from auditkit.state_store.base import Answered, Head, Kind, LedgerEntry, Transaction, following_entry
+from auditkit.state_store.base import (
+    Answer,
+    Answered,
+    Head,
+    Kind,
+    LedgerEntry,
+    Transaction,
+    following_entry,
+    write_time,
+)
 from auditkit.streaming import PendingRows, StreamState
 
 STORE_SCHEMA = "auditkit.store/1"
 
+T = TypeVar("T")
 Execute = Callable[[str, Mapping[str, Any]], Sequence[Sequence[Any]]]
 
 TABLES = (
@@ -26,21 +37,25 @@ TABLES = (
 )
 """One state, its ledger, and the rows that wait for labels."""
 
-FIND = "SELECT payload, answer FROM ledger WHERE kind = :kind AND batch_id = :batch_id"
-APPEND = """INSERT INTO ledger (sequence, kind, batch_id, payload, answer, entry, at, previous, hash)
-    VALUES (:sequence, :kind, :batch_id, :payload, :answer, :entry, :at, :previous, :hash)"""
+FIND = "SELECT batch_id, payload, answer FROM ledger WHERE kind = :kind AND batch_id IN ({})"
+COLUMNS = ("sequence", "kind", "batch_id", "payload", "answer", "entry", "at", "previous", "hash")
+APPEND = f"INSERT INTO ledger ({', '.join(COLUMNS)}) VALUES {{}}"
 KEEP = "INSERT INTO pending (batch_id, rows) VALUES (:batch_id, :rows)"
 TAKE = "SELECT rows FROM pending WHERE batch_id = :batch_id"
 DROP = "DELETE FROM pending WHERE batch_id = :batch_id"
 WRITE = "UPDATE stream SET state = :state, sequence = :sequence, hash = :hash, at = :at WHERE id = 1"
 BEGIN_STREAM = """INSERT INTO stream (id, schema, config, state, sequence, hash, at)
     VALUES (1, :schema, :config, :state, :sequence, :hash, :at)"""
-PAGE = """SELECT sequence, kind, batch_id, payload, answer, entry, at, previous, hash FROM ledger
-    WHERE sequence > :after ORDER BY sequence LIMIT 500"""
+PAGE = f"SELECT {', '.join(COLUMNS)} FROM ledger WHERE sequence > :after ORDER BY sequence LIMIT 500"
+
+MOST_AT_ONCE = 64
+"""Entries that one statement writes or looks up at most."""
 
 
 class SqlTransaction(Transaction):
-    """The work of one transaction; the state and the end of the ledger are written once, at the end.
+    """The work of one transaction; entries, the state and the end of the ledger are written together, at the end.
+
+    Every statement lets other threads run and then waits for its turn again, so many requests share few statements.
 
     Args:
         execute: Runs a statement with named parameters and returns its rows.
@@ -50,18 +65,32 @@ class SqlTransaction(Transaction):
 
     def __init__(self, execute: Execute, state: StreamState, head: Head) -> None:
         self.execute, self.state, self.head = execute, state, head
-        self.changed = False
+        self._at = write_time(head)
+        self._known: dict[tuple[Kind, str], Answered | None] = {}
+        self._lines: list[LedgerEntry] = []
+
+    def expect(self, kind: Kind, batch_ids: Sequence[str]) -> None:
+        """Look up many ids at once."""
+        self._known.update(((kind, batch_id), None) for batch_id in batch_ids)
+        for part in _parts(batch_ids):
+            statement, names = _find_many(len(part))
+            for batch_id, payload, answer in self.execute(statement, {"kind": kind, **_named(names, part)}):
+                self._known[kind, batch_id] = Answered(payload, json.loads(answer))
 
     def find(self, kind: Kind, batch_id: str) -> Answered | None:
         """The earlier request under this id."""
-        rows = self.execute(FIND, {"kind": kind, "batch_id": batch_id})
-        return Answered(*rows[0]) if rows else None
+        if (kind, batch_id) not in self._known:
+            self.expect(kind, [batch_id])
+        return self._known[kind, batch_id]
 
-    def append(self, kind: Kind, batch_id: str, *, payload: str, answer: str, entry: Any, state: StreamState) -> None:
+    def append(
+        self, kind: Kind, batch_id: str, *, payload: str, answer: Answer, entry: Any, state: StreamState
+    ) -> None:
         """Add an entry to the ledger, and the state that it leads to."""
-        line = following_entry(self.head, kind, batch_id, payload, answer, entry)
-        self.execute(APPEND, vars(line))
-        self.head, self.state, self.changed = Head(line.sequence, line.hash, line.at), state, True
+        line = following_entry(self.head, kind, batch_id, payload=payload, answer=answer, entry=entry, at=self._at)
+        self._lines.append(line)
+        self._known[kind, batch_id] = Answered(payload, answer)
+        self.head, self.state = Head(line.sequence, line.hash, line.at), state
 
     def keep_pending(self, batch_id: str, rows: PendingRows) -> None:
         """Remember rows until their labels arrive."""
@@ -76,10 +105,41 @@ class SqlTransaction(Transaction):
         return PendingRows.from_json(rows[0][0])
 
     def finish(self) -> None:
-        """Write the state and the end of the ledger, where anything happened."""
-        if self.changed:
-            text = json.dumps(self.state.to_dict(), separators=(",", ":"))
-            self.execute(WRITE, {"state": text, **vars(self.head)})
+        """Write the entries, the state and the end of the ledger, where anything happened."""
+        if not self._lines:
+            return
+        for part in _parts(self._lines):
+            statement, names = _append_many(len(part))
+            self.execute(statement, _named(names, [value for line in part for value in vars(line).values()]))
+        text = json.dumps(self.state.to_dict(), separators=(",", ":"))
+        self.execute(WRITE, {"state": text, **vars(self.head)})
+
+
+def _named(names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
+    """Named parameters of a statement."""
+    return dict(zip(names, values, strict=True))
+
+
+def _parts(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    """The values in runs whose lengths are powers of two, so that few different statements serve all numbers."""
+    first = 0
+    while left := len(values) - first:
+        size = min(MOST_AT_ONCE, 1 << (left.bit_length() - 1))
+        yield values[first : first + size]
+        first += size
+
+
+@cache
+def _find_many(size: int) -> tuple[str, tuple[str, ...]]:
+    names = tuple(f"id{k}" for k in range(size))
+    return FIND.format(", ".join(f":{name}" for name in names)), names
+
+
+@cache
+def _append_many(size: int) -> tuple[str, tuple[str, ...]]:
+    rows = [[f"{column}{k}" for column in COLUMNS] for k in range(size)]
+    values = ", ".join(f"({', '.join(f':{name}' for name in row)})" for row in rows)
+    return APPEND.format(values), tuple(name for row in rows for name in row)
 
 
 def read_head(execute: Execute, *, lock: str = "") -> Head:

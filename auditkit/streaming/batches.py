@@ -13,11 +13,8 @@ import numpy as np
 from auditkit._typing import FloatArray, IntArray, VectorLike
 from auditkit._validation import check_vector
 from auditkit.errors import InputError, SchemaError
-from auditkit.groups import MISSING, Groups, object_array
+from auditkit.groups import MISSING, Groups
 from auditkit.streaming.state import Key
-
-_FEW_ROWS = 32
-"""Up to this many rows a dictionary finds the cells faster than sorting."""
 
 LARGEST_SCORE = 1e100
 """Beyond it the squares of scores would not be finite."""
@@ -31,13 +28,13 @@ class StreamBatch:
 
     Attributes:
         scores: z, shape (n,).
-        keys: The cells that occur, one value per column.
-        members: The rows of every cell, in order; None for a single row.
+        keys: The cells that occur, one value per column, in the order of their first rows.
+        index: Position of every row's cell in ``keys``, shape (n,); None for a single row.
     """
 
     scores: FloatArray
     keys: tuple[Key, ...]
-    members: tuple[IntArray, ...] | None
+    index: IntArray | None
 
     @property
     def n_rows(self) -> int:
@@ -48,16 +45,13 @@ class StreamBatch:
         """SHA-256 of the scores and the cells, by which a repeated request is recognised."""
         digest = hashlib.sha256(np.ascontiguousarray(self.scores).tobytes())
         digest.update(repr(self.keys).encode())
-        for rows in self.members or ():
-            digest.update(np.ascontiguousarray(rows, dtype="<i8").tobytes() + b"|")
+        if self.index is not None:
+            digest.update(np.ascontiguousarray(self.index, dtype="<i8").tobytes())
         return digest.hexdigest()
 
     def cell_index(self) -> IntArray:
         """Position of every row's cell in ``keys``, shape (n,)."""
-        index = np.zeros(len(self.scores), dtype=np.int64)
-        for position, rows in enumerate(self.members or ()):
-            index[rows] = position
-        return index
+        return np.zeros(len(self.scores), dtype=np.int64) if self.index is None else self.index
 
 
 def make_batch(scores: VectorLike, groups: GroupsLike, columns: Sequence[str]) -> StreamBatch:
@@ -76,7 +70,7 @@ def make_batch(scores: VectorLike, groups: GroupsLike, columns: Sequence[str]) -
         SchemaError: A column is missing.
     """
     if isinstance(groups, Groups):
-        return _from_groups(_check_scores(scores, n_rows=groups.n_rows), groups, columns)
+        groups = {name: groups.values(name) for name in columns}
     lists = [_column(groups, name) for name in columns]
     values = scores if isinstance(scores, np.ndarray) else np.asarray(scores, dtype=object if scores is None else None)
     if values.ndim != 1 or values.dtype != np.float64 or not len(values) or not np.abs(values).max() <= LARGEST_SCORE:
@@ -87,17 +81,13 @@ def make_batch(scores: VectorLike, groups: GroupsLike, columns: Sequence[str]) -
     if not len(values):
         raise InputError("scores is empty; a batch needs at least one row")
     if len(values) == 1:
-        return StreamBatch(
-            values, (tuple(_plain(name, column[0]) for name, column in zip(columns, lists, strict=True)),), None
-        )
-    if len(values) <= _FEW_ROWS:
-        return _from_few(values, lists, columns)
-    plain = {name: object_array(column) for name, column in zip(columns, lists, strict=True)}  # 1 and "1" stay apart
-    return _from_groups(values, Groups(plain), columns)
+        return StreamBatch(values, (tuple([_plain(name, c[0]) for name, c in zip(columns, lists, strict=True)]),), None)
+    keys, index = _find_cells(lists, columns)
+    return StreamBatch(values, keys, index)
 
 
-def _check_scores(scores: VectorLike, *, n_rows: int | None = None) -> FloatArray:
-    values = check_vector("scores", scores, n_rows=n_rows)
+def _check_scores(scores: VectorLike) -> FloatArray:
+    values = check_vector("scores", scores)
     if len(values) and np.abs(values).max() > LARGEST_SCORE:
         raise InputError(f"scores must lie within ±{LARGEST_SCORE:g}; got {values[np.abs(values).argmax()]:g}")
     return values
@@ -111,29 +101,28 @@ def _column(groups: Mapping[str, Any], name: str) -> Any:
         raise SchemaError(f"groups has no attribute {name!r}; it has {has}") from error
     if isinstance(column, str) or not hasattr(column, "__len__"):
         raise InputError(f"groups[{name!r}] must be a list with one value per score; got {column!r}")
-    return column if isinstance(column, list | tuple | np.ndarray) else list(column)
+    if isinstance(column, np.ndarray):
+        return column.tolist()
+    return column if isinstance(column, list | tuple) else list(column)
 
 
-def _from_few(values: FloatArray, lists: list[Any], columns: Sequence[str]) -> StreamBatch:
-    members: dict[Key, list[int]] = {}
-    plain = [[_plain(name, value) for value in column] for name, column in zip(columns, lists, strict=True)]
-    for row, key in enumerate(zip(*plain, strict=True)):
-        members.setdefault(key, []).append(row)
-    return StreamBatch(values, tuple(members), tuple(np.array(rows, dtype=np.int64) for rows in members.values()))
-
-
-def _from_groups(values: FloatArray, groups: Groups, columns: Sequence[str]) -> StreamBatch:
-    if not len(values):
-        raise InputError("scores is empty; a batch needs at least one row")
-    cells = groups.cells(tuple(columns))
-    index, table = cells.index, cells.table
-    order = np.argsort(index, kind="stable")
-    rows = np.split(order, np.cumsum(np.bincount(index, minlength=table.n_cells))[:-1])
-    keys = [tuple(_plain(name, table.value(cell, name)) for name in columns) for cell in range(table.n_cells)]
-    if len(values) == 1:
-        return StreamBatch(values, tuple(keys), None)
-    first = sorted(range(len(keys)), key=lambda cell: int(rows[cell][0]))
-    return StreamBatch(values, tuple(keys[cell] for cell in first), tuple(rows[cell] for cell in first))
+def _find_cells(lists: list[Any], columns: Sequence[str]) -> tuple[tuple[Key, ...], IntArray]:
+    """The combinations of values that occur, and which one every row has."""
+    alone = len(columns) == 1
+    rows = lists[0] if alone else list(zip(*lists, strict=True))
+    try:
+        seen = {row: place for place, row in enumerate(dict.fromkeys(rows))}
+        index = np.fromiter(map(seen.__getitem__, rows), dtype=np.int64, count=len(rows))
+    except TypeError:  # a value that cannot be a key: say which
+        for name, column in zip(columns, lists, strict=True):
+            for value in column:
+                _plain(name, value)
+        raise
+    keys = [tuple(map(_plain, columns, (row,) if alone else row)) for row in seen]
+    merged = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+    if len(merged) < len(keys):  # every NaN is another value, and all of them are one group
+        index = np.array([merged[key] for key in keys], dtype=np.int64)[index]
+    return tuple(merged), index
 
 
 def _plain(name: str, value: Any) -> Any:
@@ -143,9 +132,13 @@ def _plain(name: str, value: Any) -> Any:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return MISSING
     if isinstance(value, str | int | float):
-        if isinstance(value, float) and not math.isfinite(value):
+        if not isinstance(value, float):
+            return value
+        if not math.isfinite(value):
             raise InputError(f"groups[{name!r}] holds {value!r}; a group is named by a finite number or text")
-        return value
+        return int(value) if value.is_integer() else value  # as `Groups` calls it, however the column is stored
+    if type(value).__name__ in ("NAType", "NaTType"):
+        return MISSING
     raise InputError(
         f"groups[{name!r}] holds {value!r}, of type {type(value).__name__}; a stream keeps text, numbers and truth "
         "values; convert it to text"

@@ -44,6 +44,13 @@ class Layout:
         """Whether any contrast is of residuals."""
         return bool(len(self.plus)) and bool(self.residual.any())
 
+    @cached_property
+    def alone(self) -> tuple[Key, ...] | None:
+        """The cell of every event where each has exactly one."""
+        if any(len(cells) != 1 for cells in self.events):
+            return None
+        return tuple(self.keys[cells[0]] for cells in self.events)
+
     @property
     def residual(self) -> BoolArray:
         """Whether a contrast is of residuals, shape (m,)."""
@@ -136,6 +143,11 @@ def pooled_gaps(layout: Layout, table: Mapping[Key, CellSums] | Mapping[Key, Lab
     Returns:
         One gap per contrast; NaN where an event has no rows.
     """
+    if layout.alone is not None and not layout.has_residuals:  # the commonest case by far
+        return layout.contrast([
+            sums.released / sums.rows if (sums := table.get(key)) is not None and sums.rows else math.nan
+            for key in layout.alone
+        ])  # fmt: skip
     sums = [table.get(key) for key in layout.keys]
     rows = [value.rows if value else 0.0 for value in sums]
     scores = layout.contrast(layout.event_means(rows, [value.released if value else 0.0 for value in sums]))

@@ -1,11 +1,12 @@
 """The plan of the pooled rule: the cheapest corrections under which all rows so far would meet the criteria.
 
-    min ½ Σ_c ( N_c α_c² + S_c β_c² )   subject to   | T (m̄ + M·(α, β)) − τ | ≤ ε,     a_i = α_c + β_c (z_i − z̄_c)
+    min ½ Σ_c ( N_c α_c² + S_c β_c² )   subject to   | T (m̄ + M·(α, β)) − τ | ≤ ε − m,    a_i = α_c + β_c (z_i − z̄_c)
 
 N_c counts the rows of cell c, m̄_c is the mean of their responses y − a (of z itself where nothing is clipped), z̄_c and
 S_c the mean and the sum of squares of z about it. T takes contrasts of the means of events, M carries a correction into
 the mean of an event, τ holds the contrasts of the labels for EER. The slopes β exist only where a criterion is given
 the label: no shift alone can bring two labels of a group together, and the label is unknown when a score is released.
+The margin m is a share of 1/√N, at most ε, and zero where a criterion needs labels.
 
 This is the projection of `auditkit.project`, collapsed to the cells (docs/projection.md), on all rows at once. For one
 criterion over single cells it is solved by a sort, otherwise by the active-set solver on as many variables as cells.
@@ -25,6 +26,10 @@ from auditkit.streaming.state import CellSums, Key, LabelSums, StreamConfig
 
 LEAST_SLOPE = -0.9
 """A correction never turns the order of scores within a cell around: 1 + β stays above zero."""
+
+MARGIN = 0.4
+"""How far the plan keeps within ε, in bands over √N. A row held back at the edge of the band is moved by as much as it
+strays from its group, and the plan by a hair: keeping away from the edge moves less in all."""
 
 _RELAXATIONS = 60
 _WIDEST = 1e12
@@ -63,9 +68,19 @@ def make_plan(config: StreamConfig, cells: Mapping[Key, CellSums], labelled: Map
         The corrections.
     """
     released = released_layout(config, tuple(cells))
-    if not config.needs_labels and released.strata is not None:
-        return _closed_plan(released, cells)
-    return _solve_plan(config, released, cells, labelled)
+    if config.needs_labels:  # slopes and labels can leave no room for a margin
+        return _solve_plan(config, released, cells, labelled)
+    margin = _margin(cells, config.band)
+    if released.strata is not None:
+        return _closed_plan(released, cells, margin)
+    return _solve_plan(config, released, cells, labelled, -margin)
+
+
+def _margin(cells: Mapping[Key, CellSums], band: float) -> float:
+    """MARGIN·min(band, σ)/√N, where σ is the spread within cells: scores that stray little never reach the edge."""
+    rows = sum([sums.rows for sums in cells.values()])
+    within = sum([sums.square - sums.raw * sums.raw / sums.rows for sums in cells.values()])
+    return MARGIN * min(band, math.sqrt(max(within, 0.0) / rows)) / math.sqrt(rows)
 
 
 def pull_back(
@@ -132,10 +147,10 @@ def _pull_one(layout: Layout, cells: Mapping[Key, CellSums], key: Key, allowance
     return {key: float(min(max(0.0, (low - extra * reach).max()), (high + extra * reach).min()))}
 
 
-def _closed_plan(layout: Layout, cells: Mapping[Key, CellSums]) -> Plan:
+def _closed_plan(layout: Layout, cells: Mapping[Key, CellSums], margin: float) -> Plan:
     assert layout.strata is not None
     shift: dict[Key, float] = {}
-    keys, tolerance = layout.keys, layout.contrasts.criteria[0].tolerance
+    keys, tolerance = layout.keys, max(0.0, layout.contrasts.criteria[0].tolerance - margin)
     for stratum in layout.strata:
         sums = [cells[keys[c]] for c in stratum]
         means = [value.response / value.rows for value in sums]
@@ -216,7 +231,7 @@ def _solve_plan(
     if labels.plus:
         blocks.append(_label_block(config, labels, labelled, keys, raw, len(gram)))
     matrix, middle, tolerance = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
-    m, tolerance = len(matrix), tolerance + allowance
+    m, tolerance = len(matrix), np.maximum(tolerance + allowance, 0.0)
     if config.by_label:
         matrix = np.concatenate([matrix, np.eye(size, len(gram), k=size)])
     open_sides = np.full(len(matrix) - m, np.inf)

