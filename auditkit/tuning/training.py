@@ -28,6 +28,9 @@ from auditkit.tuning.rows import Batches, HeadRows, split_rows_for_validation
 FARTHEST = 1e3
 """Distance of a feature's mean from zero, in standard deviations, beyond which float32 loses too many digits."""
 
+START = -1
+"""Epoch of the weights that a training starts from."""
+
 
 @dataclass(frozen=True)
 class Checkpointing:
@@ -119,7 +122,7 @@ class _Best:
     """The best epoch so far."""
 
     loss: float = float("inf")
-    epoch: int = -1
+    epoch: int = START
     state: dict[str, Any] = field(default_factory=dict)
 
 
@@ -151,6 +154,15 @@ class _Training:
             (self.training.groups.n_rows,) if config.columns is None else (self.training.groups.n_rows, config.classes)
         )
         self.seen = torch.zeros(shape, dtype=rows.features.dtype)
+        if initial is not None or self.training.start is not None:
+            self._take_start()
+
+    def _take_start(self) -> None:
+        """Let the given start be the best so far: the first steps of an optimiser may only lead away from it."""
+        self.head.eval()
+        loss = self._validate()[0]
+        if loss < self.best.loss:
+            self._keep(loss, START)
 
     @property
     def is_over(self) -> bool:
@@ -215,12 +227,15 @@ class _Training:
     def _keep_best(self) -> None:
         record = self.history[-1]
         if record.validation_loss < self.best.loss:
-            self.best.loss, self.best.epoch = record.validation_loss, record.epoch
-            self.best.state = {name: value.detach().clone() for name, value in self.head.state_dict().items()}
+            self._keep(record.validation_loss, record.epoch)
+
+    def _keep(self, loss: float, epoch: int) -> None:
+        state = {name: value.detach().clone() for name, value in self.head.state_dict().items()}
+        self.best = _Best(loss, epoch, state)
 
     def finish(self) -> Any:
         """The head at its best epoch; a `FairHead` in float64."""
-        if self.best.epoch < 0:
+        if not self.best.state:
             raise SolverError("training diverged: no epoch had a finite validation loss; lower learning_rate")
         self.head.load_state_dict(self.best.state)
         self.head.history, self.head.best_epoch = tuple(self.history), self.best.epoch
