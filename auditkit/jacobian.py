@@ -171,6 +171,11 @@ def to_host(values: Tensor) -> np.ndarray[Any, Any]:
     return plain.numpy()
 
 
+def pull_back(gradient: Tensor, *, jacobian: Jacobian, record: GradientRecord) -> Tensor:
+    """Jᵀ·g; the record notes what is taken off."""
+    return _multiply(gradient, jacobian, True, record)
+
+
 def _multiply(values: Tensor, jacobian: Jacobian, transposed: bool, record: GradientRecord | None) -> Tensor:
     if record is None:
         return jacobian.multiply(values, transposed=transposed)

@@ -9,7 +9,7 @@ The forward pass finds which constraints and bounds are active; the backward pas
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,7 +25,16 @@ from auditkit.constraints import ConstraintSystem
 from auditkit.enforcement import Bounds, check_simplex, solve_and_round
 from auditkit.errors import InputError, SolverError
 from auditkit.groups import LABEL, Groups
-from auditkit.jacobian import CellJacobian, ColumnsJacobian, GradientRecord, MapJacobian, Request, attach, to_host
+from auditkit.jacobian import (
+    CellJacobian,
+    ColumnsJacobian,
+    GradientRecord,
+    MapJacobian,
+    Request,
+    attach,
+    pull_back,
+    to_host,
+)
 from auditkit.moment_maps import ALONE
 from auditkit.projection import ProjectionProblem, Solution, build_problem, check_bounds
 from auditkit.solvers.closed_form import PreparedBatch, prepare_batch, project_prepared, recover_duals
@@ -206,6 +215,18 @@ class FairnessLayer(nn.Module):
             "prepare needs one criterion on known groups, without bounds, simplex, strict mode or process group, and "
             "solver='newton'; call the layer with groups instead, outside of compiled code"
         )
+
+    def solve(self, scores: Float[Tensor, " n *k"], bound: BoundBatch) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Project a bound batch outside of autograd: ỹ, and the map from ∂ℓ/∂ỹ to ∂ℓ/∂z = Jᵀ ∂ℓ/∂ỹ.
+
+        Raises:
+            InputError: As `forward`.
+            InfeasibleError: As `forward`.
+        """
+        check_bound_form(scores, bound)
+        check_simplex(scores, simplex=self.simplex, bounds=self.bounds)
+        output, jacobian = _Solver(self, bound.batch, self.bounds, bound.groups)(scores.detach())
+        return output, partial(pull_back, jacobian=jacobian, record=self._record)
 
     def _forward(
         self, scores: Tensor, groups: Groups, labels: Any, weights: Any, bounds: Bounds, tolerances: Any

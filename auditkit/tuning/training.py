@@ -21,12 +21,14 @@ from auditkit.heads import EpochRecord, FairHead
 from auditkit.progress import Progress
 from auditkit.tuning.checkpoints import check_task, describe_task, load_checkpoint, save_checkpoint
 from auditkit.tuning.config import TuneConfig
+from auditkit.tuning.gradients import find_gradient
 from auditkit.tuning.losses import ProjectedLoss
 from auditkit.tuning.primal_dual import PrimalDualLoss
 from auditkit.tuning.rows import Batches, HeadRows, split_rows_for_validation
 
 FARTHEST = 1e3
 """Distance of a feature's mean from zero, in standard deviations, beyond which float32 loses too many digits."""
+CHUNK_ROWS = 16_384
 
 START = -1
 """Epoch of the weights that a training starts from."""
@@ -144,10 +146,11 @@ class _Training:
         self.batches = Batches(self.training, criteria, config)
         self.loss = loss(self.training) if getattr(loss, "needs_training_rows", False) else loss
         self.head = build(self.training, config)
-        self.pull = _anchor(self.head, self.training, config)  # to the frozen model, wherever the head starts
+        self.pull = _Anchor(self.head, self.training, config)  # to the frozen model, wherever the head starts
         if initial is not None:
             self.head.load_state_dict(initial)
         self.optimizer = _make_optimizer(self.head, config)
+        self.gradient = find_gradient(self.head, self.loss, config)
         self.best, self.history = _Best(), []
         self.gaps = [LargestGap(part, criteria, config) for part in (self.training, self.validation)]
         shape = (
@@ -192,7 +195,19 @@ class _Training:
 
     def _step(self, batch: HeadRows, places: IntArray | slice) -> float:
         """One step; the loss before it."""
-        first: list[float] = []
+        value, scores = self._step_closed(batch) if self.gradient is not None else self._step_by_graph(batch)
+        self.seen[places if isinstance(places, slice) else torch.from_numpy(places)] = scores
+        return value
+
+    def _step_closed(self, batch: HeadRows) -> tuple[float, Tensor]:
+        assert self.gradient is not None
+        value, scores = self.gradient(batch)
+        self.pull.add_slope(self.head)
+        self.optimizer.step()
+        return value, scores
+
+    def _step_by_graph(self, batch: HeadRows) -> tuple[float, Tensor]:
+        first: list[tuple[float, Tensor]] = []
 
         def closure() -> Tensor:
             self.optimizer.zero_grad()
@@ -201,8 +216,7 @@ class _Training:
             whole = value + self.pull(self.head) + self._decay()
             whole.backward()
             if not first:  # a line search asks again
-                first.append(float(value.detach()))
-                self.seen[places if isinstance(places, slice) else torch.as_tensor(places)] = heard.output
+                first.append((float(value.detach()), heard.output))
             return whole
 
         self.optimizer.step(closure)  # type: ignore[arg-type]
@@ -318,21 +332,28 @@ def _with_safe_precision(rows: HeadRows) -> HeadRows:
     """The rows in float64 where a float32 product would lose too many digits of features far from zero."""
     if rows.features.dtype == torch.float64 or len(rows.features) == 0:
         return rows
-    spread, mean = torch.std_mean(rows.features, dim=0, unbiased=False)
+    spread, mean = spread_and_mean(rows.features)
     if not bool((mean.abs() > FARTHEST * spread).logical_and(spread > 0).any()):
         return rows
     return HeadRows(rows.features.double(), rows.labels.double(), rows.groups, rows.start)
 
 
+def spread_and_mean(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Standard deviation and mean of every column, in two passes of whole rows, which `torch.std` is slow at."""
+    mean = features.mean(dim=0)
+    squares = sum((part - mean).square_().sum(dim=0) for part in features.split(CHUNK_ROWS))
+    return torch.sqrt(torch.as_tensor(squares) / len(features)), mean
+
+
 def new_head(training: HeadRows, config: TuneConfig) -> FairHead:
     """A head standardised by the training rows, at its start, in the dtype of the features."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+        torch.default_generator.manual_seed(config.seed)  # of the host alone: the one for all devices is slow
         head = FairHead(
             training.features.shape[1], hidden=config.hidden, score_space=config.score_space, outputs=config.outputs
         )
-    spread = training.features.std(dim=0, unbiased=False)
-    head.get_buffer("mean").copy_(training.features.mean(dim=0))
+    spread, mean = spread_and_mean(training.features)
+    head.get_buffer("mean").copy_(mean)
     head.get_buffer("scale").copy_(torch.where(spread > 1e-12, spread, 1.0))
     if training.start is not None:
         head.start_from(training.features, training.start)
@@ -343,19 +364,25 @@ def _make_optimizer(head: nn.Module, config: TuneConfig) -> torch.optim.Optimize
     moving = [parameter for parameter in head.parameters() if parameter.requires_grad]
     if config.optimizer == "lbfgs":
         return torch.optim.LBFGS(moving, lr=config.learning_rate, line_search_fn="strong_wolfe")
-    return torch.optim.AdamW(moving, lr=config.learning_rate, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(moving, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
 
 
-def _anchor(head: Any, training: HeadRows, config: TuneConfig) -> Callable[[FairHead], Tensor | float]:
-    """The penalty that pulls the head towards its start; nothing where it starts from random weights."""
-    if training.start is None or config.anchor == 0:  # only a `FairHead` has a start
-        return lambda _: 0.0
-    strength = config.anchor / training.groups.n_rows
-    origin = [parameter.detach().clone() for parameter in head.linear.parameters()]
-    return lambda present: (
-        strength
-        * sum(
-            ((parameter - first) ** 2).sum()
-            for parameter, first in zip(present.linear.parameters(), origin, strict=True)
-        )
-    )
+class _Anchor:
+    """The penalty that pulls the linear weights towards where they start; nothing where they start at random."""
+
+    def __init__(self, head: Any, training: HeadRows, config: TuneConfig) -> None:
+        started = training.start is not None and config.anchor > 0  # only a `FairHead` has a start
+        self.strength = config.anchor / training.groups.n_rows
+        self.origin = [weight.detach().clone() for weight in head.linear.parameters()] if started else []
+
+    def __call__(self, head: Any) -> Tensor | float:
+        """The penalty."""
+        return self.strength * sum(((weight - first) ** 2).sum() for weight, first in self._pairs(head))
+
+    def add_slope(self, head: Any) -> None:
+        """Add its gradient to that of the weights."""
+        for weight, first in self._pairs(head):
+            weight.grad.add_(weight.detach() - first, alpha=2 * self.strength)
+
+    def _pairs(self, head: Any) -> list[tuple[Any, Tensor]]:
+        return list(zip(head.linear.parameters(), self.origin, strict=True)) if self.origin else []
