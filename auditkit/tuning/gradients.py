@@ -92,9 +92,9 @@ def loss_and_slope(
         value = nn.functional.binary_cross_entropy_with_logits(scores, labels)
         return float(value), (scores.sigmoid() - labels) / n_rows
     kept = scores.clamp(*PROBABILITY_BOUNDS)
-    chance = torch.where(labels > 0, kept, 1 - kept)  # of the label that is
-    slope = (1 - 2 * labels).div_(chance).mul_(kept == scores).div_(n_rows)
-    return -float(chance.log_().sum()) / n_rows, slope
+    signed = kept - (1 - labels)  # ± the chance of the label that is
+    slope = signed.reciprocal().mul_(kept == scores).div_(-n_rows)
+    return -float(signed.abs_().log_().sum()) / n_rows, slope
 
 
 def _set(layer: Any, weight: Tensor, bias: Tensor) -> None:
