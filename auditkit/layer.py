@@ -31,6 +31,7 @@ from auditkit.jacobian import (
     GradientRecord,
     MapJacobian,
     Request,
+    as_tensor,
     attach,
     pull_back,
     to_host,
@@ -315,7 +316,7 @@ class _Solver:
                 found = None if plan is None else self._within_bounds(scores, plan)
             if found is not None:
                 layer._record.duals[column] = partial(recover_duals, system, found[1])
-                return _as_tensor(found[0], scores.dtype), found[2]
+                return as_tensor(found[0], scores.dtype), found[2]
         check_finite(scores)
         return self._general(scores, system, column)
 
@@ -345,17 +346,14 @@ def _prepare(batch: Batch, device: torch.device, columns: int | None) -> Prepare
     return prepare_batch(batch.systems[0], device, weights=batch.weights, target=target)
 
 
-def _as_tensor(values: np.ndarray[Any, Any], dtype: torch.dtype) -> Tensor:
-    tensor = torch.from_numpy(values)
-    return tensor if tensor.dtype == dtype else tensor.to(dtype)
-
-
 def _jacobian(problem: ProjectionProblem, solution: Solution) -> Any:
     """J at a solution, from its active constraints and held rows."""
     if solution.extra is not None:
         return solution.extra
-    explained = problem.explained_by(solution.duals)
-    _check_explained(problem, solution, explained)
+    explained = solution.scores
+    if not solution.is_explained:
+        explained = problem.explained_by(solution.duals)
+        _check_explained(problem, solution, explained)
     derivative: Any = problem.row_set.derivative(explained)
     gram = problem.moments.gram(derivative)
     rows = problem.system.matrix[solution.active]

@@ -114,7 +114,6 @@ class Rows:
     Attributes:
         joined: The rows that train and those on which corrections are found, in one part.
         reference: The head that every post-processing method starts from.
-        alone: Heads cross-fitted on the joined rows for the loss alone.
     """
 
     tune: Sample
@@ -123,7 +122,6 @@ class Rows:
     test: Sample
     joined: Sample
     reference: FairHead
-    alone: CrossFit
 
 
 def choose_tolerance(dataset: Sample, criterion: str) -> float:
@@ -145,7 +143,6 @@ def choose_tolerance(dataset: Sample, criterion: str) -> float:
 def split_with_reference(dataset: Sample, seed: int) -> Rows:
     """Split, train the reference and put its scores into every part."""
     split = split_rows(dataset.n_rows, fractions=PARTS, seed=seed)
-    split["joined"] = np.concatenate([split["tune"], split["calibrate"]])
     parts = {name: dataset.take(rows) for name, rows in split.items()}
     contexts = [
         FitContext(parts["tune"], parts["calibrate"], (), replace(CONFIG, seed=seed, hidden=width)) for width in WIDTHS
@@ -153,16 +150,20 @@ def split_with_reference(dataset: Sample, seed: int) -> Rows:
     found = parts["calibrate"]
     best = max(map(fit_unconstrained, contexts), key=lambda head: accuracy(Prediction(score(head, found)), found))
     parts = {name: replace(part, scores=score(best, part)) for name, part in parts.items()}
-    joined = parts["joined"]
-    fitted = [cross_fit_head(joined, width, seed) for width in WIDTHS]
-    return Rows(**parts, reference=best, alone=min(fitted, key=lambda heads: log_loss(joined.labels, heads.scores)))
+    return Rows(**parts, joined=dataset.take(np.concatenate([split["tune"], split["calibrate"]])), reference=best)
 
 
-def measure(setting: Setting, dataset: Sample, rows: Rows, seed: int) -> Json:
+def fit_alone(rows: Rows, seed: int) -> CrossFit:
+    """Heads cross-fitted for the loss alone, of the width that is better out of fold."""
+    fitted = [cross_fit_head(rows.joined, width, seed) for width in WIDTHS]
+    return min(fitted, key=lambda heads: log_loss(rows.joined.labels, heads.scores))
+
+
+def measure(setting: Setting, dataset: Sample, rows: Rows, alone: CrossFit, seed: int) -> Json:
     """Every method at both levels of one setting and seed, certified and tested."""
     epsilon = choose_tolerance(dataset, setting.criterion)
     criterion = CRITERIA[setting.criterion](epsilon)
-    heads = tune(rows, criterion, seed)
+    heads = tune(rows, alone, criterion, seed)
     levels: Json = {}
     for level, names in BASELINES.items():
         chosen, fit = choose_head(heads, rows.joined, criterion, level)
@@ -182,9 +183,9 @@ def keep_scores(sample: Sample) -> Prediction:
     return Prediction(sample.scores)
 
 
-def tune(rows: Rows, criterion: Criterion, seed: int) -> dict[str, CrossFit]:
+def tune(rows: Rows, alone: CrossFit, criterion: Criterion, seed: int) -> dict[str, CrossFit]:
     """Cross-fitted heads: for the loss alone, then through the layer from loose to tight."""
-    heads = {"loss alone": rows.alone}
+    heads = {"loss alone": alone}
     for share in PATH:
         at = criterion.with_tolerance(share * criterion.tolerance)
         start = list(heads.values())[-1]
@@ -330,8 +331,9 @@ def measure_missing(data: Path, out: Path, task: tuple[str, int]) -> None:
     torch.set_num_threads(1)
     sample = LOADERS[dataset](data, out)
     rows = split_with_reference(sample, seed)
+    alone = fit_alone(rows, seed)
     for setting in missing:
-        found = measure(setting, sample, rows, seed)
+        found = measure(setting, sample, rows, alone, seed)
         write_whole(setting.file(folder, seed), json.dumps(found, indent=2, allow_nan=False).encode())
 
 

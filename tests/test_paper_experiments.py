@@ -245,7 +245,7 @@ def test_the_tolerance_follows_from_the_sizes_of_the_groups_alone() -> None:
 def test_methods_are_certified_from_the_tightest_tolerance_on_until_one_is_not() -> None:
     dataset, criterion = _labelled(8000, 1), post_processing.CRITERIA["demographic parity"](0.1)
     parts = [dataset.take(np.arange(k, 8000, 4)) for k in range(4)]
-    rows = post_processing.Rows(*parts, joined=None, reference=None, alone=None)
+    rows = post_processing.Rows(*parts, joined=None, reference=None)
     asked: list[float] = []
 
     def fit(at: Criterion) -> post_processing.Predict:
