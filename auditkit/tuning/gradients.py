@@ -46,7 +46,7 @@ class HeadGradient:
         self.is_chance = config.score_space == "probability"
         self.mean, self.scale = head.get_buffer("mean"), head.get_buffer("scale")
         self.linear = head.linear
-        self.first, self.last = (None, None) if head.deep is None else (head.deep[0], head.deep[2])
+        self.deep: tuple[Any, Any] | None = None if head.deep is None else (head.deep[0], head.deep[2])
 
     @torch.no_grad()
     def __call__(self, rows: HeadRows) -> tuple[float, Tensor]:
@@ -63,21 +63,23 @@ class HeadGradient:
     def _run(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
         weight = self.linear.weight[0] / self.scale
         output = torch.mv(features, weight).add_(self.linear.bias - torch.dot(weight, self.mean))
-        if self.first is None or self.last is None:
+        if self.deep is None:
             return output, None
-        weights = self.first.weight / self.scale
-        hidden = torch.addmm(self.first.bias - weights @ self.mean, features, weights.T).relu_()  # type: ignore[operator]
-        return output.add_(torch.mv(hidden, self.last.weight[0])).add_(self.last.bias), hidden  # type: ignore[index]
+        first, last = self.deep
+        weights = first.weight / self.scale
+        hidden = torch.addmm(first.bias - weights @ self.mean, features, weights.T).relu_()
+        return output.add_(torch.mv(hidden, last.weight[0])).add_(last.bias), hidden
 
     def _spread(self, features: Tensor, hidden: Tensor | None, slope: Tensor) -> None:
         total = slope.sum().reshape(1)
         _set(self.linear, ((torch.mv(features.T, slope) - total * self.mean) / self.scale).unsqueeze(0), total)
-        if hidden is None or self.first is None or self.last is None:
+        if hidden is None or self.deep is None:
             return
-        _set(self.last, torch.mv(hidden.T, slope).unsqueeze(0), total.clone())
-        inner = torch.outer(slope, self.last.weight[0]).mul_(hidden > 0)  # type: ignore[index]
+        first, last = self.deep
+        _set(last, torch.mv(hidden.T, slope).unsqueeze(0), total.clone())
+        inner = torch.outer(slope, last.weight[0]).mul_(hidden > 0)
         sums = inner.sum(0)
-        _set(self.first, (inner.T @ features - torch.outer(sums, self.mean)) / self.scale, sums)
+        _set(first, (inner.T @ features - torch.outer(sums, self.mean)) / self.scale, sums)
 
 
 def loss_and_slope(
