@@ -18,15 +18,17 @@ from torch import Tensor, nn
 from auditkit.heads import FairHead
 from auditkit.tuning.config import PROBABILITY_BOUNDS, TuneConfig
 from auditkit.tuning.losses import PlainLoss, ProjectedLoss
+from auditkit.tuning.primal_dual import PrimalDualLoss
 from auditkit.tuning.rows import HeadRows
 
 Gradient = Callable[[HeadRows], tuple[float, Tensor]]
 """From rows to the loss and the head's scores; the gradient is left in the ``grad`` of every weight."""
+LOSSES = (PlainLoss, ProjectedLoss, PrimalDualLoss)
 
 
 def find_gradient(head: Any, loss: Any, config: TuneConfig) -> Gradient | None:
     """The closed form where it is known: heads of one output and the losses of this package; else None."""
-    known = isinstance(head, FairHead) and head.outputs == 1 and isinstance(loss, PlainLoss | ProjectedLoss)
+    known = type(head) is FairHead and head.outputs == 1 and type(loss) in LOSSES  # another class may compute otherwise
     if not known or config.optimizer != "adamw" or not all(weight.requires_grad for weight in head.parameters()):
         return None
     return HeadGradient(head, loss, config)

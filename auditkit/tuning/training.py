@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -249,7 +250,7 @@ class _Training:
 
     def finish(self) -> Any:
         """The head at its best epoch; a `FairHead` in float64."""
-        if not self.best.state:
+        if not any(math.isfinite(record.validation_loss) for record in self.history):
             raise SolverError("training diverged: no epoch had a finite validation loss; lower learning_rate")
         self.head.load_state_dict(self.best.state)
         self.head.history, self.head.best_epoch = tuple(self.history), self.best.epoch
@@ -339,10 +340,14 @@ def _with_safe_precision(rows: HeadRows) -> HeadRows:
 
 
 def spread_and_mean(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Standard deviation and mean of every column, in two passes of whole rows, which `torch.std` is slow at."""
-    mean = features.mean(dim=0)
-    squares = sum((part - mean).square_().sum(dim=0) for part in features.split(CHUNK_ROWS))
-    return torch.sqrt(torch.as_tensor(squares) / len(features)), mean
+    """Standard deviation and mean of every column, by passes over whole rows, which `torch.std` is slow at.
+
+    Rows are taken less the first, so that the spread of a constant column is exactly zero.
+    """
+    first, parts = features[0], features.split(CHUNK_ROWS)
+    apart = torch.stack([(part - first).sum(dim=0) for part in parts]).sum(dim=0) / len(features)
+    squares = torch.stack([(part - first).sub_(apart).square_().sum(dim=0) for part in parts]).sum(dim=0)
+    return torch.sqrt(squares / len(features)), first + apart
 
 
 def new_head(training: HeadRows, config: TuneConfig) -> FairHead:
