@@ -81,7 +81,7 @@ def _line(runs: Sequence[Json], level: str, ours: str, resampling: Resampling) -
     known = {name: gain for name, gain in gains.items() if gain is not None}
     cells = [str(len(runs)), f"{len(mine)}", _mean(mine, resampling)]
     if not mine or not known:
-        alone = bool(mine)
+        alone = bool(mine) and not certified  # else there are two, on no two seeds both certified: not compared
         return [*cells, "—", "—", "—", "—", "—"], Outcome(alone, alone, alone, not mine and bool(certified))
     least = min(known, key=lambda name: known[name].value)
     at_or_above = all(gain.value >= 0 for gain in known.values())

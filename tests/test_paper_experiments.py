@@ -298,6 +298,10 @@ def test_a_missing_certificate_counts_against_the_tuned_head() -> None:
     refused = post_processing_tables.describe([run(0, None, 0.7), run(1, None, 0.71)], parts, "tuned head")
     assert "at or above that of every baseline in 0; the same or better" in refused
     assert "behind one beyond the paired interval, or without a certificate where one has it, in 1" in refused
+    apart = post_processing_tables.describe([run(0, 0.8, None), run(1, None, 0.7)], parts, "tuned head")
+    assert "at or above that of every baseline in 0; the same or better" in apart
+    sole = post_processing_tables.describe([run(0, 0.8, None), run(1, 0.8, None)], parts, "tuned head")
+    assert "at or above that of every baseline in 1; the same or better" in sole
     near = post_processing_tables.describe([run(k, 0.8 + 0.001 * k, 0.804) for k in range(3)], parts, "tuned head")
     assert (
         "every baseline in 0; the same or better (not behind by the paired interval, and in mean at most 0.005" in near
