@@ -74,19 +74,19 @@ class CellJacobian:
 
     def multiply(self, values: Tensor, *, transposed: bool) -> Tensor:
         """J·v, or Jᵀ·v."""
-        return _as_tensor(self._apply(to_host(values), transposed), values.dtype)
+        return as_tensor(self._apply(to_host(values), transposed), values.dtype)
 
     def pull_back(self, gradient: Tensor) -> tuple[Tensor, float, float]:
         """Jᵀ·g, ‖(I − Jᵀ)·g‖² and ‖g‖²."""
         plain = to_host(gradient)
         if self.weights is not None or self.free is not None or self.collective is not ALONE:
             product = self._apply(plain, True)
-            return _as_tensor(product, gradient.dtype), *_measure(plain, product)
+            return as_tensor(product, gradient.dtype), *_measure(plain, product)
         # every row of a cell loses the same, so that no second pass over the rows is needed to add it up
         removed = self.matrix @ sum_cells(plain, self.index, len(self.mass))
         product = add_per_cell(plain, -removed, self.index)
         lost = float(np.dot(removed * removed, self.mass))
-        return _as_tensor(product, gradient.dtype), lost, float(np.dot(plain, plain))
+        return as_tensor(product, gradient.dtype), lost, float(np.dot(plain, plain))
 
     def _apply(self, plain: np.ndarray[Any, Any], transposed: bool) -> np.ndarray[Any, Any]:
         kept = plain if self.free is None else plain * self.free
@@ -171,6 +171,11 @@ def to_host(values: Tensor) -> np.ndarray[Any, Any]:
     return plain.numpy()
 
 
+def pull_back(gradient: Tensor, *, jacobian: Jacobian, record: GradientRecord) -> Tensor:
+    """Jᵀ·g; the record notes what is taken off."""
+    return _multiply(gradient, jacobian, True, record)
+
+
 def _multiply(values: Tensor, jacobian: Jacobian, transposed: bool, record: GradientRecord | None) -> Tensor:
     if record is None:
         return jacobian.multiply(values, transposed=transposed)
@@ -189,7 +194,8 @@ def _measure(gradient: np.ndarray[Any, Any], product: np.ndarray[Any, Any]) -> t
     return float(np.dot(removed, removed)), float(np.dot(gradient, gradient))
 
 
-def _as_tensor(values: np.ndarray[Any, Any], dtype: torch.dtype) -> Tensor:
+def as_tensor(values: np.ndarray[Any, Any], dtype: torch.dtype) -> Tensor:
+    """The values as a tensor of a dtype, not copied where they have it."""
     tensor = torch.from_numpy(values)
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
 

@@ -9,7 +9,7 @@ The forward pass finds which constraints and bounds are active; the backward pas
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,7 +25,17 @@ from auditkit.constraints import ConstraintSystem
 from auditkit.enforcement import Bounds, check_simplex, solve_and_round
 from auditkit.errors import InputError, SolverError
 from auditkit.groups import LABEL, Groups
-from auditkit.jacobian import CellJacobian, ColumnsJacobian, GradientRecord, MapJacobian, Request, attach, to_host
+from auditkit.jacobian import (
+    CellJacobian,
+    ColumnsJacobian,
+    GradientRecord,
+    MapJacobian,
+    Request,
+    as_tensor,
+    attach,
+    pull_back,
+    to_host,
+)
 from auditkit.moment_maps import ALONE
 from auditkit.projection import ProjectionProblem, Solution, build_problem, check_bounds
 from auditkit.solvers.closed_form import PreparedBatch, prepare_batch, project_prepared, recover_duals
@@ -207,6 +217,18 @@ class FairnessLayer(nn.Module):
             "solver='newton'; call the layer with groups instead, outside of compiled code"
         )
 
+    def solve(self, scores: Float[Tensor, " n *k"], bound: BoundBatch) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Project a bound batch outside of autograd: ỹ, and the map from ∂ℓ/∂ỹ to ∂ℓ/∂z = Jᵀ ∂ℓ/∂ỹ.
+
+        Raises:
+            InputError: As `forward`.
+            InfeasibleError: As `forward`.
+        """
+        check_bound_form(scores, bound)
+        check_simplex(scores, simplex=self.simplex, bounds=self.bounds)
+        output, jacobian = _Solver(self, bound.batch, self.bounds, bound.groups)(scores.detach())
+        return output, partial(pull_back, jacobian=jacobian, record=self._record)
+
     def _forward(
         self, scores: Tensor, groups: Groups, labels: Any, weights: Any, bounds: Bounds, tolerances: Any
     ) -> Tensor:
@@ -294,7 +316,7 @@ class _Solver:
                 found = None if plan is None else self._within_bounds(scores, plan)
             if found is not None:
                 layer._record.duals[column] = partial(recover_duals, system, found[1])
-                return _as_tensor(found[0], scores.dtype), found[2]
+                return as_tensor(found[0], scores.dtype), found[2]
         check_finite(scores)
         return self._general(scores, system, column)
 
@@ -324,17 +346,14 @@ def _prepare(batch: Batch, device: torch.device, columns: int | None) -> Prepare
     return prepare_batch(batch.systems[0], device, weights=batch.weights, target=target)
 
 
-def _as_tensor(values: np.ndarray[Any, Any], dtype: torch.dtype) -> Tensor:
-    tensor = torch.from_numpy(values)
-    return tensor if tensor.dtype == dtype else tensor.to(dtype)
-
-
 def _jacobian(problem: ProjectionProblem, solution: Solution) -> Any:
     """J at a solution, from its active constraints and held rows."""
     if solution.extra is not None:
         return solution.extra
-    explained = problem.explained_by(solution.duals)
-    _check_explained(problem, solution, explained)
+    explained = solution.scores
+    if not solution.is_explained:
+        explained = problem.explained_by(solution.duals)
+        _check_explained(problem, solution, explained)
     derivative: Any = problem.row_set.derivative(explained)
     gram = problem.moments.gram(derivative)
     rows = problem.system.matrix[solution.active]

@@ -59,9 +59,9 @@ class ProjectionProblem:
 
     def objective(self, values: Float[Tensor, " n *k"]) -> float:
         """½ Σ wᵢ ‖yᵢ − zᵢ‖²."""
-        square = (values - self.scores) ** 2
-        rows = square if square.ndim == 1 else square.sum(dim=1)
-        total = (rows if self.weights is None else rows * self.weights).sum()
+        moved = (values - self.scores).reshape(len(values), -1)
+        weighted = moved if self.weights is None else moved * self.weights.unsqueeze(1)
+        total = torch.dot(moved.ravel(), weighted.ravel())
         return 0.5 * float(self.system.collective.sum(np.array([float(total)]))[0])
 
     def support(self, duals: FloatArray) -> float:
@@ -87,6 +87,7 @@ class Solution:
         iterations: Steps taken.
         dual_accuracy: A multiplier below this share of the largest one is numerically zero.
         extra: What the solver needs for its own gradient.
+        is_explained: Whether the scores were computed from the multipliers, by `ProjectionProblem.explained_by`.
     """
 
     scores: Float[Tensor, " n *k"]
@@ -94,6 +95,7 @@ class Solution:
     iterations: int
     dual_accuracy: float = 1e-13
     extra: Any = None
+    is_explained: bool = False
 
     @property
     def active(self) -> IntArray:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.guarantee                      every setting, 1,000 deployments of each; hours, resumed
     python -m benchmarks.guarantee --runs 100           the same in minutes, with wider errors
-    python -m benchmarks.guarantee --populations adult sba --data DIR
+    python -m benchmarks.guarantee --populations adult sba --kinds EER --data DIR
 
 A deployment draws calibration rows from a population, finds its corrections on them and is judged by the gap of the
 whole population, which is known: synthetic populations are tables of 50,000 rows, and Adult, Credit and SBA are the
@@ -340,6 +340,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=1_000, help="deployments per setting")
     parser.add_argument("--populations", nargs="+", choices=names, default=names)
     parser.add_argument("--parts", nargs="+", choices=tuple(PARTS), default=tuple(PARTS))
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="criteria and rates to measure")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, help="methods to measure")
     parser.add_argument("--data", type=Path, default=default_data(), help="folder of adult.parquet and the csv files")
     parser.add_argument("--out", type=Path, default=Path("guarantee.jsonl"), help="results, one a line; resumed")
     arguments = parser.parse_args()
@@ -359,8 +361,12 @@ def show_part(part: str, arguments: argparse.Namespace, console: Console) -> Non
     table = Table("population", "criterion", "n", "ε", "raw gap", "method", "broken", "± s.e.", "refused",
                   "mean gap", "added loss", "ms each", title=TITLES[part])  # fmt: skip
     for setting in settings(arguments.populations, arguments.data, console):
+        if setting.kind not in arguments.kinds:
+            continue
         raw_gap, raw_loss = loss_of(setting)
         for name, run in methods.items():
+            if name not in arguments.methods:
+                continue
             if name in NEEDS_LABELS and any(criterion.needs_labels for criterion in setting.criteria):
                 continue
             runs = max(int(arguments.runs * SHARES.get(name, 1.0)), 1)
@@ -403,6 +409,8 @@ PARTS: dict[str, tuple[Any, dict[str, Values], Callable[[Setting], tuple[float, 
     "scores": (score_settings, SCORE_METHODS, score_baseline),
     "decisions": (decision_settings, DECISION_METHODS, decision_baseline),
 }
+KINDS = ("ECP", "EER", "equalized odds", "selection rate", "TPR", "TPR and FPR")
+METHODS = tuple(SCORE_METHODS | DECISION_METHODS)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from pathlib import Path
 
 import cvxpy as cp
@@ -96,6 +97,39 @@ def test_single_thresholds_are_the_best_of_all(name: str, rng: np.random.Generat
     assert calibrate_decisions(scores, groups, criteria, labels=labels, randomize=False).cost == pytest.approx(best)
 
 
+@pytest.mark.parametrize("tolerance", [0.0, 0.003, 0.05])
+@pytest.mark.parametrize("name", ["selection rate", "true positive rate", "both rates", "more than labels"])
+def test_pairs_of_thresholds_cost_what_the_program_of_all_cells_finds(
+    name: str, tolerance: float, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores, labels, groups = draw(rng, 240, steps=60)
+    known = {**CRITERIA, "more than labels": [ak.EER("sex", tolerance=0, form="pairwise")]}
+    criteria = [criterion.with_tolerance(tolerance) for criterion in known[name]]
+
+    def cost() -> float | None:
+        try:
+            return calibrate_decisions(scores, groups, criteria, labels=labels, randomize=False).cost
+        except InfeasibleError:
+            return None
+
+    paired = cost()
+    monkeypatch.setattr(threshold_search, "is_monotone", lambda _: False)
+    program = cost()
+    assert (paired is None) == (program is None)
+    assert paired == pytest.approx(program, abs=1e-12)
+
+
+def test_single_thresholds_at_zero_tolerance_take_no_search_of_branches(rng: np.random.Generator) -> None:
+    scores, labels, groups = rng.random(20_000), (rng.random(20_000) < 0.4).astype(float), rng.integers(0, 2, 20_000)
+    begin = time.process_time()
+    rules = calibrate_decisions(
+        scores, ak.Groups({"sex": groups}), ak.ECP("sex", tolerance=0), labels=labels, randomize=False
+    )
+    assert time.process_time() - begin < 2  # 0.01 s; the mixed-integer program is not done in a minute
+    rates = [rules.chances(scores, ak.Groups({"sex": groups}))[groups == k].mean() for k in (0, 1)]
+    assert rates[0] == pytest.approx(rates[1], abs=1e-12)
+
+
 def test_single_thresholds_at_zero_tolerance_are_exact_or_decide_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     """The two best rows alone leave a gap of 4e-7; a solver that uses up its slack of 1e-6 takes that for none."""
 
@@ -104,10 +138,10 @@ def test_single_thresholds_at_zero_tolerance_are_exact_or_decide_alike(monkeypat
         return milp(cost, constraints=[(matrix, lower - 1e-6, upper + 1e-6), one], **options)
 
     monkeypatch.setattr(threshold_search, "milp", solve)
-    groups = ak.Groups({"sex": ["f"] * 1500 + ["m"] * 1499})
-    best = np.isin(np.arange(2999), (0, 1500)).astype(float)
+    groups = ak.Groups({"sex": ["f"] * 1500 + ["m"] * 1499 + ["x"] * 1500})
+    best = np.isin(np.arange(4499), (0, 1500, 2999)).astype(float)
     rules = calibrate_decisions(best, groups, ak.ECP("sex", tolerance=0), labels=best, randomize=False)
-    assert rules.cost == pytest.approx(2 / 2999)
+    assert rules.cost == pytest.approx(3 / 4499)
     assert not rules.chances(best, groups).any()
 
 

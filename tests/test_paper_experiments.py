@@ -244,7 +244,8 @@ def test_the_tolerance_follows_from_the_sizes_of_the_groups_alone() -> None:
 
 def test_methods_are_certified_from_the_tightest_tolerance_on_until_one_is_not() -> None:
     dataset, criterion = _labelled(8000, 1), post_processing.CRITERIA["demographic parity"](0.1)
-    rows = post_processing.Rows(*(dataset.take(np.arange(k, 8000, 4)) for k in range(4)), reference=None)
+    parts = [dataset.take(np.arange(k, 8000, 4)) for k in range(4)]
+    rows = post_processing.Rows(*parts, joined=None, reference=None)
     asked: list[float] = []
 
     def fit(at: Criterion) -> post_processing.Predict:
@@ -293,7 +294,16 @@ def test_a_missing_certificate_counts_against_the_tuned_head() -> None:
 
     parts = {"test": 0.2}
     ahead = post_processing_tables.describe([run(0, 0.8, 0.7), run(1, 0.82, 0.71)], parts, "tuned head")
-    assert "in 1 of 1 settings" in ahead
+    assert "at or above that of every baseline in 1; the same or better" in ahead
     refused = post_processing_tables.describe([run(0, None, 0.7), run(1, None, 0.71)], parts, "tuned head")
-    assert "in 0 of 1 settings" in refused
+    assert "at or above that of every baseline in 0; the same or better" in refused
     assert "behind one beyond the paired interval, or without a certificate where one has it, in 1" in refused
+    apart = post_processing_tables.describe([run(0, 0.8, None), run(1, None, 0.7)], parts, "tuned head")
+    assert "at or above that of every baseline in 0; the same or better" in apart
+    sole = post_processing_tables.describe([run(0, 0.8, None), run(1, 0.8, None)], parts, "tuned head")
+    assert "at or above that of every baseline in 1; the same or better" in sole
+    near = post_processing_tables.describe([run(k, 0.8 + 0.001 * k, 0.804) for k in range(3)], parts, "tuned head")
+    assert (
+        "every baseline in 0; the same or better (not behind by the paired interval, and in mean at most 0.005" in near
+    )
+    assert "below any) in 1; shown not to be more than 0.005 below any in 0; behind one" in near

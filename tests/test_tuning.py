@@ -18,7 +18,7 @@ import torch
 
 import auditkit as ak
 from auditkit.constraints import build_constraints, measure_gaps
-from auditkit.errors import InputError
+from auditkit.errors import InputError, SolverError
 from auditkit.progress import NullProgress
 from auditkit.tuning import training
 from auditkit.tuning.checkpoints import load_checkpoint, save_checkpoint
@@ -47,6 +47,28 @@ ROWS = make_rows()
 
 def weights_of(head: ak.FairHead) -> np.ndarray:
     return torch.cat([parameter.detach().ravel() for parameter in head.parameters()]).numpy()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_standardisation_is_that_of_torch_and_leaves_constant_columns_alone(dtype: torch.dtype) -> None:
+    rng = np.random.default_rng(0)
+    columns = [rng.normal(size=40_000), rng.normal(50.0, 0.1, 40_000), np.full(40_000, 1000.1), np.full(40_000, 0.1)]
+    features = torch.as_tensor(np.column_stack(columns)).to(dtype)
+    features[0, 0] = 1e3  # the first row is nothing to rely on
+    spread, mean = training.spread_and_mean(features)
+    exact = torch.std_mean(features.double(), dim=0, unbiased=False)
+    rounding = 1e-4 if dtype == torch.float32 else 1e-12
+    torch.testing.assert_close(spread.double(), exact[0], rtol=rounding, atol=1e-10)
+    torch.testing.assert_close(mean.double(), exact[1], rtol=rounding, atol=rounding)
+    assert (spread[2:] == 0).all()
+
+
+def test_a_start_does_not_hide_that_a_training_diverged() -> None:
+    features, labels, groups = ROWS
+    config = ak.TuneConfig(epochs=2, learning_rate=1e30, score_space="identity")
+    rows = check_rows(features, labels, groups, config, start=labels)
+    with pytest.raises(SolverError, match="training diverged: no epoch had a finite validation loss"):
+        train(rows, PlainLoss(config), (), config, NullProgress())
 
 
 def test_batches_have_the_proportions_of_all_rows_and_keep_their_composition() -> None:

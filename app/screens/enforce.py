@@ -162,9 +162,10 @@ def _show_training(tuning: Json | None) -> None:
         st.caption("No head was trained.")
         return
     history = pd.DataFrame(tuning["history"])
-    figure = charts.lines(history, x="epoch", columns=("loss", "validation_loss"), mark=tuning["best_epoch"])
-    text = (
-        f"Loss over {len(history)} epochs, on the training rows and on the validation rows; "
-        f"the dotted line marks epoch {tuning['best_epoch']}, which was kept."
+    best = tuning["best_epoch"]
+    figure = charts.lines(history, x="epoch", columns=("loss", "validation_loss"), mark=None if best < 0 else best)
+    kept = (
+        "the weights it started from were kept" if best < 0 else f"the dotted line marks epoch {best}, which was kept"
     )
+    text = f"Loss over {len(history)} epochs, on the training rows and on the validation rows; {kept}."
     charts.draw(figure, key="training", words_for_it=text, data=history)

@@ -20,6 +20,7 @@ from scipy.spatial import ConvexHull, QhullError
 
 from auditkit._typing import FloatArray, IntArray
 from auditkit.constraints import ConstraintSystem
+from auditkit.deployment.threshold_pairs import find_pair, is_monotone
 from auditkit.deployment.thresholds import ThresholdRule
 from auditkit.errors import InfeasibleError, SolverError
 from auditkit.groups import LABEL, Cells
@@ -105,6 +106,9 @@ class ThresholdProgram:
             InfeasibleError: No thresholds satisfy the criteria.
             SolverError: The program was not solved to optimality in time.
         """
+        paired = None if self.randomize else self._pair(system)
+        if paired is not None:
+            return tuple(self._rule(k, paired[0]) for k in range(len(self.curves))), paired[1]
         mixed = self._mix(system, np.arange(len(self.cost)))
         if mixed.status == 2:
             raise self._infeasible(system)
@@ -124,6 +128,27 @@ class ThresholdProgram:
             self.cost[kept], A_ub=np.vstack([contrasts, -contrasts]),
             b_ub=np.concatenate([system.upper, -system.lower]), A_eq=one, b_eq=np.ones(len(one)), method="highs-ds",
         )  # fmt: skip
+
+    def _pair(self, system: ConstraintSystem) -> tuple[FloatArray, float] | None:
+        """The best single thresholds of two cells; None for other numbers of cells.
+
+        Raises:
+            InfeasibleError: No pair of thresholds satisfies the criteria.
+        """
+        mine = [np.flatnonzero(self.owner == k) for k in range(len(self.curves))]
+        if len(mine) != 2:
+            return None
+        contrasts = system.matrix @ self.response
+        first, second = (contrasts[:, candidates] for candidates in mine)
+        if not is_monotone(second):
+            return None
+        limits = (system.lower - ROUNDING, system.upper + ROUNDING)
+        pair = find_pair((self.cost[mine[0]], self.cost[mine[1]]), (first, second), limits)
+        if pair is None:
+            raise self._infeasible(system)
+        solution = np.zeros(len(self.cost))
+        solution[[mine[0][pair[0]], mine[1][pair[1]]]] = 1.0
+        return solution, float(self.cost @ solution)
 
     def _choose(self, system: ConstraintSystem, mixed: Any) -> tuple[FloatArray, float]:
         """The best single threshold of every cell.

@@ -175,8 +175,9 @@ def history_chart(document: ReportDocument) -> Chart | None:
             figure.add_scatter(
                 x=epochs, y=values, name=title, line=style, mode="lines", showlegend=place == 1, row=place, col=1
             )
-    if tuning.get("best_epoch") is not None:
-        figure.add_vline(tuning["best_epoch"], line={"color": MUTED, "width": 1, "dash": "dot"})
+    best = tuning.get("best_epoch")
+    if best is not None and best >= 0:  # −1 is the start
+        figure.add_vline(best, line={"color": MUTED, "width": 1, "dash": "dot"})
     figure.update_yaxes(title_text="loss", row=1, col=1)
     figure.update_yaxes(title_text="gap before projection", rangemode="tozero", row=2, col=1)
     figure.update_xaxes(title_text="epoch; dotted: the one that was kept", row=2, col=1)

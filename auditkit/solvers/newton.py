@@ -99,7 +99,7 @@ class _Newton:
         point = self._evaluate(np.zeros(len(self.problem.system.matrix)) if start is None else start)
         for step in range(MAX_STEPS):
             if _is_solved(point):
-                return Solution(point.scores, point.duals, step)
+                return Solution(point.scores, point.duals, step, is_explained=True)
             nearer = self._step(point)
             if nearer is None:
                 break
@@ -107,7 +107,7 @@ class _Newton:
         # criteria that nearly contradict each other push scores far away, and rounding is relative to where they are
         farthest = float(point.scores.abs().max()) if point.scores.numel() else 0.0
         if point.residual <= 100.0 * TOLERANCE * max(1.0, self.problem.system.collective.max(farthest)):
-            return Solution(point.scores, point.duals, MAX_STEPS)
+            return Solution(point.scores, point.duals, MAX_STEPS, is_explained=True)
         raise SolverError(
             f"newton stopped at a residual of {point.residual:.2e} on {len(point.duals)} constraints; "
             "try solver='osqp', or report the problem"

@@ -43,7 +43,7 @@ class FrontierPoint:
         gap: Largest gap of the projected scores on those rows, at most ε.
         head_gap: The same of the head's own scores, before the projection.
         epochs: Epochs that the head was trained for.
-        best_epoch: The one that was kept.
+        best_epoch: The one that was kept; −1 is the start.
         head: The head.
     """
 
@@ -190,7 +190,7 @@ def _measure(
         gap=largest(fair),
         head_gap=largest(scores),
         epochs=len(head.history),
-        best_epoch=head.best_epoch or 0,
+        best_epoch=0 if head.best_epoch is None else head.best_epoch,
         head=head,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ from auditkit.heads import FairHead
 from auditkit.layer import FairnessLayer
 from auditkit.tuning.config import PROBABILITY_BOUNDS, TuneConfig
 from auditkit.tuning.rows import HeadRows
+
+PullBack = Callable[[Tensor], Tensor]
 
 
 def prediction_loss(scores: Float[Tensor, " n *k"], labels: Float[Tensor, " n"], config: TuneConfig) -> Tensor:
@@ -49,6 +51,11 @@ class PlainLoss:
         """The loss of a head on some rows."""
         return prediction_loss(head(rows.features), rows.labels, self.config)
 
+    def project(self, scores: Float[Tensor, " n"], rows: HeadRows) -> tuple[Tensor, PullBack]:
+        """The scores, and the gradient, as they are."""
+        del rows
+        return scores, lambda gradient: gradient
+
 
 class ProjectedLoss:
     """Loss of the scores after the fairness layer.
@@ -66,6 +73,10 @@ class ProjectedLoss:
     def __call__(self, head: FairHead, rows: HeadRows) -> Tensor:
         """The loss of a head on some rows."""
         return prediction_loss(self.layer(head(rows.features), self._bind(rows)), rows.labels, self.config)
+
+    def project(self, scores: Float[Tensor, " n"], rows: HeadRows) -> tuple[Tensor, PullBack]:
+        """The projected scores, and the map from their gradient to that of the scores; outside of autograd."""
+        return self.layer.solve(scores, self._bind(rows))
 
     @property
     def suppressed_share(self) -> float | None:

@@ -36,7 +36,7 @@ from auditkit.groups import Groups
 from auditkit.heads import FairHead
 from auditkit.jacobian import to_host
 from auditkit.tuning.config import PROBABILITY_BOUNDS, TuneConfig
-from auditkit.tuning.losses import ProjectedLoss, prediction_loss
+from auditkit.tuning.losses import ProjectedLoss, PullBack, prediction_loss
 from auditkit.tuning.rows import HeadRows
 
 MEMORY_ROWS = 4096
@@ -144,6 +144,12 @@ class PrimalDualLoss(ProjectedLoss):
         moved = _Move.apply(head(rows.features), self.pool, self._cells(rows))
         return prediction_loss(moved, rows.labels, self.config)  # type: ignore[arg-type]
 
+    def project(self, scores: Tensor, rows: HeadRows) -> tuple[Tensor, PullBack]:
+        """The moved scores, and the map of the gradient, which also lets the multipliers climb."""
+        cell = self._cells(rows)
+        output, free = _move(scores, self.pool, cell)
+        return output, lambda gradient: _return(gradient, self.pool, free, cell)
+
     @property
     def suppressed_share(self) -> float | None:
         """Part of the gradient of the last step that the projection took off."""
@@ -183,20 +189,31 @@ def _values(table: Any, cell: int) -> tuple[Any, ...]:
     return tuple(table.value(cell, name) for name in table.names)
 
 
+def _move(scores: Tensor, pool: PooledState, cell: IntArray) -> tuple[Tensor, FloatArray]:
+    """clip(z + δ), and which rows no bound holds."""
+    moved = to_host(scores).astype(np.float64) + pool.shift.take(cell)
+    output = moved if pool.bounds is None else np.clip(moved, *pool.bounds)
+    free = (output == moved).astype(np.float64)
+    pool.observe(output, free, cell)
+    return torch.from_numpy(output).to(scores.dtype), free
+
+
+def _return(gradient: Tensor, pool: PooledState, free: FloatArray, cell: IntArray) -> Tensor:
+    """The gradient that is passed on, with one step of the multipliers after it."""
+    product = pool.pass_on(to_host(gradient).astype(np.float64), free, cell)
+    pool.climb()
+    return torch.from_numpy(product).to(gradient.dtype)
+
+
 class _Move(Function):
     """z ↦ clip(z + δ), with one step of the multipliers after the gradient has been passed on."""
 
     @staticmethod
     def forward(ctx: Any, scores: Tensor, pool: PooledState, cell: IntArray) -> Tensor:
-        moved = to_host(scores).astype(np.float64) + pool.shift.take(cell)
-        output = moved if pool.bounds is None else np.clip(moved, *pool.bounds)
-        ctx.free = (output == moved).astype(np.float64)
+        output, ctx.free = _move(scores, pool, cell)
         ctx.pool, ctx.cell = pool, cell
-        pool.observe(output, ctx.free, cell)
-        return torch.from_numpy(output).to(scores.dtype)
+        return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, None]:
-        product = ctx.pool.pass_on(to_host(gradients[0]).astype(np.float64), ctx.free, ctx.cell)
-        ctx.pool.climb()
-        return torch.from_numpy(product).to(gradients[0].dtype), None, None
+        return _return(gradients[0], ctx.pool, ctx.free, ctx.cell), None, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -21,12 +22,17 @@ from auditkit.heads import EpochRecord, FairHead
 from auditkit.progress import Progress
 from auditkit.tuning.checkpoints import check_task, describe_task, load_checkpoint, save_checkpoint
 from auditkit.tuning.config import TuneConfig
+from auditkit.tuning.gradients import find_gradient
 from auditkit.tuning.losses import ProjectedLoss
 from auditkit.tuning.primal_dual import PrimalDualLoss
 from auditkit.tuning.rows import Batches, HeadRows, split_rows_for_validation
 
 FARTHEST = 1e3
 """Distance of a feature's mean from zero, in standard deviations, beyond which float32 loses too many digits."""
+CHUNK_ROWS = 16_384
+
+START = -1
+"""Epoch of the weights that a training starts from."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,7 @@ class _Best:
     """The best epoch so far."""
 
     loss: float = float("inf")
-    epoch: int = -1
+    epoch: int = START
     state: dict[str, Any] = field(default_factory=dict)
 
 
@@ -141,16 +147,26 @@ class _Training:
         self.batches = Batches(self.training, criteria, config)
         self.loss = loss(self.training) if getattr(loss, "needs_training_rows", False) else loss
         self.head = build(self.training, config)
-        self.pull = _anchor(self.head, self.training, config)  # to the frozen model, wherever the head starts
+        self.pull = _Anchor(self.head, self.training, config)  # to the frozen model, wherever the head starts
         if initial is not None:
             self.head.load_state_dict(initial)
         self.optimizer = _make_optimizer(self.head, config)
+        self.gradient = find_gradient(self.head, self.loss, config)
         self.best, self.history = _Best(), []
         self.gaps = [LargestGap(part, criteria, config) for part in (self.training, self.validation)]
         shape = (
             (self.training.groups.n_rows,) if config.columns is None else (self.training.groups.n_rows, config.classes)
         )
         self.seen = torch.zeros(shape, dtype=rows.features.dtype)
+        if initial is not None or self.training.start is not None:
+            self._take_start()
+
+    def _take_start(self) -> None:
+        """Let the given start be the best so far: the first steps of an optimiser may only lead away from it."""
+        self.head.eval()
+        loss = self._validate()[0]
+        if loss < self.best.loss:
+            self._keep(loss, START)
 
     @property
     def is_over(self) -> bool:
@@ -180,7 +196,19 @@ class _Training:
 
     def _step(self, batch: HeadRows, places: IntArray | slice) -> float:
         """One step; the loss before it."""
-        first: list[float] = []
+        value, scores = self._step_closed(batch) if self.gradient is not None else self._step_by_graph(batch)
+        self.seen[places if isinstance(places, slice) else torch.from_numpy(places)] = scores
+        return value
+
+    def _step_closed(self, batch: HeadRows) -> tuple[float, Tensor]:
+        assert self.gradient is not None
+        value, scores = self.gradient(batch)
+        self.pull.add_slope(self.head)
+        self.optimizer.step()
+        return value, scores
+
+    def _step_by_graph(self, batch: HeadRows) -> tuple[float, Tensor]:
+        first: list[tuple[float, Tensor]] = []
 
         def closure() -> Tensor:
             self.optimizer.zero_grad()
@@ -189,8 +217,7 @@ class _Training:
             whole = value + self.pull(self.head) + self._decay()
             whole.backward()
             if not first:  # a line search asks again
-                first.append(float(value.detach()))
-                self.seen[places if isinstance(places, slice) else torch.as_tensor(places)] = heard.output
+                first.append((float(value.detach()), heard.output))
             return whole
 
         self.optimizer.step(closure)  # type: ignore[arg-type]
@@ -215,12 +242,15 @@ class _Training:
     def _keep_best(self) -> None:
         record = self.history[-1]
         if record.validation_loss < self.best.loss:
-            self.best.loss, self.best.epoch = record.validation_loss, record.epoch
-            self.best.state = {name: value.detach().clone() for name, value in self.head.state_dict().items()}
+            self._keep(record.validation_loss, record.epoch)
+
+    def _keep(self, loss: float, epoch: int) -> None:
+        state = {name: value.detach().clone() for name, value in self.head.state_dict().items()}
+        self.best = _Best(loss, epoch, state)
 
     def finish(self) -> Any:
         """The head at its best epoch; a `FairHead` in float64."""
-        if self.best.epoch < 0:
+        if not any(math.isfinite(record.validation_loss) for record in self.history):
             raise SolverError("training diverged: no epoch had a finite validation loss; lower learning_rate")
         self.head.load_state_dict(self.best.state)
         self.head.history, self.head.best_epoch = tuple(self.history), self.best.epoch
@@ -303,21 +333,32 @@ def _with_safe_precision(rows: HeadRows) -> HeadRows:
     """The rows in float64 where a float32 product would lose too many digits of features far from zero."""
     if rows.features.dtype == torch.float64 or len(rows.features) == 0:
         return rows
-    spread, mean = torch.std_mean(rows.features, dim=0, unbiased=False)
+    spread, mean = spread_and_mean(rows.features)
     if not bool((mean.abs() > FARTHEST * spread).logical_and(spread > 0).any()):
         return rows
     return HeadRows(rows.features.double(), rows.labels.double(), rows.groups, rows.start, rows.clusters)
 
 
+def spread_and_mean(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Standard deviation and mean of every column, by passes over whole rows, which `torch.std` is slow at.
+
+    Rows are taken less the first, so that the spread of a constant column is exactly zero.
+    """
+    first, parts = features[0], features.split(CHUNK_ROWS)
+    apart = torch.stack([(part - first).sum(dim=0) for part in parts]).sum(dim=0) / len(features)
+    squares = torch.stack([(part - first).sub_(apart).square_().sum(dim=0) for part in parts]).sum(dim=0)
+    return torch.sqrt(squares / len(features)), first + apart
+
+
 def new_head(training: HeadRows, config: TuneConfig) -> FairHead:
     """A head standardised by the training rows, at its start, in the dtype of the features."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+        torch.default_generator.manual_seed(config.seed)  # of the host alone: the one for all devices is slow
         head = FairHead(
             training.features.shape[1], hidden=config.hidden, score_space=config.score_space, outputs=config.outputs
         )
-    spread = training.features.std(dim=0, unbiased=False)
-    head.get_buffer("mean").copy_(training.features.mean(dim=0))
+    spread, mean = spread_and_mean(training.features)
+    head.get_buffer("mean").copy_(mean)
     head.get_buffer("scale").copy_(torch.where(spread > 1e-12, spread, 1.0))
     if training.start is not None:
         head.start_from(training.features, training.start)
@@ -328,19 +369,25 @@ def _make_optimizer(head: nn.Module, config: TuneConfig) -> torch.optim.Optimize
     moving = [parameter for parameter in head.parameters() if parameter.requires_grad]
     if config.optimizer == "lbfgs":
         return torch.optim.LBFGS(moving, lr=config.learning_rate, line_search_fn="strong_wolfe")
-    return torch.optim.AdamW(moving, lr=config.learning_rate, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(moving, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
 
 
-def _anchor(head: Any, training: HeadRows, config: TuneConfig) -> Callable[[FairHead], Tensor | float]:
-    """The penalty that pulls the head towards its start; nothing where it starts from random weights."""
-    if training.start is None or config.anchor == 0:  # only a `FairHead` has a start
-        return lambda _: 0.0
-    strength = config.anchor / training.groups.n_rows
-    origin = [parameter.detach().clone() for parameter in head.linear.parameters()]
-    return lambda present: (
-        strength
-        * sum(
-            ((parameter - first) ** 2).sum()
-            for parameter, first in zip(present.linear.parameters(), origin, strict=True)
-        )
-    )
+class _Anchor:
+    """The penalty that pulls the linear weights towards where they start; nothing where they start at random."""
+
+    def __init__(self, head: Any, training: HeadRows, config: TuneConfig) -> None:
+        started = training.start is not None and config.anchor > 0  # only a `FairHead` has a start
+        self.strength = config.anchor / training.groups.n_rows
+        self.origin = [weight.detach().clone() for weight in head.linear.parameters()] if started else []
+
+    def __call__(self, head: Any) -> Tensor | float:
+        """The penalty."""
+        return self.strength * sum(((weight - first) ** 2).sum() for weight, first in self._pairs(head))
+
+    def add_slope(self, head: Any) -> None:
+        """Add its gradient to that of the weights."""
+        for weight, first in self._pairs(head):
+            weight.grad.add_(weight.detach() - first, alpha=2 * self.strength)
+
+    def _pairs(self, head: Any) -> list[tuple[Any, Tensor]]:
+        return list(zip(head.linear.parameters(), self.origin, strict=True)) if self.origin else []
