@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import streamlit as st
 from screens import audit, compare, data, enforce, report, start, stream
-from screens.parts import charts, session
+from screens.parts import charts, running, session
 
 WIDTH = 1000
 
@@ -28,8 +28,13 @@ def main() -> None:
     session.set_pages(pages)
     page = st.navigation(list(pages.values()), position="top")
     session.note_address()
-    with st.container(horizontal_alignment="center"), st.container(width=WIDTH):
-        page.run()
+    try:
+        with st.container(horizontal_alignment="center"), st.container(width=WIDTH):
+            session.show_loss()
+            page.run()
+    finally:
+        session.keep(session.workspace())
+    running.watch()
 
 
 main()

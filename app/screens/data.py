@@ -8,7 +8,7 @@ import auditkit as ak
 
 from .parts import columns, criteria, planning, running, snippets, uploads, words
 from .parts.jobs import Job
-from .parts.session import Workspace, errors_shown, kept, sample_plan, step_buttons, workspace
+from .parts.session import Workspace, errors_shown, keep, kept, sample_plan, step_buttons, workspace
 
 SOURCES = {"sample": "Bundled sample", "table": "My predictions"}
 
@@ -101,6 +101,7 @@ def take_upload(space: Workspace, name: str, content: bytes, job: Job) -> None:
     space.table = table
     space.generation += 1
     space.restart([])
+    keep(space)
 
 
 def _show_preview(table: uploads.Table) -> None:

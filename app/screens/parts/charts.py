@@ -45,7 +45,7 @@ class Series:
 
 
 def follow_theme() -> None:
-    """Give the text in charts the colour of the page's text: the browser knows of a change of theme, the server does not.
+    """Give text in charts the colour of the page's text: the browser knows of a change of theme, the server does not.
 
     Every other colour stands out from both backgrounds.
     """

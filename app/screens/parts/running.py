@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +13,7 @@ import auditkit as ak
 
 from . import words
 from .jobs import Job
-from .session import KINDS, Json, Run, Workspace, error_line, errors_shown, workspace
+from .session import KINDS, Json, Run, Workspace, error_line, errors_shown, keep, profile_of, workspace
 
 JOBS: dict[str, Callable[..., Any]] = {"audit": ak.run_audit, "tune": ak.run_tune, "compare": ak.run_compare}
 NAMES = {**KINDS, "stream": "Stream", "upload": "Reading of the table", "report": "Writing of the report"}
@@ -20,7 +22,8 @@ _AFTER_CANCEL = {
     "stream": "What had been released until then is in the store, whole.",
     "report": "The report is as it was.",
 }
-_SECONDS = 1.0
+_STEP = 0.25
+_SLOT, _PAUSE = "progress-slot", "pause"
 
 
 def start_button(kind: str, label: str, make: Callable[[], ak.AuditFile], *, disabled: bool = False) -> None:
@@ -66,7 +69,7 @@ def follow(kind: str) -> None:
     if job.is_running and job.kind != kind:
         st.info(f"{NAMES[job.kind]} is running; it goes on whatever page you are on.", icon=":material/hourglass_top:")
     elif job.is_running:
-        _show_progress(kind)
+        _show_progress(kind, job)
     elif job.kind == kind and job.state == "cancelled":
         st.info(f"Cancelled. {_AFTER_CANCEL.get(kind, _NOTHING_KEPT)}", icon=":material/block:")
     elif job.kind == kind and job.error is not None:
@@ -75,14 +78,36 @@ def follow(kind: str) -> None:
         st.error(text, icon=":material/error:")
 
 
-@st.fragment(run_every=_SECONDS)
-def _show_progress(kind: str) -> None:
-    job = workspace().job
-    if job is None or not job.is_running:
-        st.rerun()
+def _show_progress(kind: str, job: Job) -> None:
     with st.container(border=True):
-        st.progress(job.share, text=job.text)
+        st.session_state[_SLOT] = st.empty()
+        st.session_state[_SLOT].progress(job.share, text=job.text)
         st.button("Cancel", key=f"cancel-{kind}", on_click=job.cancel)
+
+
+def look_again(seconds: float) -> None:
+    """Have this page drawn again after some seconds."""
+    st.session_state[_PAUSE] = seconds
+
+
+def watch() -> None:
+    """Stay with a job that the page shows, and draw the page again when it is over or `look_again` asked for it.
+
+    Called when the rest of the page is drawn; whatever the visitor does ends it. Fragments that a timer runs again
+    (`run_every`) are no substitute: a timer that fires while the visitor leaves for another page leaves that one blank.
+    """
+    slot, seconds = st.session_state.pop(_SLOT, None), st.session_state.pop(_PAUSE, math.inf)
+    job = workspace().job
+    if slot is None and seconds == math.inf:
+        return
+    slot, until = slot or st.empty(), time.monotonic() + seconds
+    while time.monotonic() < until and (job is None or job.is_running or seconds < math.inf):
+        if job is not None and job.is_running:
+            slot.progress(job.share, text=job.text)
+        else:
+            slot.empty()  # where the visitor's next step can end this
+        time.sleep(_STEP)
+    st.rerun()
 
 
 def audit_job(space: Workspace, config: ak.AuditFile) -> Job:
@@ -94,16 +119,9 @@ def _run(space: Workspace, kind: str, config: ak.AuditFile, job: Job) -> None:
     folder = space.folder / f"{kind}-{next(space.numbers)}"
     with job.turn(), job.stage("reading the data"):
         result = JOBS[kind](config, out=folder, progress=job)
-        profile = _profile(config, job) if kind == "audit" else None
+        profile = profile_of(config, progress=job) if kind == "audit" else None
     space.runs[kind] = Run(kind, folder, config.to_dict(), result.outcome, profile)
-
-
-def _profile(config: ak.AuditFile, job: Job) -> Any:
-    """The sums by score; None where there are too many groups for them, which the audit itself does without."""
-    try:
-        return ak.profile_scores(config, progress=job)
-    except ak.AuditkitError:
-        return None
+    keep(space)
 
 
 def warn_if_outdated(run: Run, make: Callable[[], ak.AuditFile]) -> None:
