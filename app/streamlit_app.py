@@ -28,13 +28,13 @@ def main() -> None:
     session.set_pages(pages)
     page = st.navigation(list(pages.values()), position="top")
     session.note_address()
-    try:
-        with st.container(horizontal_alignment="center"), st.container(width=WIDTH):
-            session.show_loss()
-            page.run()
-    finally:
-        session.keep(session.workspace())
-    running.watch()
+    with running.watched():
+        try:
+            with st.container(horizontal_alignment="center"), st.container(width=WIDTH):
+                session.show_loss()
+                page.run()
+        finally:
+            session.keep(session.workspace())
 
 
 main()

@@ -178,8 +178,8 @@ class ScoreProfile:
 
         Args:
             attributes: The columns crossed; among those that a criterion protects or is given.
-            bars: Intervals of equal width over [0, 1], or over the range of the scores where some are outside; each holds
-                whole fine bins, so that the shares are those of the rows.
+            bars: Intervals of equal width over [0, 1], or over the range of the scores where some are outside; each
+                holds whole fine bins, so that the shares are those of the rows.
 
         Returns:
             JSON-ready values: for every group that occurs ``group``, ``count``, ``mean``, and in ``bars`` the ``low``

@@ -108,7 +108,7 @@ def test_a_store_is_shown_only_where_the_operator_allows_it(
         open_stream(app)
         assert list(app.radio(key="stream-source").options) == ["Rows of the plan's data", "A file of batches"]
         monkeypatch.setenv(streams.STORES, str(tmp_path))
-        monkeypatch.setattr(running, "watch", lambda: None)  # it would look at the store again and again
+        monkeypatch.setattr(running, "look_again", lambda seconds: None)  # it would look at the store again and again
         (tmp_path / "outside.db").symlink_to("/etc/hostname")
         assert [path.name for path in streams.stored_streams() or []] == ["live.db"]
         app.run()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 import auditkit as ak
 
@@ -90,24 +92,33 @@ def look_again(seconds: float) -> None:
     st.session_state[_PAUSE] = seconds
 
 
-def watch() -> None:
-    """Stay with a job that the page shows, and draw the page again when it is over or `look_again` asked for it.
+@contextmanager
+def watched() -> Iterator[None]:
+    """Draw a page, stay with a job that it shows, and draw it again when that is over or `look_again` asked for it.
 
-    Called when the rest of the page is drawn; whatever the visitor does ends it. Fragments that a timer runs again
-    (`run_every`) are no substitute: a timer that fires while the visitor leaves for another page leaves that one blank.
+    Whatever the visitor does ends the stay. Fragments that a timer runs again (`run_every`) are no substitute: a timer
+    that fires while the visitor leaves for another page leaves that one blank.
     """
-    slot, seconds = st.session_state.pop(_SLOT, None), st.session_state.pop(_PAUSE, math.inf)
-    job = workspace().job
-    if slot is None and seconds == math.inf:
-        return
-    slot, until = slot or st.empty(), time.monotonic() + seconds
-    while time.monotonic() < until and (job is None or job.is_running or seconds < math.inf):
-        if job is not None and job.is_running:
+    for name in (_SLOT, _PAUSE):
+        st.session_state.pop(name, None)  # of a page that was left before it had been drawn
+    yield
+    slot, seconds = st.session_state.get(_SLOT), st.session_state.get(_PAUSE, math.inf)
+    if slot is not None or seconds < math.inf:
+        _stay(slot, seconds)
+        st.rerun()
+
+
+def _stay(slot: DeltaGenerator | None, seconds: float) -> None:
+    """Show how far the job is until it is over, for some seconds at most."""
+    job, until, pause = workspace().job, time.monotonic() + seconds, st.empty()
+    while time.monotonic() < until:
+        if slot is None or job is None:
+            pause.empty()  # where the visitor's next step can end this
+        elif job.is_running:
             slot.progress(job.share, text=job.text)
         else:
-            slot.empty()  # where the visitor's next step can end this
+            return
         time.sleep(_STEP)
-    st.rerun()
 
 
 def audit_job(space: Workspace, config: ak.AuditFile) -> Job:
