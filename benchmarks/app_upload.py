@@ -72,37 +72,50 @@ def write_rows(rows: int, path: Path) -> None:
     frame.to_csv(path, index=False)
 
 
-@contextmanager
-def served(folder: Path) -> Iterator[tuple[str, int]]:
-    """The app in a process of its own: its address and process."""
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def served(folder: Path, port: int, **variables: str) -> Iterator[tuple[str, int]]:
+    """The app in a process of its own, from the root of the repository as the README says: its address and process.
+
+    Args:
+        folder: Where its log goes.
+        port: To listen on.
+        variables: Of its environment, beside those of this process.
+    """
+    log = folder / "streamlit.log"
     command = [
         sys.executable, "-m", "streamlit", "run", "app", "--server.headless", "true", "--server.address", "127.0.0.1",
         "--server.port", str(port), "--browser.gatherUsageStats", "false",
     ]  # fmt: skip
     paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    with (folder / "streamlit.log").open("wb") as log:
+    with log.open("wb") as out:
         process = subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, "PYTHONPATH": paths}, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-        )
+            command, cwd=ROOT, env={**os.environ, "PYTHONPATH": paths, **variables}, stdout=out,
+            stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
         try:
-            _wait_until_healthy(f"http://127.0.0.1:{port}/_stcore/health")
+            _wait_until_healthy(f"http://127.0.0.1:{port}/_stcore/health", process, log)
             yield f"http://127.0.0.1:{port}", process.pid
         finally:
             process.terminate()
-            process.wait(timeout=30)
+            process.wait(timeout=60)
 
 
-def _wait_until_healthy(address: str) -> None:
-    for _ in range(240):
+def _wait_until_healthy(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in range(480):
+        if process.poll() is not None:
+            break
         try:
             with urllib.request.urlopen(address, timeout=2):
                 return
         except OSError:
             time.sleep(0.25)
-    raise SystemExit("the app did not start within a minute")
+    raise RuntimeError("the app did not start\n" + log.read_text(errors="replace"))
 
 
 def measure(browser: Browser, address: str, process: int, table: Path) -> Upload:
@@ -205,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = Path(place)
         write_rows(rows, folder / "rows.csv")
         browser = driver.chromium.launch(executable_path=chromium, args=list(_FLAGS))
-        with served(folder) as (address, process):
+        with served(folder, free_port()) as (address, process):
             found = measure(browser, address, process, folder / "rows.csv")
         browser.close()
     _show(rows, found)

@@ -48,7 +48,8 @@ def _show_sample(space: Workspace) -> tuple[list[str], list[str], bool]:
     table = planning.sample_table()
     st.markdown(
         f"**Adult income** (UCI, CC BY 4.0): {words.count(table.n_rows)} people held out of training, and a small "
-        "network that predicts who earns more than 50,000 dollars a year. Sex and race are attributes, not inputs."
+        f"network that predicts who earns more than {words.count(50_000)} dollars a year. Sex and "
+        "race are attributes, not inputs."
     )
     _show_preview(table)
     plan = sample_plan()
@@ -66,8 +67,8 @@ def _show_upload(space: Workspace) -> tuple[list[str], list[str], bool]:
         help="One row per person or case: a column of scores, columns of attributes, and the outcome if it is known.",
     )  # fmt: skip
     st.caption(
-        "csv, parquet, arrow or feather. The file lies in a temporary folder of this session alone, which is removed "
-        "after the session has ended, at the latest when the app stops."
+        "csv, parquet, arrow or feather. The file lies in a folder of this session alone and is removed with it, as "
+        "the page Start says."
     )
     if file is not None and st.session_state.pop("new-file", False):
         space.stop()

@@ -149,8 +149,10 @@ def show_decisions(audit: Json, *, key: str, after: Json | None = None, title: s
         st.caption("The plan states no threshold, so there are no decisions to look at.")
         return
     names = [" × ".join(table["attributes"]) for table in audit["decisions"]]
-    place = st.selectbox("Decisions by", range(len(names)), format_func=lambda k: names[k], key=f"{key}-by")
-    place = min(place or 0, len(names) - 1)
+    place = 0
+    if len(names) > 1:
+        place = st.selectbox("Decisions by", range(len(names)), format_func=lambda k: names[k], key=f"{key}-by")
+        place = min(place or 0, len(names) - 1)
     tables = [(title, audit["decisions"][place])]
     if after is not None:
         tables.append((AFTER, after["decisions"][place]))
