@@ -134,6 +134,7 @@ def measure(browser: Browser, address: str, process: int, table: Path) -> Upload
     memory = {"before": _resident(process)}
     page = _open(browser, address)
     _press(page, "start-table")
+    page.get_by_role("heading", name="Data & model", exact=True).wait_for(timeout=LONG)
     begin = time.perf_counter()
     page.locator("[data-testid=stFileUploader] input[type=file]").set_input_files(table)
     answers["while the table is read"] = moves.until(lambda: page.get_by_text("First rows of").count() > 0)
@@ -162,8 +163,8 @@ class _Moves:
     def __init__(self, page: Page) -> None:
         page.get_by_text("Model as found:").wait_for(timeout=LONG)
         page.get_by_test_id("stRadio").get_by_text("What if", exact=True).first.click(timeout=LONG)
-        self._slider = page.locator(".st-key-audit-1-tolerance [role=slider]")
-        self._slider.wait_for(timeout=LONG)
+        self._slider = page.locator(".st-key-audit-1-tolerance input[type=range]")
+        self._slider.wait_for(state="attached", timeout=LONG)
         self._page, self._place = page, 0
         page.get_by_text("against ±0.05.").first.wait_for(timeout=LONG)
 
