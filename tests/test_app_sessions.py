@@ -94,6 +94,19 @@ def test_a_restart_loses_nothing_where_sessions_are_kept(home: Path) -> None:
     assert space_of(again).runs["audit"].folder.name == "audit-2", "an earlier run is not written over"
 
 
+def test_a_job_that_ended_unseen_is_not_taken_for_one_that_a_restart_ended(home: Path) -> None:
+    from screens.parts import planning, running
+
+    app = on_data()
+    space = space_of(app)
+    space.job = running.audit_job(space, planning.build(space)).start()
+    space.job.wait(SECONDS)
+    restart()
+    again = go(visit(space.token), "data", "audit")
+    assert len(again.error) == 0
+    assert set(space_of(again).runs) == {"audit"}
+
+
 def test_a_kept_session_is_opened_by_its_token_alone(home: Path) -> None:
     space = space_of(audited())
     assert [path.stat().st_mode & 0o777 for path in home.iterdir()] == [0o700]
@@ -146,11 +159,13 @@ def test_a_job_that_a_restart_ended_is_reported(home: Path) -> None:
     assert verdict_tables(again), "what was found before is still there"
 
 
-@pytest.mark.parametrize("damage", ["no json", "[]", '{"schema": "auditkit.app.session/1"}', "table", "audit"])
+@pytest.mark.parametrize("damage", ["", "no json", "[]", '{"schema": "auditkit.app.session/1"}', "table", "audit"])
 def test_a_damaged_session_is_not_opened(home: Path, damage: str) -> None:
     space = space_of(audited())
     restart()
-    if damage == "table":
+    if not damage:
+        (space.folder / "session.json").unlink()
+    elif damage == "table":
         (space.folder / space.table.file_name).unlink()
     elif damage == "audit":
         (space.runs["audit"].folder / "audit.json").write_text("{}", encoding="utf-8")

@@ -102,7 +102,7 @@ def take_upload(space: Workspace, name: str, content: bytes, job: Job) -> None:
     space.table = table
     space.generation += 1
     space.restart([])
-    keep(space)
+    keep(space, at_end_of_job=True)
 
 
 def _show_preview(table: uploads.Table) -> None:

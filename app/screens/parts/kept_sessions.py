@@ -42,7 +42,7 @@ def find(token: str, *, hours: float) -> tuple[Path, dict[str, Any]] | None:
         return None
     try:
         record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-    except ValueError:
+    except (OSError, ValueError):
         return None
     return (folder, record) if isinstance(record, dict) and record.get("schema") == SCHEMA else None
 

@@ -132,7 +132,7 @@ def _run(space: Workspace, kind: str, config: ak.AuditFile, job: Job) -> None:
         result = JOBS[kind](config, out=folder, progress=job)
         profile = profile_of(config, progress=job) if kind == "audit" else None
     space.runs[kind] = Run(kind, folder, config.to_dict(), result.outcome, profile)
-    keep(space)
+    keep(space, at_end_of_job=True)
 
 
 def warn_if_outdated(run: Run, make: Callable[[], ak.AuditFile]) -> None:

@@ -179,8 +179,13 @@ def forget(space: Workspace) -> None:
         threading.Thread(target=remove_again, daemon=True).start()
 
 
-def keep(space: Workspace) -> None:
-    """Store what a restart of the app would lose, where sessions are kept."""
+def keep(space: Workspace, *, at_end_of_job: bool = False) -> None:
+    """Store what a restart of the app would lose, where sessions are kept.
+
+    Args:
+        space: The workspace.
+        at_end_of_job: Whether it is the job that calls, having done its work.
+    """
     if not space.is_kept:
         return
     runs = {
@@ -192,7 +197,7 @@ def keep(space: Workspace) -> None:
         "table": None if space.table is None else space.table.file_name,
         "generation": space.generation,
         "runs": runs,
-        "job": space.job.kind if space.job is not None and space.job.is_running else None,
+        "job": space.job.kind if space.job is not None and space.job.is_running and not at_end_of_job else None,
     }
     kept_sessions.write(space.folder, record)
 
