@@ -287,8 +287,10 @@ class Inspector:
 
     def open_all(self) -> None:
         """Unfold whatever is folded."""
-        for summary in self.page.locator("[data-testid=stExpander] details:not([open]) > summary").all():
-            summary.click()
+        folded = self.page.locator("[data-testid=stExpander] details:not([open]) > summary:visible")
+        while folded.count():
+            folded.first.click(timeout=LONG)
+            self.page.wait_for_timeout(300)
         wait_until_idle(self.page)
 
 
@@ -382,8 +384,7 @@ def test_charts_follow_a_change_of_theme(browser: Browser, address: str) -> None
     page.emulate_media(color_scheme="dark")
     page.wait_for_timeout(1000)
     assert ink(page) == {"rgb(232, 237, 242)"}
-    page.get_by_test_id("stMainMenu").click()
-    page.get_by_test_id("stMainMenuPopover").get_by_text("Light", exact=True).click()
+    page.emulate_media(color_scheme="light")
     page.wait_for_timeout(1000)
     assert ink(page) == {"rgb(13, 20, 27)"}
     page.context.close()
