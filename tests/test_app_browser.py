@@ -412,6 +412,7 @@ def test_a_restart_of_the_app_loses_nothing_where_sessions_are_kept(browser: Bro
     with served(tmp_path, port, **settings) as (address, _):
         page = open_app(browser, address)
         press(page, "start-table")
+        wait_for_heading(page, "Data & model")  # the page Start has a place for files as well
         page.locator("[data-testid=stFileUploader] input[type=file]").set_input_files(table)
         choose_option(page, "attributes", "group")
         press(page, "usual")
