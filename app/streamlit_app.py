@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import streamlit as st
 from screens import audit, compare, data, enforce, report, start, stream
-from screens.parts import session
+from screens.parts import charts, running, session
 
 WIDTH = 1000
 
@@ -15,6 +15,7 @@ WIDTH = 1000
 def main() -> None:
     """Draw the page that the visitor is on."""
     st.set_page_config(page_title="auditkit", page_icon=":material/balance:", layout="wide")
+    charts.follow_theme()
     pages = {
         "start": st.Page(start.show, title="Start", url_path="start", default=True),
         "data": st.Page(data.show, title="Data & model", url_path="data"),
@@ -27,8 +28,13 @@ def main() -> None:
     session.set_pages(pages)
     page = st.navigation(list(pages.values()), position="top")
     session.note_address()
-    with st.container(horizontal_alignment="center"), st.container(width=WIDTH):
-        page.run()
+    with running.watched():
+        try:
+            with st.container(horizontal_alignment="center"), st.container(width=WIDTH):
+                session.show_loss()
+                page.run()
+        finally:
+            session.keep(session.workspace())
 
 
 main()

@@ -50,6 +50,7 @@ class ScoreProfile:
         lows: Lower edge of every bin, shape (b,); −∞ for the first.
         thresholds: The numbers that `evaluate` takes as a threshold, increasing.
         cuts: Rule → where it cuts the scores.
+        grid: The `STEPS` + 1 of the thresholds that are equally far apart.
         confidence: Of the audit that this belongs to.
         seed: Likewise.
     """
@@ -59,6 +60,7 @@ class ScoreProfile:
     lows: FloatArray
     thresholds: FloatArray
     cuts: dict[str, Cut]
+    grid: FloatArray
     confidence: float = 0.95
     seed: int = 0
 
@@ -99,7 +101,8 @@ class ScoreProfile:
         z = observed.scores[:, 0]
         observed = with_decisions(observed, criteria, observed.scores)
         cells = groups.cells(observed.columns, labels=observed.strata)
-        offered = _thresholds(z, thresholds)
+        grid = _grid(z)
+        offered = np.unique(np.append(grid, [float(value) for value in thresholds]))
         cuts = _cuts(z)
         edges = _edges(offered, cuts)
         size = cells.table.n_cells * (len(edges) + 1)
@@ -114,7 +117,7 @@ class ScoreProfile:
         )
         y = None if observed.labels is None else observed.labels[:, 0]
         moments = drop_empty(Moments.from_rows(z, crossed, labels=y, weights=observed.weights))
-        return cls(tuple(criteria), moments, np.append(-np.inf, edges), offered, cuts, confidence, seed)
+        return cls(tuple(criteria), moments, np.append(-np.inf, edges), offered, cuts, grid, confidence, seed)
 
     def evaluate(
         self, *, rule: Rule | None, tolerance: float | None = None, confidence: float | None = None
@@ -175,24 +178,24 @@ class ScoreProfile:
 
         Args:
             attributes: The columns crossed; among those that a criterion protects or is given.
-            bars: Intervals of equal width over the range of the thresholds on offer.
+            bars: Intervals of equal width over [0, 1], or over the range of the scores where some are outside; each
+                holds whole fine bins, so that the shares are those of the rows.
 
         Returns:
             JSON-ready values: for every group that occurs ``group``, ``count``, ``mean``, and in ``bars`` the ``low``
             and ``high`` end and the ``share`` of the group's weight of every interval.
 
         Raises:
-            InputError: No such column, or fewer than one bar.
+            InputError: No such column, or a number of bars that does not divide `STEPS`.
         """
-        if bars < 1:
-            raise InputError(f"bars must be at least 1; got {bars}")
+        if bars < 1 or STEPS % bars:
+            raise InputError(f"bars must divide {STEPS}, the number of fine bins, such as 20, 40 or 100; got {bars}")
         if missing := [name for name in attributes if name not in self.moments.table.names]:
             raise InputError(f"no criterion looks at {missing[0]!r}, so that its groups are not told apart here")
         moments = marginal(self.moments, (*attributes, SCORE_BIN))
-        ends = np.linspace(self.thresholds[0], self.thresholds[-1], bars + 1)
+        ends = self.grid[:: STEPS // bars]
         bin_of = _codes(moments)
-        slack = 1e-9 * (ends[-1] - ends[0])  # an end and the edge of a bin may differ by rounding
-        bar = np.clip(np.searchsorted(ends - slack, self.lows[bin_of], side="right") - 1, 0, bars - 1)
+        bar = np.clip(np.searchsorted(ends, self.lows[bin_of], side="right") - 1, 0, bars - 1)
         names, member = moments.table.unions(attributes)
         found = []
         for name, cells in zip(names, member, strict=True):
@@ -277,11 +280,10 @@ def profile_scores(config: AuditFile, *, progress: Progress | None = None) -> Sc
     return profile
 
 
-def _thresholds(scores: FloatArray, more: Sequence[float]) -> FloatArray:
+def _grid(scores: FloatArray) -> FloatArray:
     low, high = float(scores.min()), float(scores.max())
     inside = low >= 0 and high <= 1
-    grid = np.arange(STEPS + 1) / STEPS if inside else np.linspace(low, high, STEPS + 1)
-    return np.unique(np.append(grid, [float(value) for value in more]))
+    return np.arange(STEPS + 1) / STEPS if inside else np.linspace(low, high, STEPS + 1)
 
 
 def _cuts(scores: FloatArray) -> dict[str, Cut]:

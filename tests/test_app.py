@@ -503,10 +503,12 @@ def test_sessions_do_not_see_each_other() -> None:
 
 def test_the_folder_goes_with_the_session(script_folder: None) -> None:
     app = start()
-    folder = space_of(app).folder
-    assert folder.is_dir()
-    space_of(app).place.cleanup()
-    assert not folder.exists()
+    from screens.parts import session
+
+    space = space_of(app)
+    assert space.folder.is_dir()
+    session.forget(space)
+    assert not space.folder.exists()
 
 
 def test_names_from_data_are_text_and_no_markup(script_folder: None) -> None:

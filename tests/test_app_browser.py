@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +12,7 @@ import pandas as pd
 import pytest
 
 import auditkit as ak
+from benchmarks.app_upload import free_port, measure, served, write_rows
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; pip install playwright")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install axe-playwright-python")
@@ -38,38 +33,8 @@ LONG = 300_000
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The app, served from the repository's root as the README says."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = tmp_path_factory.mktemp("server") / "streamlit.log"
-    command = [
-        sys.executable, "-m", "streamlit", "run", "app", "--server.headless", "true", "--server.address", "127.0.0.1",
-        "--server.port", str(port), "--browser.gatherUsageStats", "false",
-    ]  # fmt: skip
-    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    with log.open("wb") as out:
-        server = subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, "PYTHONPATH": paths}, stdout=out, stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-        try:
-            _wait_until_healthy(f"http://127.0.0.1:{port}/_stcore/health", server, log)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            server.terminate()
-            server.wait(timeout=20)
-
-
-def _wait_until_healthy(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(120):
-        if server.poll() is not None:
-            pytest.fail(log.read_text(errors="replace"))
-        try:
-            with urllib.request.urlopen(address, timeout=2):
-                return
-        except OSError:
-            time.sleep(0.25)
-    pytest.fail("the app did not start\n" + log.read_text(errors="replace"))
+    with served(tmp_path_factory.mktemp("server"), free_port()) as (found, _):
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -302,17 +267,183 @@ def test_a_reload_keeps_and_another_visitor_sees_nothing(browser: Browser, addre
     other.context.close()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_no_serious_issue(browser: Browser, address: str, shots: Path, scheme: str) -> None:
-    page = open_app(browser, address, scheme=scheme)
-    assert_accessible(page, shots, f"start-{scheme}")
-    audit_sample(page)
-    assert_accessible(page, shots, f"audit-{scheme}")
-    for title in ("Data & model", "Enforce", "Compare", "Stream", "Report"):
+class Inspector:
+    """Has axe look at a page in both colour schemes."""
+
+    def __init__(self, page: Page, folder: Path) -> None:
+        self.page, self.folder = page, folder
+
+    def look(self, name: str) -> None:
+        for scheme in ("dark", "light"):
+            self.page.emulate_media(color_scheme=scheme)
+            wait_until_idle(self.page)
+            self.page.wait_for_timeout(400)  # colours fade over
+            assert_accessible(self.page, self.folder, f"{name}-{scheme}")
+
+    def look_at_tabs(self, name: str, *tabs: str) -> None:
+        for tab in tabs:
+            self.page.get_by_role("tab", name=tab, exact=True).first.click()
+            self.look(f"{name}-{tab.lower()}")
+
+    def open_all(self) -> None:
+        """Unfold whatever is folded."""
+        folded = self.page.locator("[data-testid=stExpander] details:not([open]) > summary:visible")
+        while folded.count():
+            folded.first.click(timeout=LONG)
+            self.page.wait_for_timeout(300)
+        wait_until_idle(self.page)
+
+
+def test_axe_finds_no_serious_issue_on_empty_pages(browser: Browser, address: str, shots: Path) -> None:
+    page = open_app(browser, address)
+    inspector = Inspector(page, shots)
+    inspector.open_all()
+    inspector.look("start")
+    for title in ("Data & model", "Audit", "Enforce", "Compare", "Stream", "Report"):
         open_page(page, title)
         expect(page.locator("[data-testid=stMain] h1")).to_be_visible(timeout=LONG)
-        assert_accessible(page, shots, f"{title.split()[0].lower()}-{scheme}")
+        inspector.look(f"empty-{title.split()[0].lower()}")
     page.context.close()
+
+
+def test_axe_finds_no_serious_issue_in_an_audit(browser: Browser, address: str, shots: Path) -> None:
+    page = open_app(browser, address)
+    inspector = Inspector(page, shots)
+    audit_sample(page)
+    inspector.open_all()
+    inspector.look("audit")
+    inspector.look_at_tabs("audit", "Groups")
+    for view in VIEWS:
+        page.get_by_test_id("stRadio").get_by_text(view, exact=True).first.click()
+        wait_until_idle(page)
+        inspector.open_all()
+        inspector.look(f"audit-{view.lower()}")
+    page.get_by_test_id("stRadio").get_by_text("Decisions", exact=True).last.click()
+    inspector.look("audit-what-if-decisions")
+    open_page(page, "Data & model")
+    page.get_by_text("Add a criterion").click()
+    expect(page.get_by_text("Form (EER only)")).to_be_visible(timeout=LONG)
+    inspector.look("data-form")
+    page.context.close()
+
+
+def test_axe_finds_no_serious_issue_in_what_was_enforced_and_compared(
+    browser: Browser, address: str, shots: Path
+) -> None:
+    page = open_app(browser, address)
+    inspector = Inspector(page, shots)
+    open_page(page, "Enforce")
+    press(page, "run-tune")
+    wait_for_heading(page, "Before and after")
+    inspector.look("enforced")
+    inspector.look_at_tabs("enforced", "Decisions", "Guarantee", "Training")
+    open_page(page, "Compare")
+    for name in ("penalty", "threshold optimizer", "calibrated projection"):
+        page.get_by_role("button", name=f"Remove {name}", exact=True).click()
+    choose_option(page, "frontier", "0.1")
+    press(page, "run-compare")
+    expect(page.locator(".st-key-cancel-compare")).to_be_visible(timeout=LONG)
+    wait_for_heading(page, "Accuracy against the tolerance")
+    inspector.open_all()
+    inspector.look("compared")
+    page.context.close()
+
+
+def test_axe_finds_no_serious_issue_in_a_stream_and_its_report(browser: Browser, address: str, shots: Path) -> None:
+    page = open_app(browser, address)
+    inspector = Inspector(page, shots)
+    audit_sample(page)
+    open_page(page, "Stream")
+    press(page, "run-stream")
+    expect(page.locator(".st-key-get-store")).to_be_visible(timeout=LONG)
+    inspector.open_all()
+    inspector.look("streamed")
+    open_page(page, "Report")
+    choose_option(page, "rules", "Four-fifths rule")
+    page.get_by_text("A public summary", exact=False).first.click()
+    press(page, "run-report")
+    expect(page.locator(".st-key-get-public-html")).to_be_visible(timeout=LONG)
+    page.get_by_text("Show the report here").click()
+    expect(page.locator("iframe")).to_be_visible(timeout=LONG)
+    inspector.open_all()
+    inspector.look("reported")  # axe looks into the frame as well
+    page.context.close()
+
+
+def ink(page: Page) -> set[str]:
+    """The colours of the text in the charts."""
+    return set(
+        page.evaluate("[...document.querySelectorAll('.js-plotly-plot text')].map(one => getComputedStyle(one).fill)")
+    )
+
+
+def test_charts_follow_a_change_of_theme(browser: Browser, address: str) -> None:
+    page = open_app(browser, address)
+    audit_sample(page)
+    assert ink(page) == {"rgb(13, 20, 27)"}
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_timeout(1000)
+    assert ink(page) == {"rgb(232, 237, 242)"}
+    page.emulate_media(color_scheme="light")
+    page.wait_for_timeout(1000)
+    assert ink(page) == {"rgb(13, 20, 27)"}
+    page.context.close()
+
+
+def test_a_page_left_while_a_stream_runs_leaves_the_next_one_whole(browser: Browser, address: str) -> None:
+    page = open_app(browser, address)
+    audit_sample(page)
+    for _ in range(4):
+        open_page(page, "Stream")
+        press(page, "run-stream")
+        wait_for_heading(page, "Multipliers")
+        press(page, "on-report")
+        wait_for_heading(page, "Report")
+        wait_until_idle(page)
+        expect(page.locator(".st-key-get-report-html")).to_be_visible(timeout=LONG)
+        open_page(page, "Stream")
+        expect(page.locator(".st-key-get-store")).to_be_visible(timeout=LONG)
+    page.context.close()
+
+
+def test_a_restart_of_the_app_loses_nothing_where_sessions_are_kept(browser: Browser, tmp_path: Path) -> None:
+    port, table = free_port(), write_predictions(tmp_path)
+    settings = {"AUDITKIT_APP_SESSIONS": str(tmp_path / "sessions"), "TMPDIR": str(tmp_path)}
+    with served(tmp_path, port, **settings) as (address, _):
+        page = open_app(browser, address)
+        press(page, "start-table")
+        wait_for_heading(page, "Data & model")  # the page Start has a place for files as well
+        page.locator("[data-testid=stFileUploader] input[type=file]").set_input_files(table)
+        choose_option(page, "attributes", "group")
+        press(page, "usual")
+        press(page, "on-audit")
+        wait_for_heading(page, "Audit")
+        press(page, "run-audit")
+        wait_for_audit(page)
+        found = page.get_by_text("As found:").first.inner_text()
+    with served(tmp_path, port, **settings):
+        page.reload()
+        wait_for_audit(page)
+        assert page.get_by_text("As found:").first.inner_text() == found
+        other = open_app(browser, address)
+        open_page(other, "Audit")
+        expect(other.get_by_text("Model as found:")).to_have_count(0)
+    with served(tmp_path, port, TMPDIR=str(tmp_path)):
+        page.reload()
+        expect(page.get_by_text("The session of this address is no longer here")).to_be_visible(timeout=LONG)
+    assert not list(tmp_path.glob("auditkit-app-*")), "what is not kept goes with the app"
+    for one in (page, other):
+        one.context.close()
+
+
+def test_a_million_rows_leave_the_app_responsive(browser: Browser, tmp_path: Path) -> None:
+    """The figures that the docs quote come from `python -m benchmarks.app_upload`; here, that nothing stands still."""
+    with served(tmp_path, free_port()) as (own, process):
+        write_rows(1_000_000, tmp_path / "rows.csv")
+        found = measure(browser, own, process, tmp_path / "rows.csv")
+    for times in found.answers.values():
+        assert not times or np.median(times) < 5_000
+    assert found.memory["most"] < 2_000
 
 
 def test_the_audit_can_be_run_by_keyboard(browser: Browser, address: str) -> None:

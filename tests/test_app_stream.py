@@ -101,13 +101,14 @@ def test_what_is_no_file_of_batches_is_refused(content: bytes, script_folder: No
 def test_a_store_is_shown_only_where_the_operator_allows_it(
     app: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from screens.parts import streams
+    from screens.parts import running, streams
 
     with ak.OnlineEnforcer(ak.ECP("sex", tolerance=0.02), store=tmp_path / "live.db") as stream:
         stream.step([0.2, 0.9, 0.4], {"sex": ["f", "m", "f"]})
         open_stream(app)
         assert list(app.radio(key="stream-source").options) == ["Rows of the plan's data", "A file of batches"]
         monkeypatch.setenv(streams.STORES, str(tmp_path))
+        monkeypatch.setattr(running, "look_again", lambda seconds: None)  # it would look at the store again and again
         (tmp_path / "outside.db").symlink_to("/etc/hostname")
         assert [path.name for path in streams.stored_streams() or []] == ["live.db"]
         app.run()

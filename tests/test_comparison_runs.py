@@ -245,9 +245,15 @@ def test_only_methods_that_meet_the_tolerances_can_win(dataset: Sample) -> None:
     found = ak.compare(dataset, ENFORCED, methods=["projection"], seeds=SEEDS)
     by_key = {(winner.utility, winner.level): winner for winner in found.winners()}
     assert by_key["auc", "scores"].eligible == ("projection",)
+    assert [key for key, level in by_key if level == "decisions"] == ["accuracy"], "the others are of scores"
     assert found.difference("projection", REFERENCE, "auc") is not None
     pair = found.to_dict()["pairs"][0]
     assert (pair["first"], pair["second"]) == (REFERENCE, "projection")
+
+
+def test_nobody_is_ahead_by_gaps_of_decisions_where_no_criterion_is_of_decisions(dataset: Sample) -> None:
+    found = ak.compare(dataset, [ak.EER("sex", tolerance=0.05)], methods=["head"], seeds=SEEDS)
+    assert {winner.level for winner in found.winners()} == {"scores"}
 
 
 def test_the_intervals_of_a_winner_share_their_error_rate() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -454,6 +455,27 @@ def test_verification_finds_a_changed_figure(key: str, copy: Path) -> None:
     failed = {check.name: check.detail for check in verify_run(copy) if not check.passed}
     assert "audit.json" in failed
     assert key in failed["audit.json: ECP(sex)"]
+
+
+@pytest.mark.parametrize("place", [0, 1, 500, -2])
+def test_verification_finds_a_flipped_bit_of_any_file(place: int, copy: Path) -> None:
+    """Also where it leaves a file that is no JSON any more."""
+    write_report(copy)
+    files = [path for path in copy.rglob("*") if path.is_file() and path.name != "manifest.json"]
+    for path in files:
+        before = path.read_bytes()
+        after = bytearray(before)
+        after[place % len(before)] ^= 1
+        path.write_bytes(after)
+        name = path.relative_to(copy).as_posix()
+        if name == "run.json":
+            with contextlib.suppress(SchemaError):
+                assert any(not check.passed for check in verify_run(copy))
+        else:
+            failed = [f"{check.name} {check.detail}" for check in verify_run(copy) if not check.passed]
+            assert any(name in one for one in failed), name
+        path.write_bytes(before)
+    assert all(check.passed for check in verify_run(copy))
 
 
 def test_verification_reads_nothing_outside_the_folder(copy: Path) -> None:

@@ -81,14 +81,20 @@ def test_logits_and_a_threshold_of_the_plan() -> None:
     assert profile.describe_rule(0.123) == "a score of 0.123 or more"
 
 
-def test_distributions_are_those_of_numpy() -> None:
-    rows = make_rows(5, rows=2000)
-    profile = ScoreProfile.from_rows(rows["scores"], rows["groups"], CRITERIA, labels=rows["labels"])
-    found = profile.distributions(["sex"], bars=20)
+@pytest.mark.parametrize("bars", [1, 8, 20, 40, 200])
+@pytest.mark.parametrize("logits", [False, True])
+def test_distributions_are_those_of_numpy(bars: int, logits: bool) -> None:
+    """Also with a threshold of the plan outside of the range of the scores, and with scores at the ends of bars."""
+    rows = make_rows(5, rows=2000, logits=logits, digits=2)
+    scores = rows["scores"]
+    profile = ScoreProfile.from_rows(scores, rows["groups"], CRITERIA, labels=rows["labels"], thresholds=[17.5])
+    found = profile.distributions(["sex"], bars=bars)
     json.dumps(found)
+    ends = profile.grid[:: 200 // bars]
+    assert (ends[0], ends[-1]) == ((scores.min(), scores.max()) if logits else (0, 1))
     for group in found:
         chosen = np.asarray(rows["groups"].values("sex")) == group["group"]
-        expected = np.histogram(rows["scores"][chosen], bins=20, range=(0, 1))[0]
+        expected = np.histogram(scores[chosen], bins=ends)[0]
         assert group["count"] == chosen.sum()
         assert group["mean"] == pytest.approx(rows["scores"][chosen].mean())
         np.testing.assert_allclose([bar["share"] * group["count"] for bar in group["bars"]], expected, atol=1e-9)
@@ -107,8 +113,9 @@ def test_what_is_not_on_offer_is_refused() -> None:
         profile.decisions(0.5, ["region"])
     with pytest.raises(ak.AuditkitError, match="confidence must"):
         profile.evaluate(rule=None, confidence=1.5)
-    with pytest.raises(ak.AuditkitError, match="bars must be at least 1"):
-        profile.distributions(["sex"], bars=0)
+    for bars in (0, -40, 30, 400):
+        with pytest.raises(ak.AuditkitError, match=f"bars must divide 200.*; got {bars}"):
+            profile.distributions(["sex"], bars=bars)
 
 
 def test_the_profile_of_an_audit_file() -> None:

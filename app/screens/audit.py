@@ -48,7 +48,8 @@ def _show_audit(run: Run, audit: Json) -> None:
     findings.show_table(findings.verdict_table(audit), key="verdicts")
     st.caption(
         "Within tolerance: every gap was shown to be below it. Outside: some gap was shown to be above it. "
-        "Inconclusive: these rows cannot tell; missing evidence never counts as within."
+        "Inconclusive: these rows cannot tell; missing evidence never counts as within. The intervals hold for all "
+        "gaps at once and are wider than what a verdict is tested with: one may reach past a tolerance that is kept."
     )
     view = kept(
         st.radio, "Look at", key=run.key("view"), default="Score gaps", options=list(VIEWS),
@@ -66,11 +67,16 @@ def _show_decisions(run: Run, audit: Json) -> None:
     findings.show_decisions(audit, key=run.key("decisions"))
 
 
+def _without_sums(run: Run, otherwise: str) -> str:
+    """Why there are no sums by score to answer from."""
+    return "A run that was made elsewhere brings no sums by score; run the audit here." if run.opened else otherwise
+
+
 @st.fragment
 def _show_distributions(run: Run, audit: Json) -> None:
     del audit
     if run.profile is None:
-        st.caption("There are too many groups to keep the distribution of each.")
+        st.caption(_without_sums(run, "There are too many groups to keep the distribution of each."))
         return
     sets = list(run.outcome.attribute_sets)
     names = [" × ".join(attributes) for attributes in sets]
@@ -164,7 +170,7 @@ def reassess(run: Run, *, tolerance: float, confidence: float) -> Json:
 
 def _show_other_decisions(run: Run, audit: Json, confidence: float) -> None:
     if run.profile is None:
-        st.caption("There are too many groups to answer this without the rows.")
+        st.caption(_without_sums(run, "There are too many groups to answer this without the rows."))
         return
     sets = list(run.outcome.attribute_sets)
     names = [" × ".join(attributes) for attributes in sets]

@@ -8,7 +8,7 @@ import auditkit as ak
 
 from .parts import columns, criteria, planning, running, snippets, uploads, words
 from .parts.jobs import Job
-from .parts.session import Workspace, errors_shown, kept, sample_plan, step_buttons, workspace
+from .parts.session import Workspace, errors_shown, keep, kept, sample_plan, step_buttons, workspace
 
 SOURCES = {"sample": "Bundled sample", "table": "My predictions"}
 
@@ -48,7 +48,8 @@ def _show_sample(space: Workspace) -> tuple[list[str], list[str], bool]:
     table = planning.sample_table()
     st.markdown(
         f"**Adult income** (UCI, CC BY 4.0): {words.count(table.n_rows)} people held out of training, and a small "
-        "network that predicts who earns more than 50,000 dollars a year. Sex and race are attributes, not inputs."
+        f"network that predicts who earns more than {words.count(50_000)} dollars a year. Sex and "
+        "race are attributes, not inputs."
     )
     _show_preview(table)
     plan = sample_plan()
@@ -66,8 +67,8 @@ def _show_upload(space: Workspace) -> tuple[list[str], list[str], bool]:
         help="One row per person or case: a column of scores, columns of attributes, and the outcome if it is known.",
     )  # fmt: skip
     st.caption(
-        "csv, parquet, arrow or feather. The file lies in a temporary folder of this session alone, which is removed "
-        "after the session has ended, at the latest when the app stops."
+        "csv, parquet, arrow or feather. The file lies in a folder of this session alone and is removed with it, as "
+        "the page Start says."
     )
     if file is not None and st.session_state.pop("new-file", False):
         space.stop()
@@ -101,6 +102,7 @@ def take_upload(space: Workspace, name: str, content: bytes, job: Job) -> None:
     space.table = table
     space.generation += 1
     space.restart([])
+    keep(space, at_end_of_job=True)
 
 
 def _show_preview(table: uploads.Table) -> None:

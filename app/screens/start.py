@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from .parts import opening, planning, running
+from .parts import opening, planning, running, words
 from .parts.session import IDLE_HOURS, Workspace, forget, goto, sample_plan, step_buttons, workspace
 
 STEPS = """
@@ -27,7 +27,8 @@ def show() -> None:
     left, right = st.columns(2)
     with left.container(border=True):
         st.header("See it on a sample")
-        st.markdown("A small network that predicts income, and 15,222 people it has never seen. Ready to run.")
+        people = words.count(planning.sample_table().n_rows)
+        st.markdown(f"A small network that predicts income, and {people} people it has never seen. Ready to run.")
         if st.button("Audit the sample model", key="start-sample", type="primary", width="stretch"):
             _audit_sample(space)
     with right.container(border=True):
@@ -61,12 +62,13 @@ def _take(source: str, space: Workspace) -> None:
 
 
 def _show_privacy(space: Workspace) -> None:
+    when_stopped = "" if space.is_kept else "when the app stops, "
     with st.expander("Your data here", icon=":material/lock:"):
         st.markdown(
             "What you upload and find lies in a folder of your session alone. The address of this page holds the key "
             "to it: a reload or a bookmark brings everything back, and **whoever has the full address sees what you "
             f"see**, so share the report and not the address. A session is removed {IDLE_HOURS:g} hours after the "
-            "last visit, when the app stops, or now:"
+            f"last visit, {when_stopped}or now:"
         )
         if st.button("Forget everything of this session", key="forget", icon=":material/delete:"):
             forget(space)

@@ -136,16 +136,12 @@ def _choose_settings(space: Workspace) -> Json:
 
 
 def _show_live(space: Workspace) -> None:
-    live = space.job is not None and space.job.is_running and space.job.kind == "stream"
-    st.fragment(_draw, run_every=1.0 if live else None)()
-
-
-def _draw() -> None:
-    replayed = workspace().stream
-    if replayed is None or not replayed.points:
+    if space.job is not None and space.job.is_running and space.job.kind == "stream":
+        running.look_again(1.0)
+    if space.stream is None or not space.stream.points:
         st.caption("Nothing has been released yet.")
         return
-    _draw_points(list(replayed.points))
+    _draw_points(list(space.stream.points))
 
 
 def _draw_points(points: list[Json]) -> None:
@@ -172,8 +168,8 @@ def _show_store(stores: list[Path]) -> None:
     snippets.show_store(store.name)
 
 
-@st.fragment(run_every=2.0)
 def _tail(store: Path) -> None:
+    running.look_again(2.0)
     with errors_shown():
         found = ak.describe_stream(store, points=streams.MOST_POINTS)
         seen: list[Json] = workspace().memory.setdefault(f"tail-{store.name}", [])

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SCHEMA = "auditkit.comparison/2"
 LEVELS = ("scores", "decisions")
+DECISION_UTILITIES = ("accuracy",)
 ROUNDING = 1e-6
 """What a gap may exceed ε by, relative and absolute, and still count as met."""
 
@@ -73,13 +74,22 @@ class Comparison:
         return self.resampling.difference(self.runs_of(first), self.runs_of(second), utility)
 
     def winners(self) -> list[Winner]:
-        """Per utility and level of the gaps, who wins, where the intervals say so."""
+        """Per level of the gaps and utility, who wins, where the intervals say so.
+
+        With gaps of decisions by the accuracy alone: the other utilities are of scores.
+        """
         fitted = {name: self.runs_of(name) for name in self.config.all_methods}
         found = []
-        for level in LEVELS if self.config.is_binary else LEVELS[:1]:
+        for level in LEVELS if self._judges_decisions else LEVELS[:1]:
             meeting = {name: runs for name, runs in fitted.items() if _meets(runs, self, level)}
-            found += [find_winner(meeting, key, level, self.resampling) for key in self.config.utilities]
+            keys = self.config.utilities if level == "scores" else DECISION_UTILITIES
+            found += [find_winner(meeting, key, level, self.resampling) for key in keys]
         return found
+
+    @property
+    def _judges_decisions(self) -> bool:
+        """Whether there are decisions, and a criterion that decisions can meet."""
+        return self.config.is_binary and any(criterion.family == "ECP" for criterion in self.criteria)
 
     def to_dict(self) -> dict[str, Any]:
         """The comparison as JSON-ready values under a versioned ``schema`` key."""

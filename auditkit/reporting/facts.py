@@ -173,7 +173,8 @@ def describe_methods(document: ReportDocument) -> tuple[Paragraph, ...]:
             "Intervals",
             (
                 f"Simultaneous over all gaps of the audit at {percent(audit['confidence'], 0)}: the critical value is "
-                "the quantile of the largest of jointly normal deviations. Standard errors are linearised from sums "
+                "the quantile of the largest of jointly normal deviations. They are wider than the tests above need: "
+                "one may reach past a tolerance that is kept. Standard errors are linearised from sums "
                 "per group; means of values in [0, 1] have the limits of a proportion."
             ),
         ),

@@ -88,7 +88,7 @@ def read_part(path: Path, schema: str | None) -> Json | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise SchemaError(f"{path.name} is not JSON ({error}); run the audit again") from error
+        raise SchemaError(f"{path.name} is not JSON ({error}): it was changed or cut short; run again") from error
     if not isinstance(content, dict):
         raise SchemaError(f"{path.name} must hold a JSON object; got {type(content).__name__}")
     if schema is not None and content.get("schema") != schema:

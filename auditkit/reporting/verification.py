@@ -45,7 +45,7 @@ def verify_run(folder: str | Path, *, public_key: str | Path | None = None) -> t
 
     Raises:
         InputError: There is no such folder, no run.json in it, or no such key.
-        SchemaError: A file is not JSON, or of another version.
+        SchemaError: run.json is not JSON, or of another version.
         MissingExtraError: There is a signature and cryptography is not installed.
     """
     place = Path(folder)
@@ -54,9 +54,7 @@ def verify_run(folder: str | Path, *, public_key: str | Path | None = None) -> t
         raise InputError(f"folder: {str(folder)!r} holds no run.json; name the folder of a finished run")
     checks = [_check_file(place, name, digest) for name, digest in sorted((run.get("files") or {}).items())]
     for name in _AUDITS:
-        stored = read_part(place / name, SCHEMA)
-        if stored is not None:
-            checks += _check_findings(name, stored)
+        checks += _check_audit(place / name)
     checks += _check_projection(place)
     checks += check_manifest(place)
     signed = check_signature(place, public_key) if public_key is not None or (place / SIGNATURE).exists() else None
@@ -73,9 +71,23 @@ def _check_file(folder: Path, name: str, digest: str) -> Check:
     return Check(name, same, "hash as recorded" if same else "differs from the hash in run.json")
 
 
+def _check_audit(path: Path) -> Iterator[Check]:
+    try:
+        stored = read_part(path, SCHEMA)
+    except SchemaError as error:
+        yield Check(path.name, False, f"the findings cannot be computed again: {error}")
+        return
+    if stored is not None:
+        yield from _check_findings(path.name, stored)
+
+
 def _check_projection(folder: Path) -> Iterator[Check]:
     """Say of the certificate what can be said without the rows: that it is the one recorded, and no more."""
-    stored = read_part(folder / PROJECTION, PROJECTION_SCHEMA)
+    try:
+        stored = read_part(folder / PROJECTION, PROJECTION_SCHEMA)
+    except SchemaError as error:
+        yield Check(f"{PROJECTION}: certificate", False, str(error))
+        return
     if stored is None:
         return
     said = "not computed again: a run keeps no scores of its rows; with them, auditkit.verify_certificate does"

@@ -15,7 +15,6 @@ from . import words
 from .words import Json
 
 BEFORE, AFTER = "#D55E00", "#0072B2"
-AFTER_DARK = "#56B4E9"
 BAND, LINE = "rgba(0,158,115,0.16)", "#009E73"
 GREY, GRID = "#8A949E", "rgba(138,148,158,0.25)"
 COLOURS = ("#7A848E", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#D55E00", "#8F7EC2")
@@ -23,6 +22,9 @@ SYMBOLS = ("diamond", "circle", "square", "triangle-up", "star", "cross", "x", "
 DASHES = ("solid", "dash", "dot", "dashdot")
 MOST_ROWS = 14
 _ROW, _FRAME, _NAME = 46, 96, 54
+_TEXT_OF_THE_PAGE = """<style>
+.js-plotly-plot text:not(.hoverlayer text, .heatmap-label text) { fill: currentColor !important }
+</style>"""
 
 
 @dataclass(frozen=True)
@@ -42,14 +44,12 @@ class Series:
     ends: Sequence[Sequence[float] | None]
 
 
-def colours() -> tuple[str, str]:
-    """The colours of "as found" and "after" on the visitor's theme."""
-    return BEFORE, AFTER_DARK if st.context.theme.type == "dark" else AFTER
+def follow_theme() -> None:
+    """Give text in charts the colour of the page's text: the browser knows of a change of theme, the server does not.
 
-
-def ink() -> str:
-    """The colour of text on the visitor's theme."""
-    return "#E8EDF2" if st.context.theme.type == "dark" else "#0D141B"
+    Every other colour stands out from both backgrounds.
+    """
+    st.html(_TEXT_OF_THE_PAGE)
 
 
 def dots(series: Sequence[Series], *, axis: str, labels: Sequence[str] = ()) -> go.Figure:
@@ -61,7 +61,7 @@ def dots(series: Sequence[Series], *, axis: str, labels: Sequence[str] = ()) -> 
         labels: What stands above the rows, if not the names.
     """
     figure, names = go.Figure(), list(series[0].names)
-    for place, (one, colour) in enumerate(zip(series, colours(), strict=False)):
+    for place, (one, colour) in enumerate(zip(series, (BEFORE, AFTER), strict=False)):
         offset = 0.0 if len(series) == 1 else (-0.08, 0.16)[place]
         kept = [k for k, name in enumerate(one.names) if name in names]
         _add_dots(figure, one, kept, [names.index(one.names[k]) + offset for k in kept], colour, place)
@@ -69,7 +69,7 @@ def dots(series: Sequence[Series], *, axis: str, labels: Sequence[str] = ()) -> 
         short = name if len(name) <= _NAME else name[: _NAME - 1] + "…"
         figure.add_annotation(
             text=words.for_chart(short), x=0, xref="paper", xanchor="left", y=place - 0.38, showarrow=False,
-            font={"color": ink(), "size": 13},
+            font={"size": 13},
         )  # fmt: skip
     figure.update_yaxes(visible=False, range=[len(names) - 0.5, -0.7], fixedrange=True)
     figure.update_xaxes(title_text=axis, gridcolor=GRID, zeroline=False, fixedrange=True)
@@ -181,12 +181,12 @@ def _error(value: float, low: float, high: float, colour: str) -> Json:
 
 def framed(figure: go.Figure, *, legend_below: bool = False) -> go.Figure:
     """The figure with the margins, legend and type of every chart."""
-    legend: Json = {"orientation": "h", "x": 0, "xanchor": "left", "font": {"color": ink(), "size": 13}}
+    legend: Json = {"orientation": "h", "x": 0, "xanchor": "left", "font": {"size": 13}}
     legend |= {"y": 0, "yref": "container", "yanchor": "bottom"} if legend_below else {"y": 1, "yanchor": "bottom"}
     margin = {"l": 8, "r": 12, "t": 34, "b": 160 if legend_below else 48}
     figure.update_layout(margin=margin, legend=legend, dragmode=False, hoverlabel={"align": "left"})
     for update in (figure.update_xaxes, figure.update_yaxes):
-        update(tickfont={"color": ink(), "size": 12}, title_font={"color": ink(), "size": 13})
+        update(tickfont={"size": 12}, title_font={"size": 13})
     return figure
 
 
@@ -210,7 +210,7 @@ def draw(figure: go.Figure, *, key: str, words_for_it: str, data: pd.DataFrame) 
 def lines(frame: pd.DataFrame, *, x: str, columns: Sequence[str], mark: float | None) -> go.Figure:
     """Columns of a frame as lines, with a dotted mark."""
     figure = go.Figure()
-    for place, (name, colour) in enumerate(zip(columns, colours(), strict=True)):
+    for place, (name, colour) in enumerate(zip(columns, (BEFORE, AFTER), strict=True)):
         if name in frame:
             style = {"color": colour, "width": 2, "dash": ("solid", "dash")[place]}
             figure.add_scatter(x=frame[x], y=frame[name], mode="lines", name=name.replace("_", " "), line=style)

@@ -14,7 +14,7 @@ def edit(space: Workspace, *, attributes: list[str], strata: list[str], has_labe
     """List the criteria, and let the visitor remove and add some."""
     _show_listed(space)
     left, right = st.columns(2)
-    with left.popover("Add a criterion", icon=":material/add:", width="stretch"):
+    with left.popover("Add a criterion", icon=":material/add:", width="stretch", disabled=not attributes):
         _show_form(space, attributes, strata, has_label)
     if right.button(
         "Take the usual ones",
@@ -75,12 +75,7 @@ def _show_form(space: Workspace, attributes: list[str], strata: list[str], has_l
             "Tolerance", min_value=0.0,  value=0.05, step=0.01, format="%.3f",
             key=space.key("add-tolerance"), help="The largest gap accepted, in the unit of the scores.",
         )  # fmt: skip
-        given = st.multiselect(
-            "Given (ECP and EER only)",
-            strata,
-            key=space.key("add-given"),
-            help="Groups are compared within each value of these.",
-        )
+        given = _choose_given(space, strata)
         form = st.selectbox(
             "Form (EER only)", list(words.FORMS), format_func=words.FORMS.__getitem__, key=space.key("add-form-of")
         )
@@ -90,6 +85,18 @@ def _show_form(space: Workspace, attributes: list[str], strata: list[str], has_l
             with errors_shown():
                 add(space, family, names, tolerance=tolerance, given=given, form=form)
                 st.rerun()
+
+
+def _choose_given(space: Workspace, strata: list[str]) -> list[str]:
+    if not strata:
+        st.caption("To compare groups among those in the same situation, name legitimate conditions above first.")
+        return []
+    return st.multiselect(
+        "Given (ECP and EER only)",
+        strata,
+        key=space.key("add-given"),
+        help="Groups are compared within each value of these.",
+    )
 
 
 def add(space: Workspace, family: str, attributes: list[str], *, tolerance: float, given: list[str], form: str) -> None:

@@ -71,9 +71,9 @@ def show_finding(finding: Json, *, key: str, after: Json | None = None, title: s
             _show_rows_needed(one)
     gaps, means = st.tabs(["Gaps", "Groups"])
     with gaps:
-        _show_gaps(finding, after, key=f"{key}-gaps")
+        _show_gaps(finding, after, key=f"{key}-gaps", title=title)
     with means:
-        _show_means(finding, after, key=f"{key}-means")
+        _show_means(finding, after, key=f"{key}-means", title=title)
 
 
 def _show_rows_needed(finding: Json) -> None:
@@ -82,21 +82,21 @@ def _show_rows_needed(finding: Json) -> None:
         st.caption(f"About {rows} rows in the smaller group of the most open comparison would settle it.")
 
 
-def _show_gaps(finding: Json, after: Json | None, *, key: str) -> None:
+def _show_gaps(finding: Json, after: Json | None, *, key: str, title: str) -> None:
     ranked = sorted(finding["gaps"], key=lambda gap: -abs(gap["gap"]))
     if not ranked:
         st.info("No two groups could be compared.")
         return
-    series = [_gap_series(AS_FOUND, ranked[: charts.MOST_ROWS])]
+    series = [_gap_series(title, ranked[: charts.MOST_ROWS])]
     if after is not None:
         series.append(_gap_series(AFTER, after["gaps"]))
     tolerance = finding["criterion"]["tolerance"]
     figure = charts.dots(series, axis=f"gap in score units; shaded: within ±{tolerance:g}")
     shown = f"the {charts.MOST_ROWS} widest of {len(ranked)} gaps" if len(ranked) > charts.MOST_ROWS else "every gap"
     text = f"{finding['criterion']['name']}: {shown} with simultaneous intervals, against ±{tolerance:g}. "
-    parts = [_gap_words(title, one) for title, one in ((AS_FOUND, finding), (AFTER, after)) if one is not None]
+    parts = [_gap_words(when, one) for when, one in ((title, finding), (AFTER, after)) if one is not None]
     text += "; ".join(parts).capitalize() + "."
-    data = pd.concat([_gap_frame(AS_FOUND, ranked), *([_gap_frame(AFTER, after["gaps"])] if after else [])])
+    data = pd.concat([_gap_frame(title, ranked), *([_gap_frame(AFTER, after["gaps"])] if after else [])])
     charts.draw(charts.add_band(figure, tolerance), key=key, words_for_it=text, data=data)
 
 
@@ -115,18 +115,18 @@ def _gap_frame(title: str, gaps: Sequence[Json]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["when", "gap of", "gap", "low", "high", "verdict"])
 
 
-def _show_means(finding: Json, after: Json | None, *, key: str) -> None:
+def _show_means(finding: Json, after: Json | None, *, key: str, title: str) -> None:
     cells = finding["cells"]
-    series = [_cell_series(AS_FOUND, cells[: 2 * charts.MOST_ROWS])]
+    series = [_cell_series(title, cells[: 2 * charts.MOST_ROWS])]
     if after is not None:
         series.append(_cell_series(AFTER, after["cells"]))
     what = "mean error (outcome − score)" if finding["criterion"]["family"] == "EER" else "mean score"
     labels = [f"{words.cell(cell)} · {words.count(cell['count'])} rows" for cell in cells[: 2 * charts.MOST_ROWS]]
     figure = charts.dots(series, axis=f"{what}, ± one standard error", labels=labels)
     more = "" if len(cells) <= 2 * charts.MOST_ROWS else f" The chart holds the first {2 * charts.MOST_ROWS} of them."
-    text = f"{what.capitalize()} of every group, as found: "
+    text = f"{what.capitalize()} of every group, {title}: "
     text += "; ".join(f"{words.cell(cell)} {words.number(cell['value'])}" for cell in cells) + f".{more}"
-    data = pd.concat([pd.DataFrame(cells).assign(when=AS_FOUND), *_later_cells(after)])
+    data = pd.concat([pd.DataFrame(cells).assign(when=title), *_later_cells(after)])
     charts.draw(figure, key=key, words_for_it=text, data=data)
 
 
@@ -149,8 +149,10 @@ def show_decisions(audit: Json, *, key: str, after: Json | None = None, title: s
         st.caption("The plan states no threshold, so there are no decisions to look at.")
         return
     names = [" × ".join(table["attributes"]) for table in audit["decisions"]]
-    place = st.selectbox("Decisions by", range(len(names)), format_func=lambda k: names[k], key=f"{key}-by")
-    place = min(place or 0, len(names) - 1)
+    place = 0
+    if len(names) > 1:
+        place = st.selectbox("Decisions by", range(len(names)), format_func=lambda k: names[k], key=f"{key}-by")
+        place = min(place or 0, len(names) - 1)
     tables = [(title, audit["decisions"][place])]
     if after is not None:
         tables.append((AFTER, after["decisions"][place]))

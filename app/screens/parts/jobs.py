@@ -47,6 +47,14 @@ class Job:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"auditkit-{kind}", daemon=True)
 
+    @classmethod
+    def interrupted(cls, kind: str) -> Job:
+        """What is left of a job that ran when the app was stopped."""
+        job = cls(kind, lambda _: None)
+        job.state = "failed"
+        job.error = ak.AuditkitError("the app was restarted while this ran, and nothing of it was kept; run it again")
+        return job
+
     @property
     def is_running(self) -> bool:
         """Whether it is not over."""

@@ -14,13 +14,6 @@ from .jobs import Job
 from .session import Run, kept
 
 FORMS = {"pdf": "PDF", "md": "Markdown", "card": "Model card"}
-RULES = {
-    "ll144": "New York City Local Law 144",
-    "four-fifths": "Four-fifths rule (29 CFR 1607)",
-    "eu-ai-act": "EU AI Act, Annex IV",
-    "nist": "NIST AI RMF, MEASURE 2.11",
-    "model-risk": "Model risk (SR 26-2)",
-}
 
 
 @dataclass(frozen=True)
@@ -59,7 +52,7 @@ def choose(run: Run) -> ReportRequest:
     asked = ((run.plan.get("report") or {}).get("templates")) or []
     rules = kept(
         st.multiselect, "Document the run for these sets of rules", key=run.key("rules"), default=list(asked),
-        options=list(TEMPLATES), format_func=lambda name: RULES.get(name, name),
+        options=list(TEMPLATES), format_func=lambda name: TEMPLATES[name].title,
         help="Each becomes a section with its version and date: facts and figures, no legal conclusion.",
     )  # fmt: skip
     public = kept(

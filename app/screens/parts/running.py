@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 import auditkit as ak
 
 from . import words
 from .jobs import Job
-from .session import KINDS, Json, Run, Workspace, error_line, errors_shown, workspace
+from .session import KINDS, Json, Run, Workspace, error_line, errors_shown, keep, profile_of, workspace
 
 JOBS: dict[str, Callable[..., Any]] = {"audit": ak.run_audit, "tune": ak.run_tune, "compare": ak.run_compare}
 NAMES = {**KINDS, "stream": "Stream", "upload": "Reading of the table", "report": "Writing of the report"}
@@ -20,7 +24,8 @@ _AFTER_CANCEL = {
     "stream": "What had been released until then is in the store, whole.",
     "report": "The report is as it was.",
 }
-_SECONDS = 1.0
+_STEP = 0.25
+_SLOT, _PAUSE = "progress-slot", "pause"
 
 
 def start_button(kind: str, label: str, make: Callable[[], ak.AuditFile], *, disabled: bool = False) -> None:
@@ -66,7 +71,7 @@ def follow(kind: str) -> None:
     if job.is_running and job.kind != kind:
         st.info(f"{NAMES[job.kind]} is running; it goes on whatever page you are on.", icon=":material/hourglass_top:")
     elif job.is_running:
-        _show_progress(kind)
+        _show_progress(kind, job)
     elif job.kind == kind and job.state == "cancelled":
         st.info(f"Cancelled. {_AFTER_CANCEL.get(kind, _NOTHING_KEPT)}", icon=":material/block:")
     elif job.kind == kind and job.error is not None:
@@ -75,14 +80,45 @@ def follow(kind: str) -> None:
         st.error(text, icon=":material/error:")
 
 
-@st.fragment(run_every=_SECONDS)
-def _show_progress(kind: str) -> None:
-    job = workspace().job
-    if job is None or not job.is_running:
-        st.rerun()
+def _show_progress(kind: str, job: Job) -> None:
     with st.container(border=True):
-        st.progress(job.share, text=job.text)
+        st.session_state[_SLOT] = st.empty()
+        st.session_state[_SLOT].progress(job.share, text=job.text)
         st.button("Cancel", key=f"cancel-{kind}", on_click=job.cancel)
+
+
+def look_again(seconds: float) -> None:
+    """Have this page drawn again after some seconds."""
+    st.session_state[_PAUSE] = seconds
+
+
+@contextmanager
+def watched() -> Iterator[None]:
+    """Draw a page, stay with a job that it shows, and draw it again when that is over or `look_again` asked for it.
+
+    Whatever the visitor does ends the stay. Fragments that a timer runs again (`run_every`) are no substitute: a timer
+    that fires while the visitor leaves for another page leaves that one blank.
+    """
+    for name in (_SLOT, _PAUSE):
+        st.session_state.pop(name, None)  # of a page that was left before it had been drawn
+    yield
+    slot, seconds = st.session_state.get(_SLOT), st.session_state.get(_PAUSE, math.inf)
+    if slot is not None or seconds < math.inf:
+        _stay(slot, seconds)
+        st.rerun()
+
+
+def _stay(slot: DeltaGenerator | None, seconds: float) -> None:
+    """Show how far the job is until it is over, for some seconds at most."""
+    job, until, pause = workspace().job, time.monotonic() + seconds, st.empty()
+    while time.monotonic() < until:
+        if slot is None or job is None:
+            pause.empty()  # where the visitor's next step can end this
+        elif job.is_running:
+            slot.progress(job.share, text=job.text)
+        else:
+            return
+        time.sleep(_STEP)
 
 
 def audit_job(space: Workspace, config: ak.AuditFile) -> Job:
@@ -94,16 +130,9 @@ def _run(space: Workspace, kind: str, config: ak.AuditFile, job: Job) -> None:
     folder = space.folder / f"{kind}-{next(space.numbers)}"
     with job.turn(), job.stage("reading the data"):
         result = JOBS[kind](config, out=folder, progress=job)
-        profile = _profile(config, job) if kind == "audit" else None
+        profile = profile_of(config, progress=job) if kind == "audit" else None
     space.runs[kind] = Run(kind, folder, config.to_dict(), result.outcome, profile)
-
-
-def _profile(config: ak.AuditFile, job: Job) -> Any:
-    """The sums by score; None where there are too many groups for them, which the audit itself does without."""
-    try:
-        return ak.profile_scores(config, progress=job)
-    except ak.AuditkitError:
-        return None
+    keep(space, at_end_of_job=True)
 
 
 def warn_if_outdated(run: Run, make: Callable[[], ak.AuditFile]) -> None:

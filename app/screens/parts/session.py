@@ -2,7 +2,7 @@
 
 A workspace outlives a reload: the address carries a random token, made here and never taken from a visitor, and whoever
 brings a token that is known gets its workspace back. It is forgotten on request, after `IDLE_HOURS` without a visit,
-and when the app stops.
+and when the app stops, unless whoever runs the app has it keep sessions (`kept_sessions`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import secrets
+import shutil
 import tempfile
 import threading
 import time
@@ -24,12 +25,13 @@ import streamlit as st
 from streamlit.navigation.page import StreamlitPage
 
 import auditkit as ak
+from auditkit.reporting import recompute
 
-from . import words
+from . import kept_sessions, uploads, words
+from .jobs import Job
 from .uploads import Table
 
 if TYPE_CHECKING:
-    from .jobs import Job
     from .streams import Replay
 
 Json = dict[str, Any]
@@ -73,8 +75,9 @@ class Workspace:
     """Everything that belongs to one visitor.
 
     Attributes:
-        place: A temporary folder, removed with the workspace.
+        folder: The visitor's folder, removed with the workspace.
         token: The secret in the visitor's address.
+        is_kept: Whether it outlives the app.
         memory: Values of widgets by key, also of those that are not on the present page.
         criteria: The criteria of the plan, as in an audit file.
         table: The uploaded table, if any.
@@ -86,8 +89,9 @@ class Workspace:
         seen: When the visitor was here last, by the monotonic clock.
     """
 
-    place: tempfile.TemporaryDirectory[str]
-    token: str = field(default_factory=lambda: secrets.token_urlsafe(24))
+    folder: Path
+    token: str
+    is_kept: bool = False
     memory: dict[str, Any] = field(default_factory=dict)
     criteria: list[Json] = field(default_factory=list)
     table: Table | None = None
@@ -97,11 +101,6 @@ class Workspace:
     job: Job | None = None
     stream: Replay | None = None
     seen: float = field(default_factory=time.monotonic)
-
-    @property
-    def folder(self) -> Path:
-        """The visitor's temporary folder."""
-        return Path(self.place.name)
 
     @property
     def source(self) -> str:
@@ -129,14 +128,18 @@ class Workspace:
 
 
 _KNOWN: dict[str, Workspace] = {}
-_GUARD = threading.Lock()
+_GUARD, _OPENING = threading.Lock(), threading.Lock()
+_HOME = tempfile.TemporaryDirectory(prefix="auditkit-app-", ignore_cleanup_errors=True)  # gone when the app stops
 
 
 def workspace() -> Workspace:
     """The visitor's workspace: the one of this visit, or of the token in the address, or a new one."""
     space: Workspace | None = st.session_state.get("workspace")
     if space is None or space.token not in _KNOWN:
-        space = _recall(st.query_params.get(TOKEN)) or _begin()
+        asked = st.query_params.get(TOKEN)
+        space = _recall(asked) if asked else None
+        st.session_state["is-lost"] = bool(asked) and space is None
+        space = space or _begin()
         st.session_state["workspace"] = space
     space.seen = time.monotonic()
     return space
@@ -149,23 +152,121 @@ def note_address() -> None:
         st.query_params[TOKEN] = token
 
 
+def show_loss() -> None:
+    """Say so when the address led to a session that is not there."""
+    space = workspace()
+    if st.session_state.get("is-lost") and not space.runs and space.table is None:
+        st.info(
+            f"The session of this address is no longer here: nobody visited it for {IDLE_HOURS:g} hours, it was "
+            "forgotten, or the app was restarted. This is a new one. A run folder that you have downloaded can be "
+            "opened on the page Start.",
+            icon=":material/history:",
+        )
+
+
 def forget(space: Workspace) -> None:
-    """Remove a workspace with everything in it; a job that runs is cancelled."""
+    """Remove a workspace with everything in it; a job that runs is cancelled, and what it still writes removed too."""
     with _GUARD:
         _KNOWN.pop(space.token, None)
-    if space.job is not None:
-        space.job.cancel()
-    space.place.cleanup()
+    shutil.rmtree(space.folder, ignore_errors=True)
+    if (job := space.job) is not None and job.is_running:
+        job.cancel()
+
+        def remove_again() -> None:
+            job.wait()
+            shutil.rmtree(space.folder, ignore_errors=True)
+
+        threading.Thread(target=remove_again, daemon=True).start()
 
 
-def _recall(token: str | None) -> Workspace | None:
-    with _GUARD:
-        return _KNOWN.get(token or "")
+def keep(space: Workspace, *, at_end_of_job: bool = False) -> None:
+    """Store what a restart of the app would lose, where sessions are kept.
+
+    Args:
+        space: The workspace.
+        at_end_of_job: Whether it is the job that calls, having done its work.
+    """
+    if not space.is_kept:
+        return
+    runs = {
+        kind: {"folder": run.folder.name, "plan": run.plan, "opened": run.opened} for kind, run in space.runs.items()
+    }
+    record = {
+        "memory": {name: value for name, value in space.memory.items() if _is_plain(name, value)},
+        "criteria": space.criteria,
+        "table": None if space.table is None else space.table.file_name,
+        "generation": space.generation,
+        "runs": runs,
+        "job": space.job.kind if space.job is not None and space.job.is_running and not at_end_of_job else None,
+    }
+    kept_sessions.write(space.folder, record)
+
+
+def _is_plain(name: str, value: Any) -> bool:
+    """Whether a value can be kept as JSON; what was seen of a live store is looked at anew."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return not name.startswith("tail-")
+
+
+def _recall(token: str) -> Workspace | None:
+    """The workspace of a token: of this process, or one that was kept on disk."""
+    with _OPENING:
+        space = _KNOWN.get(token)
+        if space is not None or (found := kept_sessions.find(token, hours=IDLE_HOURS)) is None:
+            return space
+        try:
+            with st.spinner("Opening your session again"):
+                space = _restore(token, *found)
+        except (ak.AuditkitError, OSError, LookupError, TypeError, ValueError):
+            return None  # what is left of it cannot be shown; it goes like every session that nobody visits
+        with _GUARD:
+            _KNOWN[token] = space
+        return space
+
+
+def _restore(token: str, folder: Path, record: Json) -> Workspace:
+    space = Workspace(folder, token, is_kept=True)
+    space.memory, space.criteria, space.generation = record["memory"], record["criteria"], record["generation"]
+    space.table = uploads.read_again(folder / record["table"]) if record["table"] else None
+    space.numbers = itertools.count(1 + max(map(_number_in, folder.iterdir()), default=0))
+    for kind, kept_run in record["runs"].items():
+        space.runs[kind] = _restore_run(kind, folder, **kept_run)
+    if record["job"]:
+        space.job = Job.interrupted(record["job"])
+    return space
+
+
+def _restore_run(kind: str, home: Path, *, folder: str, plan: Json, opened: str) -> Run:
+    """A run of a kept session; what-if questions begin from the sums of the rows again."""
+    audit: Json = json.loads((home / folder / "audit.json").read_text(encoding="utf-8"))
+    has_rows = kind == "audit" and not opened
+    profile = profile_of(ak.make_config(plan, folder=home)) if has_rows else None
+    return Run(kind, home / folder, plan, recompute(audit), profile, opened)
+
+
+def _number_in(path: Path) -> int:
+    """The number at the end of the name of a run folder or a store."""
+    number = path.stem.rpartition("-")[2]
+    return int(number) if number.isdecimal() else 0
+
+
+def profile_of(config: ak.AuditFile, *, progress: Any = None) -> Any:
+    """The sums by score; None where there are too many groups for them, which the audit itself does without."""
+    try:
+        return ak.profile_scores(config, progress=progress)
+    except ak.AuditkitError:
+        return None
 
 
 def _begin() -> Workspace:
     _forget_idle()
-    fresh = Workspace(tempfile.TemporaryDirectory(prefix="auditkit-app-", ignore_cleanup_errors=True))
+    token = secrets.token_urlsafe(24)
+    kept = kept_sessions.place_for(token)
+    folder = kept or Path(tempfile.mkdtemp(dir=_HOME.name))
+    fresh = Workspace(folder, token, is_kept=kept is not None)
     fresh.restart(sample_plan()["criteria"])
     with _GUARD:
         _KNOWN[fresh.token] = fresh
@@ -176,8 +277,10 @@ def _forget_idle() -> None:
     oldest = time.monotonic() - 3600 * IDLE_HOURS
     with _GUARD:
         idle = [space for space in _KNOWN.values() if space.seen < oldest and not (space.job and space.job.is_running)]
+        tokens = set(_KNOWN)
     for space in idle:
         forget(space)
+    kept_sessions.remove_idle(hours=IDLE_HOURS, but=tokens)
 
 
 def sample_plan() -> Json:

@@ -57,6 +57,11 @@ for gap in report.gaps:
 """
 
 
+def _show_code(text: str, language: str | None) -> None:
+    """Code whose lines are wrapped, since what scrolls sideways is not reached by keyboard."""
+    st.code(text, language=language, wrap_lines=True)
+
+
 def audit_file(config: ak.AuditFile) -> str:
     """The audit file as YAML, without what is default anyway."""
     content: Json = config.model_dump(mode="json", exclude_defaults=True)
@@ -86,14 +91,14 @@ def show(kind: str, config: ak.AuditFile, *, then: tuple[str, str] | None = None
     with st.expander("The same outside this app", icon=":material/terminal:"):
         text = audit_file(config)
         st.caption("Save this as audit.yaml" + ("" if config.model else ", beside the table") + ":")
-        st.code(text, language="yaml")
+        _show_code(text, None)  # its colours for keys are too pale to read
         st.download_button(
             "Download audit.yaml", text, file_name="audit.yaml", mime="application/yaml", key=f"yaml-{kind}"
         )
         st.caption("On the command line:")
-        st.code(command(kind) + after[0], language="bash")
+        _show_code(command(kind) + after[0], "bash")
         st.caption("In Python:")
-        st.code(python(kind).rstrip() + after[1], language="python")
+        _show_code(python(kind).rstrip() + after[1], "python")
 
 
 def stream_file(settings: Json) -> str:
@@ -112,20 +117,20 @@ def show_stream(settings: Json, criteria: Sequence[ak.Criterion]) -> None:
     with st.expander("The same outside this app", icon=":material/terminal:"):
         text = stream_file(settings)
         st.caption("Save this as stream.yaml, beside the batches:")
-        st.code(text, language="yaml")
+        _show_code(text, None)  # its colours for keys are too pale to read
         st.download_button(
             "Download stream.yaml", text, file_name="stream.yaml", mime="application/yaml", key="yaml-stream"
         )
         st.caption("On the command line:")
-        st.code(f"{STREAM_COMMAND}\nauditkit verify state.db", language="bash")
+        _show_code(f"{STREAM_COMMAND}\nauditkit verify state.db", "bash")
         st.caption("In Python:")
-        st.code(stream_python(settings, criteria), language="python")
+        _show_code(stream_python(settings, criteria), "python")
 
 
 def show_store(name: str) -> None:
     """An expander with how a store is checked and read."""
     with st.expander("The same outside this app", icon=":material/terminal:"):
         st.caption("On the command line:")
-        st.code(f"auditkit verify {name}", language="bash")
+        _show_code(f"auditkit verify {name}", "bash")
         st.caption("In Python:")
-        st.code(_STORE.format(store=name), language="python")
+        _show_code(_STORE.format(store=name), "python")

@@ -64,7 +64,7 @@ def _gap_figure(frame: pd.DataFrame) -> go.Figure:
     bound = {"color": charts.BEFORE, "width": 1.5, "dash": "dash"}
     figure.add_scatter(x=x, y=frame["bound"], mode="lines", name="a-posteriori bound", line=bound)
     figure.add_scatter(x=x, y=-frame["bound"], mode="lines", showlegend=False, line=bound)
-    style = {"color": charts.colours()[1], "width": 3}
+    style = {"color": charts.AFTER, "width": 3}
     figure.add_scatter(x=x, y=frame["gap"], mode="lines", name="pooled gap", line=style)
     tolerance = frame["tolerance"].tolist()[-1]
     figure.add_hrect(-tolerance, tolerance, fillcolor=charts.BAND, line_width=0, layer="below")

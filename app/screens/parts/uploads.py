@@ -63,6 +63,15 @@ def accept(folder: Path, name: str, content: bytes) -> Table:
         raise ak.AuditkitError(f"{path.name} is not UTF-8 text; save it again as UTF-8, or as parquet") from error
 
 
+def read_again(path: Path) -> Table:
+    """A table that was accepted before, from the visitor's folder.
+
+    Raises:
+        AuditkitError: It cannot be read any more.
+    """
+    return _describe(path, read_all(path))
+
+
 def read_all(path: Path) -> pd.DataFrame:
     """Every column of a table, as the library reads it.
 

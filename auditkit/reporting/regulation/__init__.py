@@ -7,20 +7,35 @@ figures, and draws no legal conclusion. What the run and its audit file do not s
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from auditkit.errors import InputError
 from auditkit.reporting.document import ReportDocument
 from auditkit.reporting.regulation import eu_ai_act, four_fifths, ll144, model_risk, nist
 from auditkit.reporting.sections import RegulatoryReport
 
-TEMPLATES: dict[str, Callable[[ReportDocument], RegulatoryReport]] = {
-    "ll144": ll144.fill,
-    "four-fifths": four_fifths.fill,
-    "eu-ai-act": eu_ai_act.fill,
-    "nist": nist.fill,
-    "model-risk": model_risk.fill,
+
+@dataclass(frozen=True)
+class Template:
+    """A template of a set of rules.
+
+    Attributes:
+        title: What its section is called.
+        fill: Makes the section of a run.
+    """
+
+    title: str
+    fill: Callable[[ReportDocument], RegulatoryReport]
+
+
+TEMPLATES: dict[str, Template] = {
+    "ll144": Template(ll144.TITLE, ll144.fill),
+    "four-fifths": Template(four_fifths.TITLE, four_fifths.fill),
+    "eu-ai-act": Template(eu_ai_act.TITLE, eu_ai_act.fill),
+    "nist": Template(nist.TITLE, nist.fill),
+    "model-risk": Template(model_risk.TITLE, model_risk.fill),
 }
-"""Name → how to fill it in."""
+"""By the names of the audit file and of ``--template``."""
 
 
 def fill_template(name: str, document: ReportDocument) -> RegulatoryReport:
@@ -38,4 +53,4 @@ def fill_template(name: str, document: ReportDocument) -> RegulatoryReport:
     """
     if name not in TEMPLATES:
         raise InputError(f"--template must be one of {', '.join(TEMPLATES)}; got {name!r}")
-    return TEMPLATES[name](document)
+    return TEMPLATES[name].fill(document)

@@ -9,7 +9,7 @@ from auditkit.groups import MISSING, join_values
 from auditkit.reporting.document import Json, ReportDocument
 from auditkit.reporting.facts import report_fact
 from auditkit.reporting.sections import RegulatoryItem
-from auditkit.reporting.wording import DASH, count, interval, join, number, plural, tolerance
+from auditkit.reporting.wording import DASH, VERDICTS, count, interval, join, number, plural, tolerance
 
 AS_OF = "2026-11-23"
 """The date up to which the rules were read."""
@@ -139,7 +139,7 @@ def finding_words(document: ReportDocument) -> str:
 
 def _outcome(gap: float | None, ends: tuple[float, float] | None, verdict: str) -> str:
     shown = DASH if gap is None else f"{number(gap)} {interval(ends)}"
-    return f"largest gap {shown}, {verdict}"
+    return f"largest gap {shown}, {VERDICTS[verdict]}"
 
 
 def mitigation_words(document: ReportDocument) -> str:
@@ -149,8 +149,9 @@ def mitigation_words(document: ReportDocument) -> str:
 
 
 def limit_words(document: ReportDocument) -> str:
-    """What the figures do not say."""
-    return " ".join(f"{part.heading}: {part.text}" for part in document.limitations)
+    """Where it stands what the figures do not say, by its headings."""
+    headings = join(part.heading[:1].lower() + part.heading[1:] for part in document.limitations)
+    return f"The section Limits states them: {headings}."
 
 
 def record_words(document: ReportDocument) -> str:

@@ -18,6 +18,8 @@ from auditkit.reporting.regulation.base import (
 )
 from auditkit.reporting.sections import Column, RegulatoryItem, RegulatoryReport, RegulatoryTable
 
+TITLE = "EU AI Act, technical documentation"
+
 _RULES = (
     "Regulation (EU) 2024/1689, Annex IV; the duties of Annex III systems apply from 2 December 2027 under Regulation "
     "(EU) 2026/1744"
@@ -36,7 +38,7 @@ def fill(document: ReportDocument) -> RegulatoryReport:
     """The section of a run."""
     return RegulatoryReport(
         template="eu-ai-act",
-        title="EU AI Act, technical documentation",
+        title=TITLE,
         rule_set=_RULES,
         as_of=AS_OF,
         items=_items(document),

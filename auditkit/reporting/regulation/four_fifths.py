@@ -25,6 +25,8 @@ from auditkit.reporting.regulation.base import (
 from auditkit.reporting.sections import Cell, Column, RegulatoryItem, RegulatoryReport, RegulatoryTable
 from auditkit.reporting.wording import count
 
+TITLE = "Four-fifths rule"
+
 FOUR_FIFTHS = 0.8
 SMALL_GROUP, SMALL_COUNT = 30, 5
 
@@ -54,7 +56,7 @@ def fill(document: ReportDocument) -> RegulatoryReport:
         items.append(RegulatoryItem("1607.4(D)", "Rates", text, False))
     return RegulatoryReport(
         template="four-fifths",
-        title="Four-fifths rule",
+        title=TITLE,
         rule_set="29 CFR 1607.4(D), Uniform Guidelines (1978); a rescission was at final-rule stage in July 2026",
         as_of=AS_OF,
         items=tuple(items),

@@ -23,6 +23,8 @@ from auditkit.reporting.regulation.base import (
 from auditkit.reporting.sections import Column, RegulatoryItem, RegulatoryReport, RegulatoryTable
 from auditkit.reporting.wording import count, moment, percent
 
+TITLE = "New York City Local Law 144"
+
 SMALL_SHARE = 0.02
 """Categories below this share of the data may be left out of the impact ratios (6 RCNY 5-301(d))."""
 
@@ -40,7 +42,7 @@ def fill(document: ReportDocument) -> RegulatoryReport:
     )
     return RegulatoryReport(
         template="ll144",
-        title="New York City Local Law 144",
+        title=TITLE,
         rule_set="NYC Admin. Code 20-870 ff.; 6 RCNY 5-300 to 5-304 (effective 5 July 2023)",
         as_of=AS_OF,
         items=_items(document, columns),

@@ -17,13 +17,15 @@ from auditkit.reporting.regulation.base import (
 )
 from auditkit.reporting.sections import RegulatoryItem, RegulatoryReport
 
+TITLE = "Model risk management"
+
 
 def fill(document: ReportDocument) -> RegulatoryReport:
     """The section of a run."""
     item = RegulatoryItem
     return RegulatoryReport(
         template="model-risk",
-        title="Model risk management",
+        title=TITLE,
         rule_set="SR 26-2 / OCC Bulletin 2026-13 (replaces SR 11-7)",
         as_of=AS_OF,
         items=(

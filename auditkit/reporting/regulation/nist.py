@@ -16,13 +16,15 @@ from auditkit.reporting.regulation.base import (
 )
 from auditkit.reporting.sections import RegulatoryItem, RegulatoryReport
 
+TITLE = "NIST AI Risk Management Framework, MEASURE 2.11"
+
 
 def fill(document: ReportDocument) -> RegulatoryReport:
     """The section of a run."""
     item, after = RegulatoryItem, document.after is not None
     return RegulatoryReport(
         template="nist",
-        title="NIST AI Risk Management Framework, MEASURE 2.11",
+        title=TITLE,
         rule_set="NIST AI 100-1 (AI RMF 1.0, January 2023); ISO/IEC TR 24027:2021 for measurement over the life cycle",
         as_of=AS_OF,
         items=(
