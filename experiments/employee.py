@@ -93,7 +93,7 @@ def describe(dataset: Sample, comparison: Comparison) -> str:
     rows = comparison.rows
     size = (
         f"{dataset.n_rows:,} employees, {len(comparison.runs_of(REFERENCE))} seeds; {rows['tune']} rows tune, "
-        f"{rows['calibrate']} calibrate, {rows['test']} test. Intervals {comparison.resampling.method}."
+        f"{rows['calibrate']} calibrate, {rows['test']} test. Intervals {comparison.intervals}."
     )
     return "\n\n".join(("## employee", size, table(head, body)))
 

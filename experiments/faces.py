@@ -183,7 +183,7 @@ def describe(faces: FaceTable, comparison: Comparison, backbone: str) -> str:
     size = (
         f"{len(faces.frame):,} faces, features of {backbone}, {len(comparison.runs_of(REFERENCE))} seeds. "
         f"Published, accuracy of the layer / of the projection: {PUBLISHED.get(faces.name, 'none')}. "
-        f"Intervals {comparison.resampling.method}."
+        f"Intervals {comparison.intervals}."
     )
     return "\n\n".join((f"## {faces.name}", size, table(head, body)))
 

@@ -86,7 +86,7 @@ def describe(dataset: Sample, comparison: Comparison) -> str:
     size = (
         f"{dataset.n_rows:,} loans, {len(comparison.runs_of(REFERENCE))} seeds; {rows['tune']} rows tune, "
         f"{rows['calibrate']} calibrate, {rows['test']} test. Changes are relative to the layer, in percent, per seed. "
-        f"Intervals {comparison.resampling.method}."
+        f"Intervals {comparison.intervals}."
     )
     return "\n\n".join(("## loans", size, table(head, body), _against_projection(dataset, comparison)))
 

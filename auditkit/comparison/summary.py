@@ -64,6 +64,11 @@ class Comparison:
         design = self.design
         return Resampling(self.config.confidence, design.ratio, design.is_fixed, design.persons is not None)
 
+    @property
+    def intervals(self) -> str:
+        """How the intervals are taken, in words."""
+        return self.resampling.describe(len(self.seeds))
+
     def runs_of(self, method: str, *, tolerance: float | None = None) -> list[MethodRun]:
         """The runs of one method, one per seed."""
         runs = self.runs if tolerance is None else self.frontier[tolerance]
@@ -98,7 +103,7 @@ class Comparison:
             "threshold": self.config.threshold,
             "confidence": self.config.confidence,
             "score_space": self.config.tune.score_space,
-            "intervals": self.resampling.describe(len(self.seeds)),
+            "intervals": self.intervals,
             "seeds": self.seeds,
             "criteria": [criterion.to_dict() for criterion in self.criteria],
             "audited": [criterion.to_dict() for criterion in self.audited],
