@@ -8,7 +8,6 @@ The forward pass finds which constraints and bounds are active; the backward pas
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -37,7 +36,7 @@ from auditkit.jacobian import (
     to_host,
 )
 from auditkit.moment_maps import ALONE
-from auditkit.projection import ProjectionProblem, Solution, build_problem, check_bounds
+from auditkit.projection import ProjectionProblem, Solution, bounds_on_host, build_problem
 from auditkit.solvers.closed_form import PreparedBatch, prepare_batch, project_prepared, recover_duals
 from auditkit.solvers.feasibility import OnInfeasible, ensure_feasible
 from auditkit.solvers.levels import LevelPlan, find_plan, project_levels, project_levels_within
@@ -224,6 +223,7 @@ class FairnessLayer(nn.Module):
             InputError: As `forward`.
             InfeasibleError: As `forward`.
         """
+        self._record.duals.clear()
         check_bound_form(scores, bound)
         check_simplex(scores, simplex=self.simplex, bounds=self.bounds)
         output, jacobian = _Solver(self, bound.batch, self.bounds, bound.groups)(scores.detach())
@@ -259,8 +259,9 @@ class FairnessLayer(nn.Module):
         """The constraints of the batch, kept with the groups where nothing else enters."""
         key = (self.criteria, columns, self.simplex, self._collective)
         keep = weights is None and not self._needs_labels
-        if keep and key in groups.derived:
-            return groups.derived[key]
+        found = groups.derived.get(key) if keep else None
+        if found is not None:
+            return found
         batch = assemble_batch(
             groups, self.criteria, labels=labels, weights=weights, columns=columns, simplex=self.simplex,
             collective=self._collective,
@@ -321,7 +322,7 @@ class _Solver:
         return self._general(scores, system, column)
 
     def _within_bounds(self, scores: Tensor, plan: LevelPlan) -> tuple[Any, FloatArray, Any] | None:
-        bounds = _plain_bounds(self.bounds, len(scores))
+        bounds = bounds_on_host(self.bounds, len(scores))
         return project_levels_within(to_host(scores), plan, bounds=bounds, weights=self.batch.weights)
 
     def _general(self, scores: Tensor, system: ConstraintSystem, column: int) -> tuple[Tensor, Any]:
@@ -377,17 +378,6 @@ def _check_explained(problem: ProjectionProblem, solution: Solution, explained: 
             f"the multipliers and the scores of the solver disagree by {difference:.2e}, so there is no reliable "
             "gradient; use solver='newton'"
         )
-
-
-def _plain_bounds(bounds: Bounds, n_rows: int) -> tuple[Any, Any]:
-    """Bounds as numbers and arrays."""
-    if isinstance(bounds, tuple) and len(bounds) == 2 and all(type(bound) in (int, float) for bound in bounds):
-        lower, upper = bounds
-        if math.isfinite(lower) and math.isfinite(upper) and lower <= upper:
-            return bounds
-    checked = check_bounds(bounds, n_rows=n_rows, device=torch.device("cpu"))
-    lower, upper = (None if b is None else float(b) if b.ndim == 0 else b.numpy() for b in checked)
-    return lower, upper
 
 
 def _connect(process_group: Any) -> Any:

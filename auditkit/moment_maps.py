@@ -270,7 +270,7 @@ class ColumnMap(MomentMap):
 def sum_cells(values: np.ndarray[Any, Any], index: IntArray, size: int) -> FloatArray:
     """Sum over the rows of every cell in float64, shape (size,)."""
     if len(values) <= SUM_CHUNK:
-        return np.bincount(index, values, size).astype(np.float64, copy=False)
+        return np.bincount(index, values, size).astype(np.float64, copy=False)  # of no rows, bincount makes integers
     sums = np.zeros(size)
     for start in range(0, len(values), SUM_CHUNK):
         part = slice(start, start + SUM_CHUNK)

@@ -8,6 +8,7 @@ row set is everything, an interval, or the probability simplex. Source: arXiv 26
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -59,8 +60,10 @@ class ProjectionProblem:
 
     def objective(self, values: Float[Tensor, " n *k"]) -> float:
         """½ Σ wᵢ ‖yᵢ − zᵢ‖²."""
-        moved = (values - self.scores).reshape(len(values), -1)
-        weighted = moved if self.weights is None else moved * self.weights.unsqueeze(1)
+        moved = values - self.scores
+        weighted = moved
+        if self.weights is not None:
+            weighted = moved * (self.weights if moved.ndim == 1 else self.weights.unsqueeze(1))
         total = torch.dot(moved.ravel(), weighted.ravel())
         return 0.5 * float(self.system.collective.sum(np.array([float(total)]))[0])
 
@@ -152,6 +155,17 @@ def check_bounds(
     lower, upper = (_bound(name, value, n_rows, device) for name, value in zip(("lower", "upper"), bounds, strict=True))
     if lower is not None and upper is not None and bool((lower > upper).any()):
         raise InputError(f"bounds cross: a lower bound is above its upper bound; got {bounds!r}")
+    return lower, upper
+
+
+def bounds_on_host(bounds: tuple[Any, Any] | None, n_rows: int) -> tuple[Any, Any]:
+    """Bounds as numbers and arrays."""
+    if isinstance(bounds, tuple) and len(bounds) == 2 and all(type(bound) in (int, float) for bound in bounds):
+        lower, upper = bounds
+        if math.isfinite(lower) and math.isfinite(upper) and lower <= upper:
+            return bounds
+    checked = check_bounds(bounds, n_rows=n_rows, device=torch.device("cpu"))
+    lower, upper = (None if b is None else float(b) if b.ndim == 0 else b.numpy() for b in checked)
     return lower, upper
 
 

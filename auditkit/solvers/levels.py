@@ -266,10 +266,11 @@ def _move_cells(value: list[float], mass: list[float], plan: LevelPlan) -> Move:
 def _is_settled(move: Move, means: FloatArray) -> bool:
     """Whether the means are where the move wanted them: on their goals, and within the windows where they had none."""
     values = means.tolist()
-    slack = ACCURACY * max(1.0, *map(abs, values))
-    return all(
-        low - slack <= value <= high + slack for value, low, high in zip(values, move.low, move.high, strict=True)
-    )
+    slack = ACCURACY * max(1.0, max(values), -min(values))
+    for value, low, high in zip(values, move.low, move.high, strict=True):  # a loop costs half of `all` here
+        if not low - slack <= value <= high + slack:
+            return False
+    return True
 
 
 def _bounded_jacobian(
@@ -289,29 +290,24 @@ def _bounded_jacobian(
 def _find_level(values: list[float], masses: list[float], tolerance: float) -> float:
     """The t that balances the mass that rises to t with the mass that falls to t + ε.
 
-    The imbalance D(t) = Σ W (t − u)₊ − Σ W (u − ε − t)₊ is increasing and linear between breakpoints: the last
-    breakpoint where it is not positive is found by bisection, and t from the sums of the cells that move just above
-    it.
+    The imbalance D(t) = Σ W (t − u)₊ − Σ W (u − ε − t)₊ is increasing and linear between breakpoints, with slope and
+    intercept from the cells that move there. A walk up the breakpoints finds the piece on which it is zero.
     """
     if len(values) == 2:  # both move
         (low, light), (high, heavy) = sorted(zip(values, masses, strict=True))
         return (low * light + (high - tolerance) * heavy) / (light + heavy)
-    pairs = list(zip(values, masses, strict=True))
-    breaks = sorted(values + [value - tolerance for value in values])
-    first, last = 0, len(breaks) - 1
-    while first < last:
-        middle = (first + last + 1) // 2
-        if _imbalance(pairs, breaks[middle], tolerance) <= 0:
-            first = middle
-        else:
-            last = middle - 1
-    low, high = breaks[first], breaks[first + 1] if first + 1 < len(breaks) else float("inf")
-    below = [(u, w) for u, w in pairs if u <= low]
-    above = [(u - tolerance, w) for u, w in pairs if u - tolerance >= high]
-    return sum(u * w for u, w in below + above) / sum(w for _, w in below + above)
-
-
-def _imbalance(pairs: list[tuple[float, float]], level: float, tolerance: float) -> float:
-    rise = sum(w * (level - u) for u, w in pairs if u < level)
-    fall = sum(w * (u - tolerance - level) for u, w in pairs if u - tolerance > level)
-    return rise - fall
+    falls = [value - tolerance for value in values]
+    leaving, joining = ((fall, -w) for fall, w in zip(falls, masses, strict=True)), zip(values, masses, strict=True)
+    breaks = sorted([*leaving, *joining])
+    mass, moment = sum(masses), sum([fall * w for fall, w in zip(falls, masses, strict=True)])
+    low, high = breaks[0][0], math.inf
+    for position, change in breaks:
+        if moment <= mass * position:
+            high = position
+            break
+        low, mass, moment = position, mass + change, moment + change * position
+    # summed anew, since what is left of a running sum has the rounding error of all that went through it
+    below = [(u, w) for u, w in zip(values, masses, strict=True) if u <= low]
+    above = [(fall, w) for fall, w in zip(falls, masses, strict=True) if fall >= high]
+    level = sum([u * w for u, w in below + above]) / sum([w for _, w in below + above])
+    return min(max(level, low), high)
