@@ -161,8 +161,8 @@ def measure(step: Step, case: Case, seconds: float) -> tuple[float, float]:
         return output
 
     output = once()
-    times: list[float] = []
-    while not times or (sum(times) < seconds and len(times) < 500):
+    times, stop = [], time.perf_counter() + seconds
+    while not times or time.perf_counter() < stop:
         begin = time.perf_counter()
         output = once()
         times.append(time.perf_counter() - begin)
