@@ -7,7 +7,7 @@ compact protocol (https://parquet.apache.org/docs/file-format/data-pages); they 
 
 from __future__ import annotations
 
-import mmap
+from io import SEEK_END, FileIO
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from auditkit.errors import InputError
 SLACK_BYTES = 1 << 16
 """What a page may declare beyond all of its column: some writers do not count headers."""
 
+_HELD_BYTES = 1 << 10
 _DEEPEST = 8
 _DICTIONARY = 2
 _TRUE, _FALSE, _BYTE, _DOUBLE, _BINARY, _STRUCT = 1, 2, 3, 7, 8, 12
@@ -34,18 +35,36 @@ def check_pages(path: Path, metadata: Any) -> None:
     Raises:
         InputError: A page declares more bytes, values or entries of a dictionary than can be, or its header is damaged.
     """
-    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+    with path.open("rb", buffering=0) as stream:
+        content = _Content(stream)
         for i in range(metadata.num_row_groups):
             group = metadata.row_group(i)
             for j in range(group.num_columns):
                 _check_column(content, group.column(j), path)
 
 
-def _check_column(content: mmap.mmap, column: Any, path: Path) -> None:
+class _Content:
+    """The bytes of a file by their places, some of them at a time: a file that is mapped counts as memory."""
+
+    def __init__(self, stream: FileIO) -> None:
+        self._stream, self._start, self._held = stream, 0, b""
+        self.size = stream.seek(0, SEEK_END)
+
+    def __getitem__(self, place: int) -> int:
+        offset = place - self._start
+        if not 0 <= offset < len(self._held):
+            if not 0 <= place < self.size:
+                raise IndexError(place)
+            self._stream.seek(place)
+            self._start, self._held, offset = place, self._stream.read(_HELD_BYTES), 0
+        return self._held[offset]
+
+
+def _check_column(content: _Content, column: Any, path: Path) -> None:
     place = column.data_page_offset
     if column.dictionary_page_offset and 0 < column.dictionary_page_offset < place:
         place = column.dictionary_page_offset
-    end = min(place + column.total_compressed_size, len(content))
+    end = min(place + column.total_compressed_size, content.size)
     declared, left = column.total_uncompressed_size, column.num_values
     while left > 0 and place < end:
         try:
@@ -68,7 +87,7 @@ def _check_column(content: mmap.mmap, column: Any, path: Path) -> None:
         place += stored
 
 
-def _read_struct(content: mmap.mmap, place: int, depth: int) -> tuple[dict[int, Any], int]:
+def _read_struct(content: _Content, place: int, depth: int) -> tuple[dict[int, Any], int]:
     """The fields of a struct by their numbers, integers and structs among them, and where it ends.
 
     Raises:
@@ -102,7 +121,7 @@ def _read_struct(content: mmap.mmap, place: int, depth: int) -> tuple[dict[int, 
     return fields, place + 1
 
 
-def _read_varint(content: mmap.mmap, place: int) -> tuple[int, int]:
+def _read_varint(content: _Content, place: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         byte = content[place]
@@ -115,6 +134,6 @@ def _read_varint(content: mmap.mmap, place: int) -> tuple[int, int]:
             raise ValueError(shift)
 
 
-def _read_signed(content: mmap.mmap, place: int) -> tuple[int, int]:
+def _read_signed(content: _Content, place: int) -> tuple[int, int]:
     value, place = _read_varint(content, place)
     return (value >> 1) ^ -(value & 1), place
