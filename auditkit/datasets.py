@@ -91,6 +91,32 @@ class AuditData:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class FileRows:
+    """Rows whose content stays in files.
+
+    Attributes:
+        data: Labels and attributes of every row, n rows.
+    """
+
+    data: AuditData
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows n."""
+        return self.data.n_rows
+
+    @property
+    def labels(self) -> FloatArray | None:
+        """Label of every row, shape (n,)."""
+        return self.data.labels
+
+    @property
+    def groups(self) -> Groups:
+        """The attributes as Groups."""
+        return self.data.groups
+
+
 def load_table(
     path: str | Path,
     *,

@@ -16,11 +16,10 @@ import numpy as np
 
 from auditkit._image_checks import describe_missing_pixels
 from auditkit._tables import hash_file, hashing, read_table, refuse_file
-from auditkit._typing import FloatArray, VectorLike
+from auditkit._typing import VectorLike
 from auditkit._validation import to_numpy
-from auditkit.datasets import AttributeSpec, AuditData, assemble
+from auditkit.datasets import AttributeSpec, FileRows, assemble
 from auditkit.errors import InputError, SchemaError
-from auditkit.groups import Groups
 from auditkit.table_roles import TableRoles, describe_missing
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ class CorruptImageError(InputError):
 
 
 @dataclass(frozen=True, eq=False)
-class ImageManifest:
+class ImageManifest(FileRows):
     """A data set whose rows are image files.
 
     Attributes:
@@ -64,24 +63,8 @@ class ImageManifest:
         keys: The paths as the manifest writes them.
     """
 
-    data: AuditData
     paths: tuple[Path, ...]
     keys: tuple[str, ...]
-
-    @property
-    def n_rows(self) -> int:
-        """Number of images n."""
-        return len(self.paths)
-
-    @property
-    def labels(self) -> FloatArray | None:
-        """Label of every image, shape (n,)."""
-        return self.data.labels
-
-    @property
-    def groups(self) -> Groups:
-        """The attributes as Groups."""
-        return self.data.groups
 
     @cached_property
     def hashes(self) -> tuple[str, ...]:
@@ -95,7 +78,11 @@ class ImageManifest:
         return ImageManifest(self.data.take(rows), paths, keys)
 
     def hash_images(self) -> str:
-        """SHA-256 over the names and bytes of all images, in order."""
+        """SHA-256 over the names and bytes of all images, in order; taken once."""
+        return self._content_hash
+
+    @cached_property
+    def _content_hash(self) -> str:
         digest = hashlib.sha256()
         for key, content in zip(self.keys, self.hashes, strict=True):
             digest.update(f"{key}\0{content}\n".encode())

@@ -12,10 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from auditkit._tables import check_names_unique, hashing, is_stored_index, refuse_file
-from auditkit._typing import FloatArray
-from auditkit.datasets import AttributeSpec, AuditData, assemble
+from auditkit.datasets import AttributeSpec, FileRows, assemble
 from auditkit.errors import InputError, SchemaError
-from auditkit.groups import Groups
 from auditkit.table_files import infer_types, open_dataset, read_pieces
 from auditkit.table_roles import TableRoles, describe_missing
 
@@ -29,7 +27,7 @@ KINDS = (".csv", ".parquet", ".arrow", ".feather")
 
 
 @dataclass(frozen=True, eq=False)
-class TextTable:
+class TextTable(FileRows):
     """A data set whose rows are texts, which stay in their file.
 
     Attributes:
@@ -40,26 +38,10 @@ class TextTable:
         sha256: SHA-256 over all texts, in order.
     """
 
-    data: AuditData
     path: Path
     column: str
     keys: NDArray[np.uint64]
     sha256: str
-
-    @property
-    def n_rows(self) -> int:
-        """Number of texts n."""
-        return len(self.keys)
-
-    @property
-    def labels(self) -> FloatArray | None:
-        """Label of every text, shape (n,)."""
-        return self.data.labels
-
-    @property
-    def groups(self) -> Groups:
-        """The attributes as Groups."""
-        return self.data.groups
 
     def texts(self) -> Iterator[str | None]:
         """Every text in order, read from the file anew; None where there is none."""

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import pydantic
 from pydantic import Field, model_validator
 
+from auditkit.config.files_section import FilesSection
 
-class ImagesSection(pydantic.BaseModel):
+
+class ImagesSection(FilesSection):
     """A column of image paths, and what becomes of the images."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    KEY = "images"
+    READS = ("images", "image paths")
 
     column: str = Field(default="path", min_length=1, description="Column of image paths, relative to the root.")
     root: str | None = Field(
@@ -37,13 +38,6 @@ class ImagesSection(pydantic.BaseModel):
     )
     batch_size: int = Field(default=64, ge=1, description="Images per step of the model.")
     workers: int = Field(default=0, ge=0, description="Processes that decode images; 0 decodes in the job's own.")
-    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="What the model runs on.")
-    mixed: bool = Field(default=False, description="Half precision where autocast allows it, on a GPU only.")
-    cache: bool | str = Field(
-        default=True,
-        description="Keep features: true in $AUDITKIT_CACHE or the user's cache folder, a folder relative to this "
-        "file, or false.",
-    )
 
     @model_validator(mode="after")
     def _check(self) -> ImagesSection:
@@ -65,16 +59,8 @@ class ImagesSection(pydantic.BaseModel):
 
     def place(self, folder: Path, cache: Path | Literal[False] | None) -> PlacedImages:
         """The section of a file in a folder; ``cache``, where it is given, has precedence over the file's."""
-        asked = folder / self.cache if isinstance(self.cache, str) else self.cache
-        return PlacedImages(self, None if self.root is None else folder / self.root, asked if cache is None else cache)
-
-    def misplaced(self, data: Any) -> Iterator[tuple[tuple[str, str], str]]:
-        """What does not go with rows that are images, with the place to mend it."""
-        for key in ("features", "score"):
-            if getattr(data, key) is not None:
-                yield ("data", key), f"the model reads the images of data.images; leave {key} out"
-        if self.column in data.exclude:
-            yield ("data", "exclude"), f"exclude names {self.column!r}, the column of image paths; leave it in"
+        root = None if self.root is None else folder / self.root
+        return PlacedImages(self, root, self.place_cache(folder, cache))
 
 
 @dataclass(frozen=True)
