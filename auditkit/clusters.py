@@ -8,9 +8,11 @@ would say as much. Source: Liang and Zeger (1986), Biometrika 73, 13–22, for t
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from auditkit._typing import FloatArray, IntArray, VectorLike
+from auditkit._typing import BoolArray, FloatArray, IntArray, VectorLike
 from auditkit.errors import InputError
 from auditkit.groups import MISSING, factorize
 
@@ -54,17 +56,35 @@ def estimate_error(influence: FloatArray, clusters: IntArray | None) -> tuple[fl
     return float(np.sqrt(scale * float(totals @ totals)) / len(influence)), effective - 1
 
 
-def count_clusters(clusters: IntArray, share: FloatArray) -> float:
-    """Clusters that have a row in an event: expected ones, where rows are in it with a probability.
+def count_clusters(clusters: IntArray, membership: Any, events: BoolArray) -> FloatArray:
+    """Clusters that have a row in an event: expected ones, where rows are in cells with a probability.
 
     Args:
         clusters: Code of every row's cluster, shape (n,).
-        share: Share of every row in the event, shape (n,): 1 or 0 where attributes are known.
+        membership: Share of every row in every cell, shape (n, c), sparse: 1 or 0 where attributes are known.
+        events: Which cells an event is made of, shape (e, c).
 
     Returns:
-        Σ_k max_{i ∈ k} share_i.
+        Σ_k max_{i ∈ k} share of row i in the event, shape (e,).
     """
     order = np.argsort(clusters, kind="stable")
     ordered = clusters[order]
     first = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-    return float(np.maximum.reduceat(share[order], first).sum())
+    inside = membership.tocsr()[order]
+    return np.array([np.maximum.reduceat(inside @ cells, first).sum() for cells in events.astype(np.float64)])
+
+
+def deal_folds(n_rows: int, *, folds: int, seed: int, clusters: IntArray | None = None) -> IntArray:
+    """Fold of every row by chance, shape (n,), as even as whole clusters allow.
+
+    Args:
+        n_rows: n.
+        folds: How many.
+        seed: Seed of the chance.
+        clusters: Code of every row's cluster, shape (n,), all of whose rows are in one fold; None deals single rows.
+    """
+    rng = np.random.default_rng(seed)
+    if clusters is None:
+        return rng.permutation(n_rows) % folds
+    _, codes = np.unique(clusters, return_inverse=True)
+    return (rng.permutation(int(codes.max(initial=-1)) + 1) % folds)[codes]

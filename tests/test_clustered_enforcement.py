@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 import yaml
 from scipy import stats
+from scipy.sparse import csr_array
 
 import auditkit as ak
 from auditkit.baselines import Sample
-from auditkit.baselines.penalty import deal_folds
 from auditkit.cli import main
-from auditkit.clusters import count_clusters, estimate_error
+from auditkit.clusters import count_clusters, deal_folds, estimate_error
 from auditkit.comparison.differences import Resampling
 from auditkit.comparison.judging import MethodRun
 from auditkit.deployment import calibrate_decisions
@@ -25,6 +25,7 @@ from auditkit.jobs import run_compare, run_tune
 from auditkit.metrics import Metric, interval_of, measure_utility, subtract
 from auditkit.reporting import verify_run
 from auditkit.split_rules import SplitRule
+from auditkit.tuning.cross_fitting import cross_fit
 from auditkit.tuning.rows import check_rows, split_rows_for_validation
 
 SHARES = {"tune": 0.4, "calibrate": 0.3, "test": 0.3}
@@ -162,10 +163,20 @@ def test_clusters_reach_the_training(rng: np.random.Generator) -> None:
 
 def test_folds_keep_people_whole(rng: np.random.Generator) -> None:
     sample = draw(rng, 90)
-    folds = deal_folds(sample, seed=0)
+    codes = np.unique(sample.clusters, return_inverse=True)[1]
+    folds = deal_folds(sample.n_rows, folds=3, seed=0, clusters=codes)
     assert sum(len(persons(sample, np.flatnonzero(folds == fold))) for fold in range(3)) == 90
-    bare = deal_folds(replace(sample, clusters=None), seed=0)
+    bare = deal_folds(sample.n_rows, folds=3, seed=0)
     assert np.array_equal(bare, np.random.default_rng(0).permutation(sample.n_rows) % 3)
+
+
+def test_cross_fitting_keeps_people_whole(rng: np.random.Generator) -> None:
+    sample = draw(rng, 90)
+    config = ak.TuneConfig(epochs=2, score_space="identity")
+    found = cross_fit(sample.features, sample.labels, sample.groups, folds=4, clusters=sample.clusters, config=config)
+    assert sum(len(persons(sample, np.flatnonzero(found.fold == fold))) for fold in range(4)) == 90
+    with pytest.raises(InputError, match="folds must be from 2 to the number of persons, 90; got 91"):
+        cross_fit(sample.features, sample.labels, sample.groups, folds=91, clusters=sample.clusters, config=config)
 
 
 # calibrating
@@ -218,9 +229,9 @@ def test_what_is_needed_is_said_in_persons(rng: np.random.Generator) -> None:
 
 def test_persons_are_counted_in_events_and_expected_in_inferred_ones() -> None:
     clusters = np.array([2, 0, 2, 1, 0])
-    assert count_clusters(clusters, np.array([1.0, 0, 1, 0, 0])) == 1
-    assert count_clusters(clusters, np.array([1.0, 1, 0, 0, 0])) == 2
-    assert count_clusters(clusters, np.array([0.3, 0.5, 0.3, 0.2, 0.5])) == pytest.approx(1.0)
+    shares = csr_array(np.array([[1.0, 0, 1, 0, 0], [0, 1.0, 0, 0, 0], [0.3, 0.5, 0.3, 0.2, 0.5]]).T)
+    events = np.array([[True, False, False], [True, True, False], [False, False, True]])
+    np.testing.assert_allclose(count_clusters(clusters, shares, events), [1, 2, 1.0])
 
 
 @pytest.mark.slow

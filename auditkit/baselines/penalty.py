@@ -22,7 +22,7 @@ from auditkit.baselines.base import (
     protected_columns,
     to_start,
 )
-from auditkit.clusters import check_clusters
+from auditkit.clusters import check_clusters, deal_folds
 from auditkit.constraints import build_constraints
 from auditkit.criteria import Criterion
 from auditkit.finetuning import HeadRows, TuneConfig, check_rows, prediction_loss, train
@@ -74,7 +74,9 @@ class PenalizedHead(Method):
         """The weight by cross-validation; the only one without."""
         if len(self.weights) == 1:
             return self.weights[0]
-        folds = deal_folds(context.tune, seed=context.config.seed)
+        rows = context.tune
+        clusters = check_clusters(rows.clusters, n_rows=rows.n_rows)
+        folds = deal_folds(rows.n_rows, folds=FOLDS, seed=context.config.seed, clusters=clusters)
         ranks = {}
         with context.progress.stage(f"cross-validating: {self.title.lower()}", len(self.weights)) as advance:
             for weight in self.weights:
@@ -112,16 +114,6 @@ class StrictPenalty(Penalty):
         self.name = "penalty_strict"
         self.title = "Strict penalty"
         self.description = f"a head on the features and the group, trained with a penalty weight of {STRICT_PENALTY:g}"
-
-
-def deal_folds(rows: Sample, *, seed: int) -> IntArray:
-    """Fold of every row, shape (n,), by chance; all rows of a person are in one."""
-    rng = np.random.default_rng(seed)
-    codes = check_clusters(rows.clusters, n_rows=rows.n_rows)
-    if codes is None:
-        return rng.permutation(rows.n_rows) % FOLDS
-    _, persons = np.unique(codes, return_inverse=True)
-    return (rng.permutation(int(persons.max()) + 1) % FOLDS)[persons]
 
 
 def train_plainly(rows: Sample, loss: Any, context: FitContext, *, encode: Encode = frozen_features) -> FairHead:

@@ -143,8 +143,10 @@ class GuaranteeSearch(Generic[Found]):
     def _rows_needed(self, wanted: FloatArray) -> list[int | None]:
         """Rows (or persons) of the smaller group that every contrast needs; None where it has them or none is known."""
         system = self.system
-        sizes = system.contrasts.contrast_min(self._event_sizes())
         short = (wanted > system.tolerance) & (system.tolerance > 0) & np.isfinite(wanted)
+        if not short.any():
+            return [None] * len(wanted)
+        sizes = system.contrasts.contrast_min(self._event_sizes())
         return [
             int(np.ceil(sizes[k] * (wanted[k] / system.tolerance[k]) ** 2)) if short[k] else None
             for k in range(len(wanted))
@@ -155,7 +157,7 @@ class GuaranteeSearch(Generic[Found]):
         membership, member = membership_of(self.system.cells), self.system.contrasts.cell_event
         if self.clusters is None:
             return member @ np.asarray(membership.sum(axis=0), dtype=np.float64)
-        return np.array([count_clusters(self.clusters, membership @ cells) for cells in member.astype(np.float64)])
+        return count_clusters(self.clusters, membership, member)
 
     def _report(self, margin: FloatArray, wanted: FloatArray) -> tuple[ContrastGuarantee, ...]:
         """One entry per contrast, and one per group without rows: what was not seen is never guaranteed."""

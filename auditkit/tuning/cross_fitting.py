@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from auditkit._typing import FloatArray, IntArray, VectorLike
+from auditkit.clusters import deal_folds
 from auditkit.criteria import Criterion, check_criteria
 from auditkit.errors import InputError
 from auditkit.groups import Groups
@@ -53,6 +54,7 @@ def cross_fit(
     criteria: Criterion | Sequence[Criterion] = (),
     *,
     folds: int = 5,
+    clusters: VectorLike | None = None,
     start: CrossFit | None = None,
     config: TuneConfig | None = None,
     progress: Progress | None = None,
@@ -69,20 +71,22 @@ def cross_fit(
         groups: Attributes of the same rows.
         criteria: What the heads are tuned through; none trains for the loss alone.
         folds: How many, at least 2.
+        clusters: Whom each row is of, shape (n,), where several rows are of one person: those are in one fold.
         start: Heads of the same rows and folds that every training starts from.
         config: How every head is trained; its seed also deals the folds.
         progress: Where to report the heads.
 
     Raises:
-        InputError: Wrong rows, fewer than two folds or more than rows, or a start of other rows.
+        InputError: Wrong rows, fewer than two folds or more than rows (or persons), or a start of other rows.
         InfeasibleError: The criteria cannot hold together on a batch.
     """
     listed, settings = check_criteria(criteria) if criteria else (), config or TuneConfig()
-    rows = check_rows(features, labels, groups, settings)
-    n_rows = groups.n_rows
-    if not 2 <= folds <= n_rows:
-        raise InputError(f"folds must be from 2 to the number of rows, {n_rows}; got {folds}")
-    fold = np.random.default_rng(settings.seed).permutation(n_rows) % folds
+    rows = check_rows(features, labels, groups, settings, clusters=clusters)
+    unit = "rows" if rows.clusters is None else "persons"
+    most = groups.n_rows if rows.clusters is None else len(np.unique(rows.clusters))
+    if not 2 <= folds <= most:
+        raise InputError(f"folds must be from 2 to the number of {unit}, {most}; got {folds}")
+    fold = deal_folds(groups.n_rows, folds=folds, seed=settings.seed, clusters=rows.clusters)
     if start is not None and not (len(start.heads) == folds and np.array_equal(start.fold, fold)):
         raise InputError("start was made of other rows, folds or another seed; make it by cross_fit of the same ones")
     begins = (None,) * folds if start is None else start.heads
