@@ -56,7 +56,7 @@ from auditkit.splits import split_rows
 from auditkit.tuning.cross_fitting import CrossFit, cross_fit
 from experiments.labelled_sets import ATTRIBUTE, LOADERS
 from experiments.post_processing_tables import describe
-from experiments.training import add_data_option
+from experiments.training import add_data_option, add_seed_options
 
 NAME = "post_processing"
 OURS = "tuned head"
@@ -349,10 +349,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, measure what is missing, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_data_option(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the figures")
-    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="how many seeds (default: 5)")
-    parser.add_argument("--first-seed", type=int, default=0, metavar="N", help="the first of them (default: 0)")
-    parser.add_argument("--sets", nargs="+", choices=LOADERS, default=list(LOADERS), help="which data sets")
+    add_seed_options(parser, seeds=5, first=0, sets=LOADERS)
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: 1)")
     parser.add_argument("--only-show", action="store_true", help="print what is finished, measure nothing")
     options = parser.parse_args(arguments)

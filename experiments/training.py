@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,16 @@ def add_data_option(parser: argparse.ArgumentParser) -> None:
         "--data", type=Path, default=given, required=given is None, metavar="DIR",
         help=f"folder with tabular/… (default: the environment's {DATA_VARIABLE})",
     )  # fmt: skip
+
+
+def add_seed_options(parser: argparse.ArgumentParser, *, seeds: int, first: int, sets: Collection[str]) -> None:
+    """Where figures go, which seeds are run, and on which data sets."""
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the figures")
+    parser.add_argument("--seeds", type=int, default=seeds, metavar="N", help=f"how many seeds (default: {seeds})")
+    parser.add_argument(
+        "--first-seed", type=int, default=first, metavar="N", help=f"the first of them (default: {first})"
+    )
+    parser.add_argument("--sets", nargs="+", choices=sets, default=list(sets), help="which data sets")
 
 
 def main(prepare: Prepare, description: str | None) -> None:

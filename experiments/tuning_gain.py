@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,7 @@ from auditkit.tuning.frontiers import sweep
 from experiments import post_processing as setting
 from experiments.labelled_sets import LOADERS
 from experiments.results import table
-from experiments.training import add_data_option
+from experiments.training import add_data_option, add_seed_options
 
 NAME = "tuning_gain"
 MEASURES = (
@@ -97,10 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_data_option(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the figures")
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="how many seeds (default: 3)")
-    parser.add_argument("--first-seed", type=int, default=40, metavar="N", help="the first of them (default: 40)")
-    parser.add_argument("--sets", nargs="+", choices=LOADERS, default=list(LOADERS), help="which data sets")
+    add_seed_options(parser, seeds=3, first=40, sets=LOADERS)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     found: dict[tuple[str, str], list[dict[str, dict[str, float]]]] = {}
