@@ -121,6 +121,16 @@ def strings(value: Any) -> Iterator[str]:
         yield value
 
 
+def test_runs_made_before_a_key_was_known_are_shown(full: Path) -> None:
+    content = load_document(full).to_dict()
+    del content["comparison"]["split"], content["comparison"]["intervals"]
+    for contrast in content["run"]["calibration"]["contrasts"]:
+        del contrast["counted"]
+    page = render_html(read_document(json.dumps(content)))
+    assert "rows it never saw (1 split). A method is called better" in page
+    assert "Rows needed in the smaller group" in page
+
+
 def test_document_is_json(full: Path) -> None:
     document = load_document(full)
     content = json.loads(json.dumps(document.to_dict(), allow_nan=False))
