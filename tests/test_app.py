@@ -477,6 +477,33 @@ def test_settings_outlive_a_visit_to_another_page(app: Any) -> None:
     assert app.number_input(key=space_of(app).key("threshold")).value == 0.4
 
 
+def test_a_choice_is_sent_to_the_browser_once(app: Any) -> None:
+    """A value sent again would undo what the visitor chooses while the page runs."""
+    press(go(app, "audit"), "run-audit")
+    go(app, "enforce", "compare")
+    key = space_of(app).key("methods")
+    assert app.multiselect(key=key).proto.set_value
+    app.multiselect(key=key).unselect("penalty").run()
+    assert not app.multiselect(key=key).proto.set_value
+    assert "penalty" not in app.multiselect(key=key).value
+    press(app, "back-enforce")
+    go(app, "compare")
+    assert app.multiselect(key=key).proto.set_value
+    assert "penalty" not in app.multiselect(key=key).value
+
+
+def test_a_choice_outlives_a_change_of_what_can_be_chosen(app: Any) -> None:
+    """Streamlit takes a widget with other options for another widget."""
+    upload(app, "scores.csv", csv_of(predictions()))
+    choose(app, score="score", features=["x1"])
+    before = list(app.multiselect(key=space_of(app).key("strata")).options)
+    choose(app, strata=["region"])
+    choose(app, attributes=["sex"])
+    assert list(app.multiselect(key=space_of(app).key("strata")).options) != before
+    assert app.multiselect(key=space_of(app).key("strata")).value == ["region"]
+    assert app.multiselect(key=space_of(app).key("features")).value == ["x1"]
+
+
 def test_the_snippets_do_what_the_app_did(app: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     press(go(app, "audit"), "run-audit")
     text, command, code = [block.value for block in app.code][-3:]

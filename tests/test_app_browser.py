@@ -194,6 +194,7 @@ def choose_option(page: Page, key_end: str, option: str) -> None:
     box.fill(option)
     page.get_by_role("option", name=option, exact=True).click()
     page.keyboard.press("Escape")
+    expect(page.get_by_role("button", name=f"Remove {option}", exact=True)).to_be_visible(timeout=LONG)
 
 
 def test_upload_of_predictions(browser: Browser, address: str, shots: Path, tmp_path: Path) -> None:

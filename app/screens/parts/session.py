@@ -290,10 +290,18 @@ def sample_plan() -> Json:
 
 
 def kept(widget: Callable[..., Any], label: str, *, key: str, default: Any, **options: Any) -> Any:
-    """A widget whose value outlives a visit to another page."""
-    memory = workspace().memory
-    value = st.session_state[key] if key in st.session_state else memory.get(key, default)
-    st.session_state[key] = _still_possible(value, default, options.get("options"))
+    """A widget whose value outlives a visit to another page.
+
+    A value is set where the browser has none for this very widget, or one that is no longer possible, and only there:
+    what is set is sent to the browser, where it would replace what the visitor has chosen since the rerun began.
+    """
+    memory, state = workspace().memory, st.session_state
+    value = state[key] if key in state else memory.get(key, default)
+    possible = _still_possible(value, default, options.get("options"))
+    shape = (label, {name: option for name, option in options.items() if not callable(option)})
+    if key not in state or possible != value or state.get(f"{key} shape") != shape:
+        state[key] = possible
+    state[f"{key} shape"] = shape
     memory[key] = widget(label, key=key, **options)
     return memory[key]
 
