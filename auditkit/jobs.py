@@ -172,8 +172,10 @@ def _run(command: str, config: AuditFile, *, out: str | Path, progress: Progress
     clock, reporter = Clock(), progress or NullProgress()
     subject = load_subject(config, progress=reporter, clock=clock)
     enforced = _check_request(config, subject)
-    if subject.sample.features is None:
-        _refuse_without_features(config, compared=compared)
+    if subject.sample.features is None and not compared:
+        raise InputError(
+            "tuning needs frozen features; give a model: that has them, or name data.features in the predictions table"
+        )
     parts = split_subject(config, subject)
     leakage = check_leakage(config, subject, parts)
     settings = replace(_compare_config(config), train_reference=not subject.has_scores)
@@ -194,9 +196,9 @@ def _run(command: str, config: AuditFile, *, out: str | Path, progress: Progress
         with clock.stage("compare"):
             comparison = _compare(config, subject, context, test, parts, settings).to_dict()
     frontier = None
-    if config.tune.tolerances and context.tune.features is not None:
+    if config.frontier and context.tune.features is not None:
         with clock.stage("frontier"):
-            frontier = _sweep(context, test, config.tune.tolerances)
+            frontier = _sweep(context, test, config.frontier)
     if subject.model is not None:
         subject.model.check_frozen()  # bit by bit: the guarantee is about the model that was found
     record = make_record(
@@ -257,21 +259,6 @@ def _audit_after(config: AuditFile, context: FitContext, test: Sample, plan: Pla
     return replace(audit_sample(config, test, fair), plan=plan)
 
 
-def _refuse_without_features(config: AuditFile, *, compared: bool) -> None:
-    """Raise for what needs frozen features where there are none; some methods of a comparison do without.
-
-    Raises:
-        InputError: The job tunes a head, or heads at several tolerances.
-    """
-    remedy = "give a model: that has them, or name data.features in the predictions table"
-    if not compared:
-        raise InputError(f"tuning needs frozen features; {remedy}")
-    if config.tune.tolerances:
-        raise InputError(
-            f"tune.tolerances asks for a head at each, which needs frozen features; {remedy}, or leave tolerances out"
-        )
-
-
 def _refuse_unheeded(config: AuditFile) -> None:
     """Raise for what an audit heeds and tuning and comparing do not.
 
@@ -326,7 +313,7 @@ def _compare_config(config: AuditFile) -> CompareConfig:
         confidence=config.confidence,
         guarantee=config.confidence,
         split=tuple(config.split.fractions.items()),
-        tune=TuneConfig(seed=config.seed, **config.tune.training),
+        tune=TuneConfig(seed=config.seed, **config.tune.model_dump()),
     )
 
 

@@ -238,9 +238,11 @@ def test_sample_from_plan_to_report(app: Any) -> None:
     go(app, "enforce")
     assert "Parity on a batch is not parity on the union" in app.get("expander")[0].markdown[0].value
     app.slider(key=space_of(app).key("epochs")).set_value(20).run()
+    app.multiselect(key=space_of(app).key("frontier")).set_value([0.02, 0.1]).run()
     press(app, "run-tune")
     assert_clean(app)
     run = space_of(app).runs["tune"]
+    check_frontier_of_the_head(app, json.loads((run.folder / "frontier.json").read_text("utf-8")))
     table = tables_with(app, "verdict after")[0]
     after = json.loads((run.folder / "audit_after.json").read_text("utf-8"))
     assert list(table["verdict after"]) == [WORDS[finding["verdict"]] for finding in after["findings"]]
@@ -248,7 +250,7 @@ def test_sample_from_plan_to_report(app: Any) -> None:
     assert run.plan["tune"]["epochs"] == 20
     go(app, "compare")
     app.multiselect(key=space_of(app).key("methods")).set_value(["calibrated", "head"]).run()
-    app.multiselect(key=space_of(app).key("frontier")).set_value([0.02, 0.1]).run()
+    assert app.multiselect(key=space_of(app).key("frontier")).value == [0.02, 0.1]
     press(app, "run-compare")
     assert_clean(app)
     stored = json.loads((space_of(app).runs["compare"].folder / "comparison.json").read_text("utf-8"))
@@ -257,6 +259,16 @@ def test_sample_from_plan_to_report(app: Any) -> None:
     assert len(stored["methods"]) == 3, "the model as found is always the reference"
     check_comparison(app, stored)
     check_report_page(go(app, "stream", "report"))
+
+
+def check_frontier_of_the_head(app: Any, stored: dict[str, Any]) -> None:
+    """The tab Frontier shows what frontier.json holds, from the tightest tolerance on."""
+    shown = tables_with(app, "ε", "accuracy", "largest gap of the head itself")[0]
+    points = sorted(stored["points"], key=lambda point: point["tolerance"])
+    assert list(shown["ε"]) == [point["tolerance"] for point in points] == [0.02, 0.1]
+    assert list(shown["accuracy"]) == [point["quality"] for point in points]
+    assert list(shown["largest gap of the head itself"]) == [point["head_gap"] for point in points]
+    assert "head-frontier-csv" in {button.key for button in app.download_button}
 
 
 def check_comparison(app: Any, stored: dict[str, Any]) -> None:

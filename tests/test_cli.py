@@ -57,7 +57,7 @@ def test_tune_and_compare_and_report(run: Run, tmp_path: Path) -> None:
 
 
 def test_tuning_writes_and_prints_the_frontier_that_the_audit_file_asks_for(run: Run, tmp_path: Path) -> None:
-    file = write_case(tmp_path, predictions(rows=2000), tune={"epochs": 15, "tolerances": [0.01, 0.1]})
+    file = write_case(tmp_path, predictions(rows=2000), tune={"epochs": 15}, frontier=[0.01, 0.1])
     _, out, err = run("tune", file, "--out", tmp_path / "run")
     assert err == ""
     assert "Frontier on the test rows" in out
@@ -70,25 +70,30 @@ def test_tuning_writes_and_prints_the_frontier_that_the_audit_file_asks_for(run:
     assert 'id="frontier"' in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert run("verify", tmp_path / "run")[0] == 0
     record = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
-    assert record["plan"]["tune"]["tolerances"] == [0.01, 0.1]
+    assert record["plan"]["frontier"] == [0.01, 0.1]
     assert "frontier.json" in record["files"]
 
 
 def test_a_frontier_of_impossible_tolerances_is_refused(run: Run, tmp_path: Path) -> None:
-    file = write_case(tmp_path, tune={"tolerances": [0.1, -0.1]})
+    file = write_case(tmp_path, frontier=[0.1, -0.1])
     code, _, err = run("tune", file, "--out", tmp_path / "run")
     assert code == 2
-    assert "tune.tolerances[1]" in err
+    assert "frontier[1]" in err
     assert "greater than or equal to 0" in err
 
 
-def test_a_frontier_of_heads_needs_features(run: Run, tmp_path: Path) -> None:
+def test_methods_without_features_have_a_frontier_and_heads_have_none(run: Run, tmp_path: Path) -> None:
     data = {name: value for name, value in plan()["data"].items() if name != "features"}
-    file = write_case(tmp_path, data=data, tune={"tolerances": [0.1]})
-    code, _, err = run("compare", file, "--out", tmp_path / "run")
+    methods = ["projection", "recalibration_mean"]
+    file = write_case(tmp_path, data=data, frontier=[0.1], methods=methods)
+    assert run("compare", file, "--out", tmp_path / "run")[2] == ""
+    comparison = json.loads((tmp_path / "run" / "comparison.json").read_text(encoding="utf-8"))
+    assert [level["tolerance"] for level in comparison["frontier"]] == [0.1]
+    assert not (tmp_path / "run" / "frontier.json").exists()
+    code, _, err = run("tune", file, "--out", tmp_path / "tuned")
     assert code == 2
-    assert "tune.tolerances asks for a head at each, which needs frozen features" in err
-    assert not (tmp_path / "run").exists()
+    assert "tuning needs frozen features" in err
+    assert not (tmp_path / "tuned").exists()
 
 
 def test_default_folder_is_named_after_the_audit(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

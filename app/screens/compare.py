@@ -9,10 +9,9 @@ import streamlit as st
 
 import auditkit as ak
 
-from .parts import charts, planning, running, snippets, words
+from .parts import charts, frontiers, planning, running, snippets, words
 from .parts.session import Json, Run, Workspace, errors_shown, kept, step_buttons, workspace
 
-LEVELS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2)
 METRICS = {"accuracy": "accuracy", "auc": "AUC", "brier": "Brier score", "log_loss": "log-loss"}
 
 
@@ -43,10 +42,7 @@ def _show_choices(space: Workspace) -> bool:
         format_func=lambda name: name.replace("_", " "),
         help="The model as found is always among them, as the reference.",
     )  # fmt: skip
-    kept(
-        st.multiselect, "Do it again at these tolerances", key=space.key("frontier"), default=[], options=list(LEVELS),
-        help="Each fits every method once more, with all enforced criteria at that ε: the accuracy against ε.",
-    )  # fmt: skip
+    frontiers.choose_levels(space)
     if space.source == "table" and not space.recall("label"):
         st.info("Comparing needs the outcome; name its column on the page Data & model.", icon=":material/info:")
         return False
@@ -89,38 +85,9 @@ def _show_run(run: Run) -> None:
     with st.expander("The paired difference of every two methods", icon=":material/table:"):
         st.dataframe(_pairs(comparison), hide_index=True, key="pairs", height="content")
         st.caption(f"The first less the second, each with {level} confidence by itself.")
-    _show_frontier(comparison)
+    frontiers.show_methods(comparison)
     with st.expander("What the methods do and need", icon=":material/info:"):
         st.dataframe(_needs(methods), hide_index=True, key="needs", height="content")
-
-
-def _show_frontier(comparison: Json) -> None:
-    rows = _frontier(comparison)
-    if rows.empty:
-        return
-    st.header("Accuracy against the tolerance")
-    shown = rows.dropna(subset=["accuracy"])
-    points = [
-        f"{title}: "
-        + ", ".join(f"{words.percent(a)} at {e:g}" for e, a in zip(mine["ε"], mine["accuracy"], strict=True))
-        for title, mine in shown.groupby("method", sort=False)
-    ]
-    text = f"Accuracy against the tolerance that all enforced criteria were held to. {'; '.join(points)}."
-    charts.draw(charts.method_lines(rows), key="frontier", words_for_it=text, data=rows)
-
-
-def _frontier(comparison: Json) -> pd.DataFrame:
-    """One row per method and further tolerance; gaps of scores, or of decisions where there are no scores."""
-    titles = _titles(comparison)
-    rows = []
-    for level in sorted(comparison["frontier"], key=lambda level: level["tolerance"]):
-        for method in level["methods"]:
-            accuracy = method["utility"].get("accuracy") or {}
-            row = {"method": titles[method["name"]], "ε": level["tolerance"], "accuracy": accuracy.get("value")}
-            row |= {"accuracy low": accuracy.get("low"), "accuracy high": accuracy.get("high")}
-            gaps = method["score_gaps"] or method["decision_gaps"]
-            rows.append(row | {f"gap {gap['criterion']}": gap["gap"] for gap in gaps} | {"error": method["error"]})
-    return pd.DataFrame(rows)
 
 
 def _titles(comparison: Json) -> dict[str, str]:

@@ -9,7 +9,7 @@ import streamlit as st
 
 import auditkit as ak
 
-from .parts import charts, findings, planning, running, snippets, words
+from .parts import charts, findings, frontiers, planning, running, snippets, words
 from .parts.session import Json, Run, Workspace, error_line, errors_shown, kept, step_buttons, workspace
 
 STATEMENT = """
@@ -62,6 +62,7 @@ def show_choices(space: Workspace) -> bool:
         st.slider, "Epochs", key=space.key("epochs"), default=300, min_value=10, max_value=500, step=10,
         help="Passes over the tuning rows, at most; the epoch with the best validation is kept.",
     )  # fmt: skip
+    frontiers.choose_levels(space)
     return _has_what_it_needs(space)
 
 
@@ -104,7 +105,9 @@ def _show_run(run: Run) -> None:
         f"Enforced: {words.plain(', '.join(enforced))}. The others are shown to see what the change does to them."
     )
     findings.show_table(findings.verdict_table(audit, after), key="before-after")
-    detail, decisions, guarantee, training = st.tabs(["Score gaps", "Decisions", "Guarantee", "Training"])
+    views = ["Score gaps", "Decisions", "Guarantee", "Training"]
+    frontier = run.read("frontier")
+    detail, decisions, guarantee, training, *more = st.tabs([*views, "Frontier"] if frontier else views)
     with detail:
         place = findings.choose_finding(audit, key=run.key("criterion"))
         findings.show_finding(audit["findings"][place], key="tune-finding", after=after["findings"][place])
@@ -114,6 +117,9 @@ def _show_run(run: Run) -> None:
         _show_guarantee(record["calibration"])
     with training:
         _show_training(record["tuning"])
+    if frontier:
+        with more[0]:
+            frontiers.show_head(frontier)
 
 
 def _show_guarantee(calibration: Json | None) -> None:

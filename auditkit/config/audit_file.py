@@ -123,16 +123,6 @@ class TuneSpec(Section):
     patience: Whole = Field(default=40, ge=1, description="Epochs without a better validation loss before stopping.")
     hidden: Whole | None = Field(default=None, ge=1, description="Width of a hidden layer; null is a linear head.")
     batch_size: Whole | None = Field(default=None, ge=1, description="Rows per step; null takes all at once.")
-    tolerances: tuple[Annotated[Number, Field(ge=0)], ...] = Field(
-        default=(),
-        description="Tolerances of the accuracy–ε frontier: one head for each, from the largest to the smallest, "
-        "measured on the test rows and written to frontier.json; none by default.",
-    )
-
-    @property
-    def training(self) -> dict[str, Any]:
-        """The fields of `auditkit.TuneConfig`."""
-        return self.model_dump(exclude={"tolerances"})
 
 
 class AuditFile(Section):
@@ -165,7 +155,8 @@ class AuditFile(Section):
     methods: tuple[str, ...] = Field(default=METHODS, min_length=1, description="What compare puts side by side.")
     frontier: tuple[Annotated[Number, Field(ge=0)], ...] = Field(
         default=(),
-        description="Further tolerances at which compare does everything again, all criteria at the same one.",
+        description="Further tolerances, each for all enforced criteria at once: tune measures a head at each on the "
+        "test rows, from the largest to the smallest, and compare every method.",
     )
     seeds: tuple[Annotated[Whole, Field(ge=0)], ...] = Field(
         default=(),

@@ -133,24 +133,25 @@ def trade_off(methods: Sequence[Json], criterion: Json) -> tuple[go.Figure, pd.D
     return framed(figure, legend_below=True), pd.DataFrame(rows, columns=columns)
 
 
-def method_lines(frame: pd.DataFrame) -> go.Figure:
-    """Accuracy against ε, one line per method, from rows of method, ε and accuracy."""
+def against_tolerance(frame: pd.DataFrame, measure: str) -> go.Figure:
+    """A measure of quality against ε, one line per method, from rows of method, ε and the measure."""
+    said = words.percent if measure == "accuracy" else words.number
     figure = go.Figure()
-    for place, (title, rows) in enumerate(frame.dropna(subset=["accuracy"]).groupby("method", sort=False)):
+    for place, (title, rows) in enumerate(frame.dropna(subset=[measure]).groupby("method", sort=False)):
         colour = COLOURS[place % len(COLOURS)]
         figure.add_scatter(
-            x=rows["ε"], y=rows["accuracy"], mode="lines+markers", name=words.for_chart(title),
+            x=rows["ε"], y=rows[measure], mode="lines+markers", name=words.for_chart(title),
             line={"color": colour, "width": 2, "dash": DASHES[place % len(DASHES)]},
             marker={"color": colour, "size": 10, "symbol": SYMBOLS[place % len(SYMBOLS)]},
             hovertext=[
-                f"{words.for_chart(title)}<br>ε {level:g}: {words.percent(value)}"
-                for level, value in zip(rows["ε"], rows["accuracy"], strict=True)
+                f"{words.for_chart(title)}<br>ε {level:g}: {said(value)}"
+                for level, value in zip(rows["ε"], rows[measure], strict=True)
             ],
             hoverinfo="text",
         )  # fmt: skip
-    axis = "tolerance ε of all enforced criteria"
+    axis, ticks = "tolerance ε of all enforced criteria", ".1%" if measure == "accuracy" else None
     figure.update_xaxes(title_text=axis, rangemode="tozero", gridcolor=GRID, zeroline=False, fixedrange=True)
-    figure.update_yaxes(title_text="accuracy", tickformat=".1%", gridcolor=GRID, zeroline=False, fixedrange=True)
+    figure.update_yaxes(title_text=measure, tickformat=ticks, gridcolor=GRID, zeroline=False, fixedrange=True)
     figure.update_layout(height=480, showlegend=True)
     return framed(figure, legend_below=True)
 

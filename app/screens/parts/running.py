@@ -155,7 +155,7 @@ def _essence(plan: Json, kind: str) -> Json:
     """What of a plan matters to a kind of run."""
     ignored = {
         "audit": ("enforce", "tune", "methods", "frontier", "split"),
-        "tune": ("methods", "frontier"),
+        "tune": ("methods",),
         "compare": (),
     }[kind]
     return {key: value for key, value in plan.items() if key not in ignored}
