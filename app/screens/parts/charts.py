@@ -136,9 +136,11 @@ def trade_off(methods: Sequence[Json], criterion: Json) -> tuple[go.Figure, pd.D
 def against_tolerance(frame: pd.DataFrame, measure: str) -> go.Figure:
     """A measure of quality against ε, one line per method, from rows of method, ε and the measure."""
     said = words.percent if measure == "accuracy" else words.number
+    lines = list(frame.dropna(subset=[measure]).groupby("method", sort=False))
+    several = len(lines) > 1
     figure = go.Figure()
-    for place, (title, rows) in enumerate(frame.dropna(subset=[measure]).groupby("method", sort=False)):
-        colour = COLOURS[place % len(COLOURS)]
+    for place, (title, rows) in enumerate(lines):
+        colour = COLOURS[place % len(COLOURS)] if several else AFTER
         figure.add_scatter(
             x=rows["ε"], y=rows[measure], mode="lines+markers", name=words.for_chart(title),
             line={"color": colour, "width": 2, "dash": DASHES[place % len(DASHES)]},
@@ -152,8 +154,8 @@ def against_tolerance(frame: pd.DataFrame, measure: str) -> go.Figure:
     axis, ticks = "tolerance ε of all enforced criteria", ".1%" if measure == "accuracy" else None
     figure.update_xaxes(title_text=axis, rangemode="tozero", gridcolor=GRID, zeroline=False, fixedrange=True)
     figure.update_yaxes(title_text=measure, tickformat=ticks, gridcolor=GRID, zeroline=False, fixedrange=True)
-    figure.update_layout(height=480, showlegend=True)
-    return framed(figure, legend_below=True)
+    figure.update_layout(height=480 if several else 380, showlegend=several)
+    return framed(figure, legend_below=several)
 
 
 def _add_point(figure: go.Figure, title: str, gap: Json, accuracy: Json, place: int) -> None:
