@@ -11,16 +11,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,13 +22,12 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.app_browser import LONG, choose, free_port, launched, open_app, press, served
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-ROOT = Path(__file__).parent.parent
-LONG = 600_000
 MOVES = 10
-_FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
 
 
 @dataclass(frozen=True)
@@ -72,52 +65,6 @@ def write_rows(rows: int, path: Path) -> None:
     frame.to_csv(path, index=False)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@contextmanager
-def served(folder: Path, port: int, **variables: str) -> Iterator[tuple[str, int]]:
-    """The app in a process of its own, from the root of the repository as the README says: its address and process.
-
-    Args:
-        folder: Where its log goes.
-        port: To listen on.
-        variables: Of its environment, beside those of this process.
-    """
-    log = folder / "streamlit.log"
-    command = [
-        sys.executable, "-m", "streamlit", "run", "app", "--server.headless", "true", "--server.address", "127.0.0.1",
-        "--server.port", str(port), "--browser.gatherUsageStats", "false",
-    ]  # fmt: skip
-    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, "PYTHONPATH": paths, **variables}, stdout=out,
-            stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-        try:
-            _wait_until_healthy(f"http://127.0.0.1:{port}/_stcore/health", process, log)
-            yield f"http://127.0.0.1:{port}", process.pid
-        finally:
-            process.terminate()
-            process.wait(timeout=60)
-
-
-def _wait_until_healthy(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(480):
-        if process.poll() is not None:
-            break
-        try:
-            with urllib.request.urlopen(address, timeout=2):
-                return
-        except OSError:
-            time.sleep(0.25)
-    raise RuntimeError("the app did not start\n" + log.read_text(errors="replace"))
-
-
 def measure(browser: Browser, address: str, process: int, table: Path) -> Upload:
     """Upload, audit and question a table, beside a visitor who questions the sample.
 
@@ -127,13 +74,13 @@ def measure(browser: Browser, address: str, process: int, table: Path) -> Upload
         process: The app's process on this machine.
         table: The csv, with the columns of `write_rows`.
     """
-    beside = _open(browser, address)
-    _press(beside, "start-sample")
+    beside = open_app(browser, address)
+    press(beside, "start-sample")
     moves = _Moves(beside)
     answers = {"before": [moves.once() for _ in range(MOVES)]}
     memory = {"before": _resident(process)}
-    page = _open(browser, address)
-    _press(page, "start-table")
+    page = open_app(browser, address)
+    press(page, "start-table")
     page.get_by_role("heading", name="Data & model", exact=True).wait_for(timeout=LONG)
     begin = time.perf_counter()
     page.locator("[data-testid=stFileUploader] input[type=file]").set_input_files(table)
@@ -141,12 +88,12 @@ def measure(browser: Browser, address: str, process: int, table: Path) -> Upload
     reading = time.perf_counter() - begin
     memory["with the table"] = _resident(process)
     for name in ("sex", "race"):
-        _choose(page, "attributes", name)
-    _press(page, "usual")
-    _press(page, "on-audit")
+        choose(page, "attributes", name)
+    press(page, "usual")
+    press(page, "on-audit")
     page.get_by_role("heading", name="Audit", exact=True).wait_for(timeout=LONG)
     begin = time.perf_counter()
-    _press(page, "run-audit")
+    press(page, "run-audit")
     answers["while it is audited"] = moves.until(lambda: page.get_by_text("Model as found:").count() > 0)
     auditing = time.perf_counter() - begin
     own = _Moves(page)
@@ -186,42 +133,20 @@ class _Moves:
         return times
 
 
-def _open(browser: Browser, address: str) -> Page:
-    page = browser.new_context(viewport={"width": 1100, "height": 1000}, reduced_motion="reduce").new_page()
-    page.goto(address)
-    page.get_by_role("heading", name="Audit a model for group fairness").wait_for(timeout=LONG)
-    return page
-
-
-def _press(page: Page, key: str) -> None:
-    page.locator(f".st-key-{key} button").click(timeout=LONG)
-
-
-def _choose(page: Page, key: str, option: str) -> None:
-    page.locator(f"[class*='-{key}'] [data-testid=stMultiSelect] input").first.fill(option)
-    page.get_by_role("option", name=option, exact=True).click(timeout=LONG)
-    page.keyboard.press("Escape")
-
-
 def _resident(process: int, name: str = "VmRSS") -> float:
     lines = Path(f"/proc/{process}/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1e3
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    from playwright.sync_api import sync_playwright
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
     rows = parser.parse_args(arguments).rows
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    with tempfile.TemporaryDirectory() as place, sync_playwright() as driver:
+    with tempfile.TemporaryDirectory() as place, launched() as browser:
         folder = Path(place)
         write_rows(rows, folder / "rows.csv")
-        browser = driver.chromium.launch(executable_path=chromium, args=list(_FLAGS))
         with served(folder, free_port()) as (address, process):
             found = measure(browser, address, process, folder / "rows.csv")
-        browser.close()
     _show(rows, found)
 
 

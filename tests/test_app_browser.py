@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 import auditkit as ak
-from benchmarks.app_upload import free_port, measure, served, write_rows
+from benchmarks.app_browser import free_port, served
+from benchmarks.app_upload import measure, write_rows
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; pip install playwright")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install axe-playwright-python")
