@@ -67,13 +67,20 @@ class _FairHead(BaseEstimator):
         self.patience = patience
         self.random_state = random_state
 
-    def _train(self, features: FloatArray, labels: FloatArray, groups: RowGroups | None, **space: Any) -> None:
+    def _train(
+        self,
+        features: FloatArray,
+        labels: FloatArray,
+        groups: RowGroups | None,
+        clusters: VectorLike | None,
+        **space: Any,
+    ) -> None:
         criteria, assigned = self._check_constraint(groups, len(features))
         seed = self.random_state
         if not isinstance(seed, int | np.integer):
             seed = check_random_state(seed).randint(2**31 - 1)
         config = TuneConfig(seed=int(seed), **{name: getattr(self, name) for name in SETTINGS}, **space)
-        rows: HeadRows = check_rows(features, labels, assigned, config)
+        rows: HeadRows = check_rows(features, labels, assigned, config, clusters=clusters)
         loss = make_loss(criteria, config) if criteria else PlainLoss(config)
         self.head_ = train(rows, loss, criteria, config, NullProgress())
         self.history_ = self.head_.history
@@ -135,7 +142,13 @@ class FairHeadClassifier(ClassifierMixin, _FairHead):
         n_features_in_: Width of X.
     """
 
-    def fit(self, X: Any, y: Any, groups: RowGroups | None = None) -> FairHeadClassifier:  # noqa: N803
+    def fit(
+        self,
+        X: Any,  # noqa: N803
+        y: Any,
+        groups: RowGroups | None = None,
+        clusters: VectorLike | None = None,
+    ) -> FairHeadClassifier:
         """Train the head.
 
         Args:
@@ -144,6 +157,8 @@ class FairHeadClassifier(ClassifierMixin, _FairHead):
             groups: Attributes of the same rows: a DataFrame, a mapping of columns, a `Groups`, or one column where the
                 criteria name a single attribute; needed with criteria. Cross-validation cuts DataFrames and arrays
                 into folds, not mappings or `Groups`.
+            clusters: Whom each row is of, shape (n,), where several rows are of one person: those held back for early
+                stopping are then persons.
 
         Returns:
             The estimator.
@@ -157,7 +172,9 @@ class FairHeadClassifier(ClassifierMixin, _FairHead):
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise InputError(f"y holds one class only, {self.classes_[0]!r}; a classifier needs at least two")
-        self._train(X, codes.astype(np.float64), groups, score_space="probability", classes=len(self.classes_))
+        self._train(
+            X, codes.astype(np.float64), groups, clusters, score_space="probability", classes=len(self.classes_)
+        )
         return self
 
     def predict_proba(self, X: Any) -> FloatArray:  # noqa: N803
@@ -201,13 +218,20 @@ class FairHeadRegressor(RegressorMixin, _FairHead):
         n_features_in_: Width of X.
     """
 
-    def fit(self, X: Any, y: Any, groups: RowGroups | None = None) -> FairHeadRegressor:  # noqa: N803
+    def fit(
+        self,
+        X: Any,  # noqa: N803
+        y: Any,
+        groups: RowGroups | None = None,
+        clusters: VectorLike | None = None,
+    ) -> FairHeadRegressor:
         """Train the head.
 
         Args:
             X: Features, shape (n, d).
             y: Labels, shape (n,).
             groups: As in `FairHeadClassifier.fit`.
+            clusters: As in `FairHeadClassifier.fit`.
 
         Returns:
             The estimator.
@@ -220,7 +244,7 @@ class FairHeadRegressor(RegressorMixin, _FairHead):
         y = y.astype(np.float64)
         self.offset_, spread = float(y.mean()), float(y.std())
         self.scale_ = spread if spread > 0 else 1.0
-        self._train(X, (y - self.offset_) / self.scale_, groups, score_space="identity")
+        self._train(X, (y - self.offset_) / self.scale_, groups, clusters, score_space="identity")
         return self
 
     def _check_constraint(self, groups: RowGroups | None, n_rows: int) -> tuple[tuple[Criterion, ...], Groups]:

@@ -59,6 +59,34 @@ def test_it_is_the_head_that_tune_head_trains(rows: tuple) -> None:
     assert np.array_equal(pickle.loads(pickle.dumps(found)).predict(features), found.predict(features))
 
 
+def test_persons_are_held_back_whole(rows: tuple) -> None:
+    """The head is the one that `tune_head` trains with the same persons, and another than without them."""
+    features, labels, frame = rows
+    person = np.arange(1200) // 4
+    model = FairHeadClassifier([CRITERION], random_state=3, epochs=20)
+    found = model.fit(features, labels, groups=frame, clusters=person).predict_proba(features)[:, 1]
+    head = ak.tune_head(features, (labels == "not").astype(float), ak.Groups(frame), [CRITERION], clusters=person,
+                        config=ak.TuneConfig(seed=3, epochs=20, learning_rate=0.05))  # fmt: skip
+    np.testing.assert_array_equal(found, head.predict(features))
+    assert not np.array_equal(found, model.fit(features, labels, groups=frame).predict_proba(features)[:, 1])
+    amounts = FairHeadRegressor([CRITERION], random_state=3, epochs=5)
+    whole = amounts.fit(features, features[:, 0], groups=frame, clusters=person).predict(features)
+    assert not np.array_equal(whole, amounts.fit(features, features[:, 0], groups=frame).predict(features))
+    with pytest.raises(InputError, match="clusters must have 1200 rows, as many as groups has; got 7"):
+        model.fit(features, labels, groups=frame, clusters=person[:7])
+
+
+@pytest.mark.usefixtures("routing")
+def test_persons_reach_the_head_through_a_pipeline(rows: tuple) -> None:
+    features, labels, frame = rows
+    person = np.arange(1200) // 4
+    model = FairHeadClassifier([CRITERION], random_state=0, epochs=5).set_fit_request(groups=True, clusters=True)
+    pipeline = make_pipeline(StandardScaler(), model).fit(features, labels, groups=frame, clusters=person)
+    scaled = StandardScaler().fit_transform(features)
+    direct = model.fit(scaled, labels, groups=frame, clusters=person)
+    np.testing.assert_array_equal(pipeline.predict_proba(features), direct.predict_proba(scaled))
+
+
 def test_without_criteria_it_is_logistic_regression(rows: tuple) -> None:
     features, labels, _ = rows
     plain = FairHeadClassifier(optimizer="lbfgs", learning_rate=1.0, weight_decay=0.0, validation_fraction=0.001)

@@ -46,6 +46,22 @@ def test_only_the_named_weight_moves_and_it_helps() -> None:
     assert not any(parameter.requires_grad for parameter in found.backbone.parameters())
 
 
+def test_persons_are_held_back_whole() -> None:
+    backbone, inputs, labels, groups = make_problem()
+    config = ak.TuneConfig(epochs=3, learning_rate=0.02)
+
+    def losses(clusters: np.ndarray | None) -> list[float]:
+        found = adapt_backbone(
+            backbone, inputs, labels, groups, CRITERION, layers=["3"], rank=2, clusters=clusters, config=config
+        )
+        return [record.validation_loss for record in found.history]
+
+    person = np.arange(800) // 4
+    assert losses(person) == losses(person + 7) != losses(None)
+    with pytest.raises(InputError, match="clusters must have 800 rows, as many as groups has; got 2"):
+        losses(person[:2])
+
+
 def test_at_the_start_the_adapted_backbone_is_the_frozen_one() -> None:
     backbone, inputs, labels, groups = make_problem()
     config = ak.TuneConfig(epochs=1, learning_rate=1e-12)

@@ -19,6 +19,7 @@ from torch.nn.utils import parametrize
 
 from auditkit._typing import VectorLike
 from auditkit._validation import check_vector
+from auditkit.clusters import check_clusters
 from auditkit.criteria import Criterion, check_criteria
 from auditkit.errors import InputError, ModelChangedError
 from auditkit.groups import Groups
@@ -57,6 +58,7 @@ def adapt_backbone(
     *,
     layers: Sequence[str],
     rank: int = 4,
+    clusters: VectorLike | None = None,
     config: TuneConfig | None = None,
     progress: Progress | None = None,
 ) -> AdaptedModel:
@@ -70,6 +72,7 @@ def adapt_backbone(
         criteria: What to enforce.
         layers: Names of the linear layers to adapt, as in ``named_modules()``: those of the last block.
         rank: r, at most the smaller side of every layer's weight.
+        clusters: Whom each row is of, as for `tune_head`.
         config: How to train.
         progress: Where to report epochs.
 
@@ -86,7 +89,7 @@ def adapt_backbone(
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
     moving = copy.deepcopy(backbone)
     _parametrize(moving, layers, rank, settings.seed)
-    rows = _check_inputs(inputs, labels, groups, settings)
+    rows = _check_inputs(inputs, labels, groups, clusters, settings)
 
     def build(training: HeadRows, config: TuneConfig) -> _Adapted:
         with torch.no_grad():
@@ -154,7 +157,9 @@ def _parametrize(module: nn.Module, layers: Sequence[str], rank: int, seed: int)
         layer.parametrizations.weight.original.requires_grad_(False)  # type: ignore[union-attr]
 
 
-def _check_inputs(inputs: Tensor, labels: VectorLike, groups: Groups, config: TuneConfig) -> HeadRows:
+def _check_inputs(
+    inputs: Tensor, labels: VectorLike, groups: Groups, clusters: VectorLike | None, config: TuneConfig
+) -> HeadRows:
     y = check_vector("labels", labels, n_rows=groups.n_rows)
     if config.score_space != "identity":
         check_classes(y, config)
@@ -163,7 +168,8 @@ def _check_inputs(inputs: Tensor, labels: VectorLike, groups: Groups, config: Tu
             f"inputs must be floating-point with {groups.n_rows} rows, as many as groups has; got {inputs.dtype} of "
             f"shape {tuple(inputs.shape)}"
         )
-    return HeadRows(inputs.detach(), torch.as_tensor(y, dtype=inputs.dtype), groups)
+    codes = check_clusters(clusters, n_rows=groups.n_rows)
+    return HeadRows(inputs.detach(), torch.as_tensor(y, dtype=inputs.dtype), groups, clusters=codes)
 
 
 def _compare(before: dict[str, Tensor], after: nn.Module, allowed: Sequence[str]) -> tuple[str, ...]:
