@@ -139,8 +139,8 @@ def to_scores(scores: VectorLike, groups: Groups) -> Tensor:
     return torch.as_tensor(check_vector("scores", scores, n_rows=groups.n_rows).astype(kept))
 
 
-def check_form(scores: Tensor, groups: Groups) -> None:
-    """Raise unless the scores are floating-point, of shape (n,) or (n, k), as many rows as groups has."""
+def check_form(scores: Tensor, groups: Groups) -> int | None:
+    """Columns k of (n, k) scores, None for (n,); raises unless they are floating-point and as long as groups is."""
     if not isinstance(groups, Groups):
         raise _wrong_groups(groups)
     shape = scores.shape
@@ -151,12 +151,12 @@ def check_form(scores: Tensor, groups: Groups) -> None:
         )
     if shape[0] != groups.n_rows:
         raise InputError(f"scores must have {groups.n_rows} rows, as many as groups has; got {shape[0]}")
+    return shape[1] if len(shape) == 2 else None
 
 
 def check_bound_form(scores: Tensor, bound: BoundBatch) -> None:
     """Raise unless the scores are of the shape that a batch was bound for."""
-    check_form(scores, bound.groups)
-    columns = scores.shape[1] if scores.ndim == 2 else None
+    columns = check_form(scores, bound.groups)
     if columns != bound.columns:
         wanted = "(n,)" if bound.columns is None else f"(n, {bound.columns})"
         raise InputError(f"scores must have shape {wanted}, for which the batch was bound; got {tuple(scores.shape)}")

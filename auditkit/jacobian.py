@@ -10,8 +10,10 @@ derivatives of every order and both modes are two passes over the rows.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from copy import copy
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,14 +25,6 @@ from auditkit._typing import BoolArray, FloatArray, IntArray
 from auditkit.moment_maps import ALONE, Collective, MomentMap, add_per_cell, sum_cells
 
 
-class Jacobian(Protocol):
-    """J at one solution."""
-
-    def multiply(self, values: Tensor, *, transposed: bool) -> Tensor:
-        """J·v, or Jᵀ·v, in the shape and dtype of v."""
-        ...
-
-
 class GradientRecord:
     """How much of the last gradient a layer took off.
 
@@ -40,25 +34,51 @@ class GradientRecord:
 
     def __init__(self, collective: Collective = ALONE) -> None:
         self.collective = collective
-        self.suppressed_share: float | None = None
-        """‖(I − Jᵀ)g‖/‖g‖ of the last backward pass; None before the first."""
-        self.duals: dict[int, Callable[[], FloatArray]] = {}
-        """How to find the multipliers of the last forward pass, by column; few callers ask, so they wait until then."""
+        self.squares: tuple[float, float] | None = None
+        """‖(I − Jᵀ)g‖² and ‖g‖² of the last backward pass; None before the first."""
+        self.duals: dict[int, tuple[Any, ...]] = {}
+        """How to find the multipliers of the last forward pass, by column: a function and what it is called with; few
+        callers ask, so it waits until then."""
 
     def note(self, removed: float, whole: float) -> None:
-        """Keep the share, from ‖(I − Jᵀ)g‖² and ‖g‖² on this process."""
+        """Keep ‖(I − Jᵀ)g‖² and ‖g‖², given those of this process."""
         if self.collective is not ALONE:
             removed, whole = self.collective.sum(np.array([removed, whole], dtype=np.float64)).tolist()
-        self.suppressed_share = math.sqrt(removed / whole) if whole > 0 else 0.0
+        self.squares = removed, whole
+
+    @property
+    def suppressed_share(self) -> float | None:
+        """‖(I − Jᵀ)g‖/‖g‖ of the last backward pass; None before the first."""
+        if self.squares is None:
+            return None
+        removed, whole = map(float, self.squares)
+        return math.sqrt(removed / whole) if whole > 0 else 0.0
+
+
+class Jacobian(ABC):
+    """J at one solution."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def multiply(self, values: Tensor, *, transposed: bool) -> Tensor:
+        """J·v, or Jᵀ·v, in the shape and dtype of v."""
+
+    def pull_back(self, gradient: Tensor, record: GradientRecord) -> Tensor:
+        """Jᵀ·g; the record notes what is taken off."""
+        product = self.multiply(gradient, transposed=True)
+        whole = np.ravel(to_host(gradient))
+        removed = whole - np.ravel(to_host(product))
+        record.note(removed.dot(removed), whole.dot(whole))
+        return product
 
 
 @dataclass(eq=False, slots=True)  # made once per batch, where a frozen one would take twice as long
-class CellJacobian:
+class CellJacobian(Jacobian):
     """J where every row lies in one cell, on the host.
 
     Attributes:
         index: Cell of every row, shape (n,).
-        matrix: W⁻¹·N·W⁻¹ in the cells, symmetric: an array of shape (c, c), or anything that multiplies like one.
         mass: W, the total row weight of every cell, shape (c,).
         weights: Row weights w, shape (n,); None is one for every row.
         free: Which rows no bound holds, shape (n,); None is every row.
@@ -66,41 +86,57 @@ class CellJacobian:
     """
 
     index: IntArray
-    matrix: Any
     mass: FloatArray
-    weights: FloatArray | None = None
-    free: BoolArray | None = None
-    collective: Collective = ALONE
+    weights: FloatArray | None
+    free: BoolArray | None
+    collective: Collective
+
+    @abstractmethod
+    def answer(self, sums: FloatArray) -> FloatArray:
+        """−W⁻¹·N·W⁻¹·s: what every row of a cell is given where the rows of the cells add up to s; shape (c,)."""
 
     def multiply(self, values: Tensor, *, transposed: bool) -> Tensor:
         """J·v, or Jᵀ·v."""
         return as_tensor(self._apply(to_host(values), transposed), values.dtype)
 
-    def pull_back(self, gradient: Tensor) -> tuple[Tensor, float, float]:
-        """Jᵀ·g, ‖(I − Jᵀ)·g‖² and ‖g‖²."""
-        plain = to_host(gradient)
+    def pull_back(self, gradient: Tensor, record: GradientRecord) -> Tensor:
+        """Jᵀ·g; the record notes what is taken off."""
         if self.weights is not None or self.free is not None or self.collective is not ALONE:
-            product = self._apply(plain, True)
-            return as_tensor(product, gradient.dtype), *_measure(plain, product)
+            return Jacobian.pull_back(self, gradient, record)
+        plain, index, mass = to_host(gradient), self.index, self.mass
         # every row of a cell loses the same, so that no second pass over the rows is needed to add it up
-        removed = self.matrix @ sum_cells(plain, self.index, len(self.mass))
-        product = add_per_cell(plain, -removed, self.index)
-        lost = float(np.dot(removed * removed, self.mass))
-        return as_tensor(product, gradient.dtype), lost, float(np.dot(plain, plain))
+        given = self.answer(sum_cells(plain, index, len(mass)))
+        record.squares = (given * given).dot(mass), plain.dot(plain)
+        return as_tensor(add_per_cell(plain, given, index), gradient.dtype)
 
     def _apply(self, plain: np.ndarray[Any, Any], transposed: bool) -> np.ndarray[Any, Any]:
         kept = plain if self.free is None else plain * self.free
         inside = kept if self.weights is None or transposed else kept * self.weights
-        removed = self.matrix @ self.collective.sum(sum_cells(inside, self.index, len(self.mass)))
+        given = self.answer(self.collective.sum(sum_cells(inside, self.index, len(self.mass))))
         if self.weights is None or not transposed:
-            product = add_per_cell(kept, -removed, self.index)
+            product = add_per_cell(kept, given, self.index)
         else:
-            product = (kept - removed.take(self.index) * self.weights).astype(kept.dtype, copy=False)
+            product = (kept + given.take(self.index) * self.weights).astype(kept.dtype, copy=False)
         return product if self.free is None else product * self.free
 
 
+@dataclass(eq=False, slots=True)
+class MatrixJacobian(CellJacobian):
+    """J where every row lies in one cell, by its matrix in the cells.
+
+    Attributes:
+        matrix: W⁻¹·N·W⁻¹, symmetric, shape (c, c).
+    """
+
+    matrix: FloatArray
+
+    def answer(self, sums: FloatArray) -> FloatArray:
+        """−W⁻¹·N·W⁻¹·s."""
+        return -(self.matrix @ sums)
+
+
 @dataclass(frozen=True, eq=False)
-class MapJacobian:
+class MapJacobian(Jacobian):
     """J for any moments and row set, on any device.
 
     Attributes:
@@ -125,7 +161,7 @@ class MapJacobian:
 
 
 @dataclass(frozen=True, eq=False)
-class ColumnsJacobian:
+class ColumnsJacobian(Jacobian):
     """J of (n, k) scores whose columns were projected one by one.
 
     Attributes:
@@ -140,58 +176,35 @@ class ColumnsJacobian:
         return torch.stack([jacobian.multiply(column, transposed=transposed) for column, jacobian in parts], dim=1)
 
 
-@dataclass(eq=False, slots=True)
-class Request:
+class Request(Protocol):
     """One forward pass: how to solve it, and what the solution left for the backward pass.
 
     Attributes:
-        solve: From plain scores to their projection and its Jacobian.
         record: Where the backward pass notes the suppressed share.
         jacobian: J, after the forward pass.
     """
 
-    solve: Callable[[Tensor], tuple[Tensor, Any]]
     record: GradientRecord
-    jacobian: Any = None
+    jacobian: Any
+
+    def solve(self, scores: Tensor) -> Tensor:
+        """The projection of the values of the scores; keeps its Jacobian."""
+        ...
 
 
 def attach(scores: Tensor, request: Request) -> Tensor:
     """The projection of the scores as a differentiable function of them."""
     if torch._C._are_functorch_transforms_active():
         return _TransformedProject.apply(scores, request)  # type: ignore[return-value]
-    return _Project.apply(scores, request)  # type: ignore[return-value]
+    return _apply_project(torch._C._functorch.unwrap_if_dead(scores), request)  # type: ignore[attr-defined]
 
 
 def to_host(values: Tensor) -> np.ndarray[Any, Any]:
     """The values as NumPy sees them, in a dtype that it has."""
-    plain = values.detach() if values.requires_grad else values
-    dtype = plain.dtype
+    dtype = values.dtype
     if dtype is not torch.float64 and dtype is not torch.float32:
-        plain = plain.to(torch.float32)
-    return plain.numpy()
-
-
-def pull_back(gradient: Tensor, *, jacobian: Jacobian, record: GradientRecord) -> Tensor:
-    """Jᵀ·g; the record notes what is taken off."""
-    return _multiply(gradient, jacobian, True, record)
-
-
-def _multiply(values: Tensor, jacobian: Jacobian, transposed: bool, record: GradientRecord | None) -> Tensor:
-    if record is None:
-        return jacobian.multiply(values, transposed=transposed)
-    if isinstance(jacobian, CellJacobian):
-        product, removed, whole = jacobian.pull_back(values)
-    else:
-        product = jacobian.multiply(values, transposed=transposed)
-        removed, whole = _measure(*(np.ravel(to_host(part.cpu())) for part in (values, product)))
-    record.note(removed, whole)
-    return product
-
-
-def _measure(gradient: np.ndarray[Any, Any], product: np.ndarray[Any, Any]) -> tuple[float, float]:
-    """‖g − Jᵀg‖² and ‖g‖²."""
-    removed = gradient - product
-    return float(np.dot(removed, removed)), float(np.dot(gradient, gradient))
+        values = values.detach().to(torch.float32)
+    return values.numpy(force=True)
 
 
 def as_tensor(values: np.ndarray[Any, Any], dtype: torch.dtype) -> Tensor:
@@ -205,19 +218,23 @@ class _Project(Function):
 
     @staticmethod
     def forward(ctx: Any, scores: Tensor, request: Request) -> Tensor:
-        output, ctx.jacobian = request.solve(scores.detach())
-        ctx.record = request.record
-        return output
+        ctx.request = request
+        return request.solve(scores)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None]:
+        request = ctx.request
         if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
-            return _Multiply.apply(gradients[0], ctx.jacobian, True, ctx.record), None  # type: ignore[return-value]
-        return _multiply(gradients[0], ctx.jacobian, True, ctx.record), None
+            return _Multiply.apply(gradients[0], request.jacobian, True, request.record), None  # type: ignore[return-value]
+        return request.jacobian.pull_back(gradients[0], request.record), None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        return _Multiply.apply(tangents[0], ctx.jacobian, False, None)  # type: ignore[return-value]
+        return _Multiply.apply(tangents[0], ctx.request.jacobian, False, None)  # type: ignore[return-value]
+
+
+# what `_Project.apply` comes down to outside of torch.func; finding that out takes microseconds on every call
+_apply_project: Callable[[Tensor, Request], Tensor] = super(Function, _Project).apply  # type: ignore[misc]
 
 
 class _TransformedProject(Function):
@@ -225,8 +242,7 @@ class _TransformedProject(Function):
 
     @staticmethod
     def forward(scores: Tensor, request: Request) -> Tensor:
-        output, request.jacobian = request.solve(scores.detach())
-        return output
+        return request.solve(scores)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -246,7 +262,7 @@ class _TransformedProject(Function):
         del info
         scores, request = args
         batches = scores.movedim(in_dims[0], 0).unbind(0)
-        return torch.stack([attach(batch, replace(request)) for batch in batches]), 0
+        return torch.stack([attach(batch, copy(request)) for batch in batches]), 0
 
 
 class _Multiply(Function):
@@ -254,7 +270,9 @@ class _Multiply(Function):
 
     @staticmethod
     def forward(values: Tensor, jacobian: Any, transposed: bool, record: GradientRecord | None) -> Tensor:
-        return _multiply(values, jacobian, transposed, record)
+        if record is None:
+            return jacobian.multiply(values, transposed=transposed)
+        return jacobian.pull_back(values, record)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -9,6 +9,7 @@ The forward pass finds which constraints and bounds are active; the backward pas
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -25,14 +26,12 @@ from auditkit.enforcement import Bounds, check_simplex, solve_and_round
 from auditkit.errors import InputError, SolverError
 from auditkit.groups import LABEL, Groups
 from auditkit.jacobian import (
-    CellJacobian,
     ColumnsJacobian,
     GradientRecord,
     MapJacobian,
-    Request,
+    MatrixJacobian,
     as_tensor,
     attach,
-    pull_back,
     to_host,
 )
 from auditkit.moment_maps import ALONE
@@ -116,7 +115,7 @@ class FairnessLayer(nn.Module):
         pass, and where `prepare`, a device or another gradient than that of the scores leaves none.
         """
         found = self._record.duals
-        return np.concatenate([found[column]() for column in sorted(found)]) if found else None
+        return np.concatenate([find(*given) for _, (find, *given) in sorted(found.items())]) if found else None
 
     def forward(
         self,
@@ -148,10 +147,13 @@ class FairnessLayer(nn.Module):
             InputError: Wrong shapes, NaN or infinite values, labels missing.
             InfeasibleError: The criteria contradict each other or the bounds.
         """
-        compiling = torch.compiler.is_compiling()
+        if torch.compiler.is_compiling():
+            if isinstance(groups, PreparedBatch):
+                return project_prepared(scores, groups)
+            outside = torch.compiler.disable(self.forward)  # groups are read by Python, outside of any compiled graph
+            return outside(scores, groups, labels, weights=weights, bounds=bounds, tolerances=tolerances)  # type: ignore[call-arg]
+        self._record.duals.clear()
         if isinstance(groups, PreparedBatch):
-            if not compiling:
-                self._record.duals.clear()
             return project_prepared(scores, groups)
         if isinstance(groups, BoundBatch):
             if any(given is not None for given in (labels, weights, bounds, tolerances)):
@@ -159,11 +161,19 @@ class FairnessLayer(nn.Module):
                     "a bound batch holds its labels, and the layer its bounds and tolerances; pass nothing beside it, "
                     "or pass the groups themselves"
                 )
-            call = torch.compiler.disable(self._forward_bound) if compiling else self._forward_bound
-            return call(scores, groups)  # type: ignore[call-arg]
-        # groups are read by Python, outside of any compiled graph
-        run = torch.compiler.disable(self._forward) if compiling else self._forward
-        return run(scores, groups, labels, weights, self.bounds if bounds is None else bounds, tolerances)  # type: ignore[call-arg]
+            return attach(scores, self._bound_projection(scores, groups))
+        columns = check_form(scores, groups)
+        limits = self.bounds if bounds is None else bounds
+        if self.simplex:
+            check_simplex(scores, simplex=True, bounds=limits)
+        if tolerances is not None or requires_grad(labels, weights, limits):
+            return self._replay(scores, groups, labels, weights, limits, tolerances)
+        batch = self._assemble(groups, labels, weights, columns)
+        if not scores.is_cpu and limits is None and self._is_plain:  # there nothing waits for the device
+            prepared = _prepare(batch, scores.device, columns)
+            if prepared is not None:
+                return project_prepared(scores, prepared)
+        return attach(scores, _Projection(self, batch, limits, groups, self._record))
 
     def bind(self, groups: Groups, labels: VectorLike | None = None, *, columns: int | None = None) -> BoundBatch:
         """The constraints of rows that will be projected many times, as in full-batch training: assembled once.
@@ -224,31 +234,14 @@ class FairnessLayer(nn.Module):
             InfeasibleError: As `forward`.
         """
         self._record.duals.clear()
+        request = self._bound_projection(scores, bound)
+        output = request.solve(scores)
+        return output, partial(request.jacobian.pull_back, record=self._record)
+
+    def _bound_projection(self, scores: Tensor, bound: BoundBatch) -> _Projection:
         check_bound_form(scores, bound)
         check_simplex(scores, simplex=self.simplex, bounds=self.bounds)
-        output, jacobian = _Solver(self, bound.batch, self.bounds, bound.groups)(scores.detach())
-        return output, partial(pull_back, jacobian=jacobian, record=self._record)
-
-    def _forward(
-        self, scores: Tensor, groups: Groups, labels: Any, weights: Any, bounds: Bounds, tolerances: Any
-    ) -> Tensor:
-        self._record.duals.clear()
-        check_form(scores, groups)
-        check_simplex(scores, simplex=self.simplex, bounds=bounds)
-        if tolerances is not None or requires_grad(labels, weights, bounds):
-            return self._replay(scores, groups, labels, weights, bounds, tolerances)
-        batch = self._assemble(groups, labels, weights, scores.shape[1] if scores.ndim == 2 else None)
-        if not scores.is_cpu and bounds is None and self._is_plain:  # there nothing waits for the device
-            prepared = _prepare(batch, scores.device, scores.shape[1] if scores.ndim == 2 else None)
-            if prepared is not None:
-                return project_prepared(scores, prepared)
-        return attach(scores, Request(_Solver(self, batch, bounds, groups), self._record))
-
-    def _forward_bound(self, scores: Tensor, bound: BoundBatch) -> Tensor:
-        self._record.duals.clear()
-        check_bound_form(scores, bound)
-        check_simplex(scores, simplex=self.simplex, bounds=self.bounds)
-        return attach(scores, Request(_Solver(self, bound.batch, self.bounds, bound.groups), self._record))
+        return _Projection(self, bound.batch, self.bounds, bound.groups, self._record)
 
     @property
     def _is_plain(self) -> bool:
@@ -257,10 +250,10 @@ class FairnessLayer(nn.Module):
 
     def _assemble(self, groups: Groups, labels: Any, weights: Any, columns: int | None) -> Batch:
         """The constraints of the batch, kept with the groups where nothing else enters."""
-        key = (self.criteria, columns, self.simplex, self._collective)
+        key = (id(self.criteria), columns, self.simplex, self._collective)  # equal criteria take long to recognise
         keep = weights is None and not self._needs_labels
         found = groups.derived.get(key) if keep else None
-        if found is not None:
+        if found is not None and found.systems[0].criteria is self.criteria:
             return found
         batch = assemble_batch(
             groups, self.criteria, labels=labels, weights=weights, columns=columns, simplex=self.simplex,
@@ -292,20 +285,26 @@ class FairnessLayer(nn.Module):
         return outputs[0] if columns is None or self.simplex else torch.stack(outputs, dim=1)
 
 
-class _Solver:
-    """The forward pass on plain scores: which path runs, and the Jacobian it leaves."""
+@dataclass(eq=False, slots=True)
+class _Projection:
+    """One forward pass: which path runs, and the Jacobian that it leaves."""
 
-    def __init__(self, layer: FairnessLayer, batch: Batch, bounds: Bounds, groups: Groups) -> None:
-        self.layer, self.batch, self.bounds, self.groups = layer, batch, bounds, groups
+    layer: FairnessLayer
+    batch: Batch
+    bounds: Bounds
+    groups: Groups
+    record: GradientRecord
+    jacobian: Any = None
 
-    def __call__(self, scores: Tensor) -> tuple[Tensor, Any]:
+    def solve(self, scores: Tensor) -> Tensor:
+        """The projection of the values of the scores; keeps its Jacobian."""
         if scores.ndim == 1 or self.layer.simplex:
-            return self._column(scores, self.batch.systems[0], 0)
-        parts = [
-            self._column(column, system, k)
-            for k, (column, system) in enumerate(zip(scores.T.contiguous(), self.batch.systems, strict=True))
-        ]
-        return torch.stack([output for output, _ in parts], dim=1), ColumnsJacobian(tuple(part[1] for part in parts))
+            output, self.jacobian = self._column(scores, self.batch.systems[0], 0)
+            return output
+        columns = zip(scores.detach().T.contiguous(), self.batch.systems, strict=True)
+        parts = [self._column(column, system, k) for k, (column, system) in enumerate(columns)]
+        self.jacobian = ColumnsJacobian(tuple(part[1] for part in parts))
+        return torch.stack([output for output, _ in parts], dim=1)
 
     def _column(self, scores: Tensor, system: ConstraintSystem, column: int) -> tuple[Tensor, Any]:
         layer = self.layer
@@ -316,10 +315,11 @@ class _Solver:
             else:
                 found = None if plan is None else self._within_bounds(scores, plan)
             if found is not None:
-                layer._record.duals[column] = partial(recover_duals, system, found[1])
-                return as_tensor(found[0], scores.dtype), found[2]
+                output, shift, jacobian = found
+                self.record.duals[column] = recover_duals, system, shift
+                return as_tensor(output, scores.dtype), jacobian
         check_finite(scores)
-        return self._general(scores, system, column)
+        return self._general(scores.detach(), system, column)
 
     def _within_bounds(self, scores: Tensor, plan: LevelPlan) -> tuple[Any, FloatArray, Any] | None:
         bounds = bounds_on_host(self.bounds, len(scores))
@@ -334,7 +334,7 @@ class _Solver:
         solution, output = solve_and_round(problem, scores.dtype, solver=layer.solver, strict=layer.strict, start=start)
         if layer.warm_start:
             self.groups.derived[key] = solution.duals
-        layer._record.duals[column] = partial(np.asarray, solution.duals)
+        self.record.duals[column] = np.asarray, solution.duals
         return output, _jacobian(problem, solution)
 
 
@@ -365,7 +365,7 @@ def _jacobian(problem: ProjectionProblem, solution: Solution) -> Any:
         weights = None if problem.weights is None else problem.weights.numpy()
         free = None if derivative.free is None else derivative.free.numpy()
         mass = system.safe_weight
-        return CellJacobian(system.index, inner / np.outer(mass, mass), mass, weights, free, system.collective)
+        return MatrixJacobian(system.index, mass, weights, free, system.collective, inner / np.outer(mass, mass))
     return MapJacobian(problem.moments, derivative, inner)
 
 

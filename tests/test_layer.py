@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -175,6 +177,27 @@ def test_the_assembled_constraints_are_kept_with_the_groups(batch: tuple) -> Non
     layer(scores, groups)
     assert list(groups.derived) == list(kept)
     assert all(groups.derived[key] is value for key, value in kept.items())
+
+
+def test_layers_that_come_and_go_never_take_each_other_s_constraints(batch: tuple) -> None:
+    scores, groups, _ = batch
+    for place, tolerance in enumerate(np.linspace(0.0, 0.05, 20)):
+        criterion = ak.ECP("a", tolerance=float(tolerance))
+        expected = ak.project(scores, groups, criterion).scores
+        torch.testing.assert_close(ak.FairnessLayer(criterion)(scores, groups), expected, rtol=0, atol=1e-12)
+        if place % 5 == 4:
+            groups = pickle.loads(pickle.dumps(groups))  # with the constraints of layers that are gone
+
+
+def test_constraints_of_other_criteria_at_the_same_place_are_not_taken(batch: tuple) -> None:
+    """As in another process, where an object may have the address that another one had in the first."""
+    scores, groups, _ = batch
+    loose, tight = (ak.FairnessLayer(ak.ECP("a", tolerance=tolerance)) for tolerance in (1.0, 0.01))
+    loose(scores, groups)
+    (key,) = groups.derived
+    groups.derived[id(tight.criteria), *key[1:]] = groups.derived[key]
+    expected = ak.project(scores, groups, tight.criteria).scores
+    torch.testing.assert_close(tight(scores, groups), expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from auditkit._validation import check_vector
 from auditkit.constraints import ConstraintSystem
 from auditkit.errors import InputError
 from auditkit.jacobian import CellJacobian
-from auditkit.moment_maps import Collective, add_per_cell, sum_cells
+from auditkit.moment_maps import ALONE, Collective, add_per_cell, sum_cells
 
 MAX_CELLS = 256
 MAX_STEPS = 40
@@ -65,61 +65,58 @@ class LevelPlan:
         return self.weight.tolist()
 
 
-@dataclass(eq=False, slots=True)
-class Move:
+class Move(NamedTuple):
     """Where the cells of a batch go. Cells are few: lists are faster here than arrays.
 
     Attributes:
         shift: δ of every cell, length c; zero for a cell that need not move.
         moved: The cells of every stratum that move.
-        low: Lower end of the window that the mean (less its target) must end in, length c.
-        high: Upper end, length c; equal to the lower end for a cell that moves.
+        windows: Lower and upper end of what the means (less their targets) of every stratum must lie in; a cell that
+            rises ends at the lower one, a cell that falls at the upper one.
     """
 
     shift: list[float]
     moved: list[list[int]]
-    low: list[float]
-    high: list[float]
+    windows: list[tuple[float, float]]
 
 
 @dataclass(eq=False, slots=True)
-class LevelAnswer:
-    """The matrix W⁻¹·N·W⁻¹ of a Jacobian, by what it does to sums per cell.
+class LevelJacobian(CellJacobian):
+    """J of this path, by what it does to sums per cell.
 
-    With answers a = d·W it is diag(1/a) − (1/d)(1/d)ᵀ/Σ(W/d) over the moved cells of a stratum. A moved cell all of
-    whose rows are held keeps the window where it is, so that nothing is given to the window.
+    With answers a = d·W, the matrix W⁻¹·N·W⁻¹ is diag(1/a) − (1/d)(1/d)ᵀ/Σ(W/d) over the moved cells of a stratum. A
+    moved cell all of whose rows are held keeps the window where it is, so that nothing is given to the window.
 
     Attributes:
-        mass: W of every cell, length c.
+        plan: The batch.
         moved: The cells of every stratum that move.
         inverse: 1/d of every cell, length c, zero where all rows are held; None is one for all.
-        pairwise: Whether the window moves as well (else it stays at zero).
     """
 
-    mass: list[float]
+    plan: LevelPlan
     moved: list[list[int]]
     inverse: list[float] | None
-    pairwise: bool
 
-    def __matmul__(self, sums: FloatArray) -> FloatArray:
-        value, mass, inverse = sums.tolist(), self.mass, self.inverse
-        answer = [0.0] * len(value)
+    def answer(self, sums: FloatArray) -> FloatArray:
+        """−W⁻¹·N·W⁻¹·s."""
+        plan, inverse, value = self.plan, self.inverse, sums.tolist()
+        mass, given = plan.mass, [0.0] * len(value)
         for cells in self.moved:
-            level = self._level(cells, value) if self.pairwise and cells else 0.0
+            level = self._level(cells, value) if plan.pairwise and cells else 0.0
             for cell in cells:
-                removed = value[cell] / mass[cell] - level
-                answer[cell] = removed if inverse is None else removed * inverse[cell]
-        return np.array(answer)
+                given[cell] = level - value[cell] / mass[cell]
+        return np.array(given) if inverse is None else np.array(given) * inverse
 
     def _level(self, cells: list[int], value: list[float]) -> float:
         """What is given to the window of a stratum."""
-        if self.inverse is None:
-            return sum([value[cell] for cell in cells]) / sum([self.mass[cell] for cell in cells])
-        share = [self.inverse[cell] for cell in cells]
-        if not all(share):
-            return 0.0
-        given = sum([part * value[cell] for part, cell in zip(share, cells, strict=True)])
-        return given / sum([part * self.mass[cell] for part, cell in zip(share, cells, strict=True)])
+        mass, inverse, given, total = self.plan.mass, self.inverse, 0.0, 0.0
+        for cell in cells:  # a comprehension is a call of its own, which is much for two cells
+            share = 1.0 if inverse is None else inverse[cell]
+            if share == 0.0:
+                return 0.0
+            given += share * value[cell]
+            total += share * mass[cell]
+        return given / total
 
 
 def find_plan(system: ConstraintSystem) -> LevelPlan | None:
@@ -161,15 +158,15 @@ def project_levels(
     Raises:
         InputError: NaN or infinite scores, or scores whose sum overflows.
     """
-    means = _residuals(_cell_means(values, plan, weights), plan).tolist()
+    index, weight = plan.index, plan.weight
+    means = _residual_means(values, plan, weights).tolist()
     if not math.isfinite(sum(means)):
         check_vector("scores", values)
         raise InputError("scores are too large: their sum over a group is not finite")
     move = _move_cells(means, plan.mass, plan)
-    answer = LevelAnswer(plan.mass, move.moved, None, plan.pairwise)
     shift = np.array(move.shift)
-    jacobian = CellJacobian(plan.index, answer, plan.weight, weights, None, plan.collective)
-    return add_per_cell(values, shift, plan.index), shift, jacobian
+    jacobian = LevelJacobian(index, weight, weights, None, plan.collective, plan, move.moved, None)
+    return add_per_cell(values, shift, index), shift, jacobian
 
 
 def project_levels_within(
@@ -199,8 +196,8 @@ def project_levels_within(
     move: Move | None = None
     for _ in range(MAX_STEPS):
         output = _clip(moved, bounds)
-        means = _residuals(_cell_means(output, plan, weights), plan)
-        if move is not None and _is_settled(move, means):
+        means = _residual_means(output, plan, weights)
+        if move is not None and _is_settled(move, means, plan):
             return output, shift, _bounded_jacobian(output, move, plan, bounds, weights)
         share = np.maximum(_cell_means(output == moved, plan, weights), LEAST_SHARE)
         move = _move_cells((means - share * shift).tolist(), (plan.weight / share).tolist(), plan)
@@ -211,10 +208,11 @@ def project_levels_within(
 
 def _cell_means(values: np.ndarray[Any, Any], plan: LevelPlan, weights: FloatArray | None) -> FloatArray:
     sums = sum_cells(values if weights is None else values * weights, plan.index, len(plan.weight))
-    return plan.collective.sum(sums) / plan.weight
+    return (sums if plan.collective is ALONE else plan.collective.sum(sums)) / plan.weight
 
 
-def _residuals(means: FloatArray, plan: LevelPlan) -> FloatArray:
+def _residual_means(values: np.ndarray[Any, Any], plan: LevelPlan, weights: FloatArray | None) -> FloatArray:
+    means = _cell_means(values, plan, weights)
     return means if plan.target is None else means - plan.target
 
 
@@ -231,7 +229,7 @@ def _fits(plan: LevelPlan, bounds: tuple[Bound, Bound], weights: FloatArray | No
         return True
     low, high = (
         np.full(len(plan.weight), default) if bound is None
-        else _residuals(_cell_means(np.broadcast_to(np.asarray(bound, np.float64), (n_rows,)), plan, weights), plan)
+        else _residual_means(np.broadcast_to(np.asarray(bound, np.float64), (n_rows,)), plan, weights)
         for bound, default in zip(bounds, (-np.inf, np.inf), strict=True)
     )  # fmt: skip
     epsilon = plan.tolerance
@@ -243,33 +241,49 @@ def _fits(plan: LevelPlan, bounds: tuple[Bound, Bound], weights: FloatArray | No
 
 def _move_cells(value: list[float], mass: list[float], plan: LevelPlan) -> Move:
     """The least movement of cell means that satisfies the constraints when every cell weighs its mass."""
-    epsilon, moved = plan.tolerance, []
-    shift, low, high = [0.0] * len(value), [-math.inf] * len(value), [math.inf] * len(value)
+    epsilon, pairwise = plan.tolerance, plan.pairwise
+    shift, moved, windows = [0.0] * len(value), [], []
     for cells in plan.strata:
-        bottom, top = -epsilon, epsilon
-        if plan.pairwise and cells:
-            values = [value[cell] for cell in cells]
-            bottom = min(values)
-            if max(values) - bottom > epsilon:
-                bottom = _find_level(values, [mass[cell] for cell in cells], epsilon)
-            top = bottom + epsilon
-        away = [cell for cell in cells if not bottom <= value[cell] <= top]
+        bottom = _find_bottom(value, mass, cells, epsilon) if pairwise else -epsilon
+        top, away = bottom + epsilon if pairwise else epsilon, []
         for cell in cells:
-            low[cell], high[cell] = bottom, top
-        for cell in away:
-            low[cell] = high[cell] = goal = bottom if value[cell] < bottom else top
-            shift[cell] = goal - value[cell]
+            here = value[cell]
+            if here < bottom:
+                shift[cell] = bottom - here
+            elif here > top:
+                shift[cell] = top - here
+            else:
+                continue
+            away.append(cell)
         moved.append(away)
-    return Move(shift, moved, low, high)
+        windows.append((bottom, top))
+    return Move(shift, moved, windows)
 
 
-def _is_settled(move: Move, means: FloatArray) -> bool:
+def _find_bottom(value: list[float], mass: list[float], cells: tuple[int, ...], epsilon: float) -> float:
+    """Lower end of the window [t, t + ε] of one stratum."""
+    if len(cells) == 2:  # the commonest case by far
+        first, second = cells
+        if value[first] > value[second]:
+            first, second = second, first
+        low, fall = value[first], value[second] - epsilon
+        return low if fall <= low else (low * mass[first] + fall * mass[second]) / (mass[first] + mass[second])
+    values = [value[cell] for cell in cells]
+    bottom = min(values, default=0.0)
+    if max(values, default=0.0) - bottom <= epsilon:
+        return bottom
+    return _find_level(values, [mass[cell] for cell in cells], epsilon)
+
+
+def _is_settled(move: Move, means: FloatArray, plan: LevelPlan) -> bool:
     """Whether the means are where the move wanted them: on their goals, and within the windows where they had none."""
-    values = means.tolist()
+    values, shift = means.tolist(), move.shift
     slack = ACCURACY * max(1.0, max(values), -min(values))
-    for value, low, high in zip(values, move.low, move.high, strict=True):  # a loop costs half of `all` here
-        if not low - slack <= value <= high + slack:
-            return False
+    for cells, (bottom, top) in zip(plan.strata, move.windows, strict=True):
+        for cell in cells:  # a loop costs half of `all` here
+            low, high = top if shift[cell] < 0 else bottom, bottom if shift[cell] > 0 else top
+            if not low - slack <= values[cell] <= high + slack:
+                return False
     return True
 
 
@@ -283,8 +297,7 @@ def _bounded_jacobian(
         free = free & (output < upper)
     share = _cell_means(free, plan, weights)
     inverse = np.divide(1.0, share, out=np.zeros_like(share), where=share > 0).tolist()
-    answer = LevelAnswer(plan.mass, move.moved, inverse, plan.pairwise)
-    return CellJacobian(plan.index, answer, plan.weight, weights, free, plan.collective)
+    return LevelJacobian(plan.index, plan.weight, weights, free, plan.collective, plan, move.moved, inverse)
 
 
 def _find_level(values: list[float], masses: list[float], tolerance: float) -> float:
@@ -293,9 +306,6 @@ def _find_level(values: list[float], masses: list[float], tolerance: float) -> f
     The imbalance D(t) = Σ W (t − u)₊ − Σ W (u − ε − t)₊ is increasing and linear between breakpoints, with slope and
     intercept from the cells that move there. A walk up the breakpoints finds the piece on which it is zero.
     """
-    if len(values) == 2:  # both move
-        (low, light), (high, heavy) = sorted(zip(values, masses, strict=True))
-        return (low * light + (high - tolerance) * heavy) / (light + heavy)
     falls = [value - tolerance for value in values]
     leaving, joining = ((fall, -w) for fall, w in zip(falls, masses, strict=True)), zip(values, masses, strict=True)
     breaks = sorted([*leaving, *joining])

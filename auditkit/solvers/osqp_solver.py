@@ -21,6 +21,7 @@ from torch import Tensor
 
 from auditkit._typing import FloatArray
 from auditkit.errors import SolverError
+from auditkit.jacobian import Jacobian
 from auditkit.projection import ProjectionProblem, Solution
 from auditkit.row_sets import Box
 
@@ -144,7 +145,7 @@ class _Data:
 
 
 @dataclass(frozen=True, eq=False)
-class OsqpJacobian:
+class OsqpJacobian(Jacobian):
     """J by OSQP's adjoint derivative: with q = −w·z, ∂/∂z = −w·∂/∂q.
 
     Attributes:
