@@ -11,7 +11,7 @@ the same request under the same id is answered from the ledger. See docs/streami
 from __future__ import annotations
 
 import hashlib
-import uuid
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -323,7 +323,7 @@ def _hash_labels(labels: FloatArray) -> str:
 
 
 def _new_id() -> str:
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()
 
 
 def _check_id(batch_id: Any) -> str:

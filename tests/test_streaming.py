@@ -290,6 +290,25 @@ def test_few_rows_are_summed_as_many_are_to_the_last_bit(seed: int, sloped: bool
         assert list(mine) == list(theirs)
 
 
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        ([0.5, np.nan], r"scores holds 1 NaN or infinite values \(first at row 1\)"),
+        ([np.inf, -np.inf], r"scores holds 2 NaN or infinite values \(first at row 0\)"),
+        ([0.5, -1.5e100], r"scores must lie within ±1e\+100; got -1.5e\+100"),
+        ([1e300, 0.5], r"scores must lie within ±1e\+100; got 1e\+300"),
+    ],
+)
+def test_scores_that_are_no_numbers_or_too_large_are_refused(scores: list[float], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make_batch(np.array(scores), {"g": ["x", "y"]}, ["g"])
+
+
+def test_scores_at_the_limit_are_taken() -> None:
+    scores = np.array([1e100, -1e100, 9e99])
+    assert make_batch(scores, {"g": ["x", "y", "x"]}, ["g"]).scores.tolist() == scores.tolist()
+
+
 @pytest.mark.parametrize("n", [3, 100])
 def test_cells_are_named_alike_in_batches_of_every_size(n: int) -> None:
     """Whole numbers lose their decimal point and every missing value is one group, as in `Groups`."""

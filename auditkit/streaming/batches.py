@@ -43,15 +43,19 @@ class StreamBatch:
 
     def fingerprint(self) -> str:
         """SHA-256 of the scores and the cells, by which a repeated request is recognised."""
-        digest = hashlib.sha256(np.ascontiguousarray(self.scores).tobytes())
+        digest = hashlib.sha256(self.scores.tobytes())
         digest.update(repr(self.keys).encode())
         if self.index is not None:
-            digest.update(np.ascontiguousarray(self.index, dtype="<i8").tobytes())
+            digest.update(self.index.astype("<i8", copy=False).tobytes())
         return digest.hexdigest()
 
     def cell_index(self) -> IntArray:
         """Position of every row's cell in ``keys``, shape (n,)."""
         return np.zeros(len(self.scores), dtype=np.int64) if self.index is None else self.index
+
+    def places(self) -> list[int]:
+        """The same as plain numbers."""
+        return [0] * len(self.scores) if self.index is None else self.index.tolist()
 
 
 def make_batch(scores: VectorLike, groups: GroupsLike, columns: Sequence[str]) -> StreamBatch:
@@ -119,10 +123,11 @@ def _find_cells(lists: list[Any], columns: Sequence[str]) -> tuple[tuple[Key, ..
                 _plain(name, value)
         raise
     keys = [tuple(map(_plain, columns, (row,) if alone else row)) for row in seen]
+    if len(set(keys)) == len(keys):
+        return tuple(keys), index
     merged = {key: place for place, key in enumerate(dict.fromkeys(keys))}
-    if len(merged) < len(keys):  # every NaN is another value, and all of them are one group
-        index = np.array([merged[key] for key in keys], dtype=np.int64)[index]
-    return tuple(merged), index
+    # every NaN is another value, and all of them are one group
+    return tuple(merged), np.array([merged[key] for key in keys], dtype=np.int64)[index]
 
 
 def _plain(name: str, value: Any) -> Any:

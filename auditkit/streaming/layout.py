@@ -160,4 +160,4 @@ def pooled_gaps(layout: Layout, table: Mapping[Key, CellSums] | Mapping[Key, Lab
 
 def worst_violation(layout: Layout, gaps: Sequence[float]) -> float:
     """max_k (|gap_k| − ε_k), where a gap that a batch cannot show counts as zero."""
-    return max((abs(gap) if gap == gap else 0.0) - eps for gap, eps in zip(gaps, layout.tolerance, strict=True))
+    return max([(abs(gap) if gap == gap else 0.0) - eps for gap, eps in zip(gaps, layout.tolerance, strict=True)])

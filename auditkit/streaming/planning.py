@@ -78,8 +78,10 @@ def make_plan(config: StreamConfig, cells: Mapping[Key, CellSums], labelled: Map
 
 def _margin(cells: Mapping[Key, CellSums], band: float) -> float:
     """MARGIN·min(band, σ)/√N, where σ is the spread within cells: scores that stray little never reach the edge."""
-    rows = sum([sums.rows for sums in cells.values()])
-    within = sum([sums.square - sums.raw * sums.raw / sums.rows for sums in cells.values()])
+    rows = within = 0.0
+    for count, raw, square, *_ in cells.values():
+        rows += count
+        within += square - raw * raw / count
     return MARGIN * min(band, math.sqrt(max(within, 0.0) / rows)) / math.sqrt(rows)
 
 
@@ -152,10 +154,10 @@ def _closed_plan(layout: Layout, cells: Mapping[Key, CellSums], margin: float) -
     shift: dict[Key, float] = {}
     keys, tolerance = layout.keys, max(0.0, layout.contrasts.criteria[0].tolerance - margin)
     for stratum in layout.strata:
-        sums = [cells[keys[c]] for c in stratum]
+        here = [keys[c] for c in stratum]
+        sums = [cells[key] for key in here]
         means = [value.response / value.rows for value in sums]
-        moved = clamp_range(means, [value.rows for value in sums], tolerance)
-        shift.update(zip((keys[c] for c in stratum), moved, strict=True))
+        shift.update(zip(here, clamp_range(means, [value.rows for value in sums], tolerance), strict=True))
     return Plan(shift, {})
 
 

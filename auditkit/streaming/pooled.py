@@ -28,7 +28,7 @@ import numpy as np
 
 from auditkit._typing import FloatArray
 from auditkit.streaming.batches import StreamBatch
-from auditkit.streaming.layout import pooled_gaps, released_layout, worst_violation
+from auditkit.streaming.layout import Layout, pooled_gaps, released_layout, worst_violation
 from auditkit.streaming.planning import Plan, make_plan, pull_back
 from auditkit.streaming.state import Bounds, CellSums, Key, LabelSums, StreamConfig, StreamState
 
@@ -39,7 +39,7 @@ PULL = 0.25
 """How far, in bands, a row is moved to work off an excess that was there before it: a row that carried all of it would
 be moved by N times the excess."""
 
-FEW_ROWS = 8
+FEW_ROWS = 24
 """Rows up to which plain numbers are quicker than arrays."""
 
 FIRST_ROWS = 500
@@ -87,7 +87,8 @@ def step_pooled(state: StreamState, batch: StreamBatch, config: StreamConfig) ->
     moves = [_move(key, plan, past.cells.get(key), cells[key], arrived[key].rows, config) for key in batch.keys]
     scores, corrections, given = _apply(batch, arrived, moves, config.bounds)
     after = join_sums(past.cells, given)
-    if late := _overdue(past, after, given, plan, config):
+    layout = released_layout(config, tuple(after))
+    if late := _overdue(past, after, given, plan, config, layout):
         moves = [
             Move(move.shift + late.get(key, 0.0) / given[key].rows, move.slope, move.centre)
             for key, move in zip(batch.keys, moves, strict=True)
@@ -100,7 +101,7 @@ def step_pooled(state: StreamState, batch: StreamBatch, config: StreamConfig) ->
         "corrections": [[list(key), *move] for key, move in zip(batch.keys, moves, strict=True)],
         "relaxation": plan.relaxation,
     }
-    following = advance(state, past, after, given, config, plan.relaxation)
+    following = advance(state, past, after, given, config, layout, plan.relaxation)
     return following, Release(scores, corrections, entry)
 
 
@@ -109,8 +110,10 @@ def _apply(
 ) -> tuple[FloatArray, FloatArray, dict[Key, CellSums]]:
     """Released scores, corrections, and their sums by cell."""
     release = _release_few if batch.n_rows <= FEW_ROWS else _release_many
-    scores, corrections, given, released, squares = release(batch, moves, bounds)
-    if all(move.slope == 0.0 for move in moves):
+    scores, corrections, released, squares = release(batch, moves, bounds)
+    if any(move.slope for move in moves):
+        given = np.bincount(batch.cell_index(), corrections, len(moves)).tolist()
+    else:
         given = [arrived[key].rows * move.shift for key, move in zip(batch.keys, moves, strict=True)]
     sums = {
         key: CellSums(*arrived[key][:3], y - a, a, y, y2)
@@ -119,46 +122,50 @@ def _apply(
     return scores, corrections, sums
 
 
-Released = tuple[FloatArray, FloatArray, list[float], list[float], list[float]]
-"""y and a of every row, and Σ a, Σ y and Σ y² of every cell."""
+Released = tuple[FloatArray, FloatArray, list[float], list[float]]
+"""y and a of every row, and Σ y and Σ y² of every cell."""
 
 
 def _release_many(batch: StreamBatch, moves: list[Move], bounds: Bounds) -> Released:
     index, size = batch.cell_index(), len(moves)
-    shift, slope, centre = np.array(moves).T
-    corrections = shift[index]
-    if slope.any():
-        corrections += slope[index] * (batch.scores - centre[index])
+    corrections = np.array([move.shift for move in moves]).take(index)
+    if any(move.slope for move in moves):
+        slope, centre = (np.array(part).take(index) for part in list(zip(*moves, strict=True))[1:])
+        corrections += slope * (batch.scores - centre)
     scores = clip(batch.scores + corrections, bounds)
-    sums = [np.bincount(index, values, size).tolist() for values in (corrections, scores, scores * scores)]
-    return scores, corrections, *sums
+    return scores, corrections, *(np.bincount(index, values, size).tolist() for values in (scores, scores * scores))
 
 
 def _release_few(batch: StreamBatch, moves: list[Move], bounds: Bounds) -> Released:
     """The same to the last bit, without the price of arrays."""
-    scores, corrections = [], []
-    given, released, squares = ([0.0] * len(moves) for _ in range(3))
-    for place, z in zip(batch.cell_index().tolist(), batch.scores.tolist(), strict=True):
+    scores, corrections, (low, high) = [], [], _limits(bounds)
+    released, squares = [0.0] * len(moves), [0.0] * len(moves)
+    for place, z in zip(batch.places(), batch.scores.tolist(), strict=True):
         shift, slope, centre = moves[place]
         a = shift + slope * (z - centre)
-        y = clip_one(z + a, bounds)
+        y = z + a
+        if y < low:
+            y = low
+        elif y > high:
+            y = high
         scores.append(y)
         corrections.append(a)
-        given[place] += a
         released[place] += y
         squares[place] += y * y
-    return np.array(scores), np.array(corrections), given, released, squares
+    return np.array(scores), np.array(corrections), released, squares
 
 
 def _overdue(
-    past: StreamState, after: Mapping[Key, CellSums], given: Mapping[Key, CellSums], plan: Plan, config: StreamConfig
+    past: StreamState,
+    after: Mapping[Key, CellSums],
+    given: Mapping[Key, CellSums],
+    plan: Plan,
+    config: StreamConfig,
+    layout: Layout,
 ) -> dict[Key, float]:
     """What the released sums of the batch's cells lack for the pooled gaps to stay in the band; empty where they do."""
     total = sum([sums.rows for sums in after.values()])
-    if total < FIRST_ROWS:
-        return {}
-    layout = released_layout(config, tuple(after))
-    if not layout.tolerance:
+    if total < FIRST_ROWS or not layout.tolerance:
         return {}
     worst = worst_violation(layout, pooled_gaps(layout, after))
     allowance = plan.relaxation + AIM * config.band / math.sqrt(total)
@@ -192,20 +199,26 @@ def _arrivals(cells: Mapping[Key, CellSums], batch: StreamBatch, bounds: Bounds)
 def _add_many(batch: StreamBatch, usual: list[float], bounds: Bounds) -> Iterable[Sequence[float]]:
     """N, Σ z, Σ z² and the guessed Σ (y − a) of every cell."""
     index, scores, size = batch.cell_index(), batch.scores, len(usual)
-    expected = np.array(usual)[index]
-    columns = (np.ones_like(scores), scores, scores * scores, clip(scores + expected, bounds) - expected)
-    return zip(*[np.bincount(index, values, size).tolist() for values in columns], strict=True)
+    expected = np.array(usual).take(index)
+    rows = map(float, np.bincount(index, minlength=size).tolist())
+    columns = (scores, scores * scores, clip(scores + expected, bounds) - expected)
+    return zip(rows, *[np.bincount(index, values, size).tolist() for values in columns], strict=True)
 
 
 def _add_few(batch: StreamBatch, usual: list[float], bounds: Bounds) -> Iterable[Sequence[float]]:
     """The same to the last bit, without the price of arrays."""
-    sums = [[0.0, 0.0, 0.0, 0.0] for _ in usual]
-    for place, z in zip(batch.cell_index().tolist(), batch.scores.tolist(), strict=True):
+    sums, (low, high) = [[0.0, 0.0, 0.0, 0.0] for _ in usual], _limits(bounds)
+    for place, z in zip(batch.places(), batch.scores.tolist(), strict=True):
         cell, expected = sums[place], usual[place]
+        y = z + expected
+        if y < low:
+            y = low
+        elif y > high:
+            y = high
         cell[0] += 1.0
         cell[1] += z
         cell[2] += z * z
-        cell[3] += clip_one(z + expected, bounds) - expected
+        cell[3] += y - expected
     return sums
 
 
@@ -229,12 +242,10 @@ def clip(values: FloatArray, bounds: Bounds) -> FloatArray:
     return values if high is None else np.minimum(values, high)
 
 
-def clip_one(value: float, bounds: Bounds) -> float:
-    """One value moved into the bounds."""
+def _limits(bounds: Bounds) -> tuple[float, float]:
+    """The bounds as numbers."""
     low, high = bounds
-    if low is not None and value < low:
-        return float(low)
-    return float(high) if high is not None and value > high else value
+    return -math.inf if low is None else float(low), math.inf if high is None else float(high)
 
 
 def advance(
@@ -243,6 +254,7 @@ def advance(
     cells: Mapping[Key, CellSums],
     given: Mapping[Key, CellSums],
     config: StreamConfig,
+    layout: Layout,
     relaxation: float = 0.0,
 ) -> StreamState:
     """The state after a release: sums, counters, and the violation of this batch by itself.
@@ -253,10 +265,10 @@ def advance(
         cells: The sums of ``past`` and of the batch together.
         given: The sums of the batch by cell.
         config: What is enforced.
+        layout: The criteria that need no labels, over the cells of ``cells``.
         relaxation: Of the plan that was followed.
     """
     rows = round(sum([sums.rows for sums in given.values()]))
-    layout = released_layout(config, tuple(cells))
     violation, weight = state.violation, state.weight
     if layout.tolerance:
         weight += rows

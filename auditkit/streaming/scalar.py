@@ -30,6 +30,7 @@ from auditkit._typing import FloatArray
 from auditkit.criteria import Criterion
 from auditkit.groups import Groups, object_array
 from auditkit.streaming.batches import StreamBatch
+from auditkit.streaming.layout import released_layout
 from auditkit.streaming.pooled import Release, advance, clip, join_sums
 from auditkit.streaming.state import CellSums, Key, StreamConfig, StreamState
 
@@ -56,7 +57,8 @@ def step_scalar(
     problem = _BatchProblem(batch, config, labels)
     scores = problem.hard_scores() if hard else problem.penalised_scores(state.dual * batch.n_rows)
     given = _sums(batch, scores)
-    following = advance(state, state, join_sums(state.cells, given), given, config)
+    cells = join_sums(state.cells, given)
+    following = advance(state, state, cells, given, config, released_layout(config, tuple(cells)))
     if not hard:
         following = _update_dual(following, state, problem.violation(scores), batch.n_rows, config)
     entry = {
