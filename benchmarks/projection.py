@@ -192,7 +192,9 @@ def compare(console: Console, *, seconds: float) -> None:
                 cells.append("—")
                 continue
             theirs, excess = found[name]
-            cells.append(f"{theirs:.2f} ({theirs / ours:,.2g}×), {max(0.0, excess - TOLERANCE):.0e}")
+            ratio = theirs / ours
+            times = f"{ratio:,.0f}×" if ratio >= 10 else f"{ratio:.1f}×"
+            cells.append(f"{theirs:.2f} ({times}), {max(0.0, excess - TOLERANCE):.0e}")
         table.add_row(*cells)
     console.print(table)
 
