@@ -53,7 +53,6 @@ class HeadGradient:
         self.linear = _Weights(head.linear)
         self.deep = None if head.deep is None else (_Weights(head.deep[0]), _Weights(head.deep[2]))
 
-    @np.errstate(all="ignore")  # a training that diverges says so itself
     def __call__(self, rows: HeadRows) -> tuple[float, Array]:
         """The loss on some rows as training takes it, and the scores before the projection, shape (n,)."""
         features = self._features(rows)
@@ -65,7 +64,6 @@ class HeadGradient:
         self._spread(features, hidden, slope * scores * (1 - scores) if self.is_chance else slope)
         return value, scores
 
-    @np.errstate(all="ignore")
     def evaluate(self, rows: HeadRows) -> tuple[float, Array]:
         """The loss on some rows as validation takes it, and the scores before the projection, shape (n,)."""
         scores = self._score(self._run(self._features(rows))[0])

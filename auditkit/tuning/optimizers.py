@@ -22,9 +22,7 @@ class FusedSteps:
     def __init__(self, optimizer: torch.optim.AdamW) -> None:
         self.optimizer = optimizer
         self._first: Any = None
-        self._averages: list[Tensor] = []
-        self._squares: list[Tensor] = []
-        self._steps: list[Tensor] = []
+        self._lists: tuple[list[Tensor], ...] = ()
 
     def __call__(self) -> None:
         """One step."""
@@ -35,20 +33,19 @@ class FusedSteps:
             return
         if state[weights[0]] is not self._first:  # made just now, or restored
             self._take_up(state, weights)
-        beta1, beta2 = settings["betas"]
-        self._steps[0].add_(1)
+        plain, averages, squares, steps = self._lists
         gradients: Any = [weight.grad for weight in weights]
+        beta1, beta2 = settings["betas"]
+        steps[0].add_(1)
         # the public way to the kernel, `torch.optim.adamw.adamw`, takes more than twice as long
         torch._fused_adamw_(  # type: ignore[reportPrivateImportUsage]
-            [weight.detach() for weight in weights], gradients, self._averages, self._squares, [], self._steps,
-            lr=settings["lr"], beta1=beta1, beta2=beta2, weight_decay=settings["weight_decay"], eps=settings["eps"],
-            amsgrad=False, maximize=False,
+            plain, gradients, averages, squares, [], steps, lr=settings["lr"], beta1=beta1, beta2=beta2,
+            weight_decay=settings["weight_decay"], eps=settings["eps"], amsgrad=False, maximize=False,
         )  # fmt: skip
 
     def _take_up(self, state: Any, weights: list[Tensor]) -> None:
         self._first = state[weights[0]]
         for weight in weights:
             state[weight]["step"] = self._first["step"]  # one counter for all, which one operation moves on
-        self._averages, self._squares, self._steps = (
-            [state[weight][name] for weight in weights] for name in ("exp_avg", "exp_avg_sq", "step")
-        )
+        parts = ([state[weight][name] for weight in weights] for name in ("exp_avg", "exp_avg_sq", "step"))
+        self._lists = ([weight.detach() for weight in weights], *parts)

@@ -145,24 +145,28 @@ class Batches:
         columns = [name for name in columns_of(criteria) if name != LABEL]
         inferred = any(name in rows.groups.inferred for name in columns)
         known = [name for name in columns if name not in rows.groups.inferred]
-        classes = config.score_space != "identity"
-        self._cell = _cells(rows, known, classes=config.classes if classes else None)
+        self._labels_stay = config.score_space != "identity"
+        self._classes = config.classes if self._labels_stay else 1
+        self._cell = _cells(rows, known, classes=self._classes)
         self._count = -(-n_rows // int(config.batch_size or n_rows))
         self._slots: list[_Slot] | None = None
         if known and not inferred:
             self._slots = self._make_slots(known)
-        self._labels_stay = classes
 
     def _make_slots(self, names: list[str]) -> list[_Slot]:
         """What stays of every batch, once for a composition: the rows of a batch are in the order of their cells."""
-        by_cell, kinds, slots = np.argsort(self._cell, kind="stable"), {}, []
+        by_cell, slots = np.argsort(self._cell, kind="stable"), []
+        known: dict[bytes, Groups] = {}
+        kinds: dict[bytes, _Slot] = {}
         for number in range(self._count):
             chosen = by_cell[number :: self._count]
-            composition = self._cell[chosen].tobytes()
-            if composition not in kinds:
+            cell = self._cell[chosen]
+            composition, grouping = cell.tobytes(), (cell // self._classes).tobytes()
+            if grouping not in known:
                 # The other columns do not stay the same from epoch to epoch.
-                groups = self.rows.groups.take(chosen, names=names)
-                kinds[composition] = _Slot(groups, self.rows.labels[torch.as_tensor(chosen.copy())])
+                known[grouping] = self.rows.groups.take(chosen, names=names)
+            if composition not in kinds:
+                kinds[composition] = _Slot(known[grouping], self.rows.labels[torch.from_numpy(chosen.copy())])
             slots.append(kinds[composition])
         return slots
 
@@ -187,7 +191,7 @@ class Batches:
     def _fill(self, number: int, chosen: IntArray) -> HeadRows:
         if self._slots is None:
             return self.rows.take(chosen)
-        slot, index = self._slots[number], torch.as_tensor(chosen)
+        slot, index = self._slots[number], torch.from_numpy(chosen)
         features = self.rows.features.index_select(0, index)
         if self._labels_stay:
             return HeadRows(features, slot.labels, slot.groups, derived=slot.derived)
@@ -203,13 +207,13 @@ class _Slot:
     derived: dict[Any, Any] = field(default_factory=dict)
 
 
-def _cells(rows: HeadRows, columns: list[str], *, classes: int | None) -> np.ndarray[Any, Any]:
-    """Cell of every row, of the columns and, where there are classes, of the label; small integers, which sort fast."""
+def _cells(rows: HeadRows, columns: list[str], *, classes: int) -> np.ndarray[Any, Any]:
+    """Cell of every row, of the columns and, where there are classes, of the label within; small where they can be."""
+    labels = rows.labels.numpy().astype(np.int64) if classes > 1 else np.zeros(rows.groups.n_rows, dtype=np.int64)
     sizes = [len(rows.groups.categories(name)) for name in columns]
-    if math.prod(sizes) * (classes or 1) >= MOST_CODES:
-        index = rows.groups.cells([*columns, LABEL][: len(columns) + (classes is not None)], labels=rows.labels).index
-        return index.astype(np.int16) if index.max(initial=0) < MOST_CODES else index
-    code = np.zeros(rows.groups.n_rows, dtype=np.int16)
+    if math.prod(sizes) * classes >= MOST_CODES:
+        return rows.groups.cells(columns).index * classes + labels
+    code = np.zeros(rows.groups.n_rows, dtype=np.int64)
     for name, size in zip(columns, sizes, strict=True):
-        code = code * np.int16(size) + rows.groups.codes(name).astype(np.int16)
-    return code if classes is None else code * np.int16(classes) + rows.labels.numpy().astype(np.int16)
+        code = code * size + rows.groups.codes(name)
+    return (code * classes + labels).astype(np.int16)

@@ -177,6 +177,7 @@ class _Training:
         done = len(self.history)
         return done >= self.config.epochs or (done > 0 and done - 1 - self.best.epoch >= self.config.patience)
 
+    @np.errstate(all="ignore")  # a training that diverges says so itself
     def run_epoch(self) -> None:
         """One pass over the rows, and its line of history."""
         n_rows, total, suppressed, last = self.training.groups.n_rows, 0.0, 0.0, 0
