@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from auditkit.heads import FairHead
 from auditkit.jacobian import to_host
@@ -49,6 +49,7 @@ class HeadGradient:
     def __init__(self, head: FairHead, loss: PlainLoss | ProjectedLoss, config: TuneConfig) -> None:
         self.loss, self.config = loss, config
         self.is_chance = config.score_space == "probability"
+        self.is_within = isinstance(loss, ProjectedLoss)  # the layer has these bounds
         self.mean, self.scale = head.get_buffer("mean").numpy(), head.get_buffer("scale").numpy()
         self.linear = _Weights(head.linear)
         self.deep = None if head.deep is None else (_Weights(head.deep[0]), _Weights(head.deep[2]))
@@ -59,7 +60,7 @@ class HeadGradient:
         output, hidden = self._run(features)
         scores = self._score(output)
         fair, pull_back = self.loss.project(torch.from_numpy(scores), rows)
-        value, slope = loss_and_slope(to_host(fair), rows.labels.numpy(), self.config)
+        value, slope = self._lose(fair, rows)
         slope = pull_back(torch.from_numpy(slope)).numpy()
         self._spread(features, hidden, slope * scores * (1 - scores) if self.is_chance else slope)
         return value, scores
@@ -68,10 +69,14 @@ class HeadGradient:
         """The loss on some rows as validation takes it, and the scores before the projection, shape (n,)."""
         scores = self._score(self._run(self._features(rows))[0])
         fair = self.loss.settle(torch.from_numpy(scores), rows)
-        return loss_and_slope(to_host(fair), rows.labels.numpy(), self.config)[0], scores
+        return self._lose(fair, rows)[0], scores
+
+    def _lose(self, fair: Tensor, rows: HeadRows) -> tuple[float, Array]:
+        return loss_and_slope(to_host(fair), rows.labels.numpy(), self.config, is_within=self.is_within)
 
     def _features(self, rows: HeadRows) -> Array:
-        return rows.features.numpy().astype(self.mean.dtype, copy=False)
+        features = rows.features.numpy()
+        return features if features.dtype == self.mean.dtype else features.astype(self.mean.dtype)
 
     def _score(self, output: Array) -> Array:
         return torch.from_numpy(output).sigmoid_().numpy() if self.is_chance else output
@@ -120,8 +125,15 @@ class _Weights:
         self._slopes[0][:], self._slopes[1][:] = weight, bias
 
 
-def loss_and_slope(scores: Array, labels: Array, config: TuneConfig) -> tuple[float, Array]:
-    """ℓ and ∂ℓ/∂s of `auditkit.tuning.losses.prediction_loss` for scores of one column, shape (n,)."""
+def loss_and_slope(scores: Array, labels: Array, config: TuneConfig, *, is_within: bool = False) -> tuple[float, Array]:
+    """ℓ and ∂ℓ/∂s of `auditkit.tuning.losses.prediction_loss` for scores of one column.
+
+    Args:
+        scores: s, shape (n,).
+        labels: y, shape (n,).
+        config: Which loss.
+        is_within: Whether probabilities are known to keep to `PROBABILITY_BOUNDS`.
+    """
     n_rows = len(scores)
     if config.score_space == "identity":
         apart = scores - labels
@@ -130,8 +142,12 @@ def loss_and_slope(scores: Array, labels: Array, config: TuneConfig) -> tuple[fl
         logits = torch.from_numpy(scores)
         value = nn.functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(labels))
         return float(value), (logits.sigmoid().numpy() - labels) / n_rows
-    low, high = (scores.dtype.type(bound) for bound in PROBABILITY_BOUNDS)  # rounded as the scores at them are
-    kept = np.minimum(np.maximum(scores, low), high)
-    signed = kept - (1 - labels)  # ± the chance of the label that is
-    slope = (kept == scores) / (-n_rows * signed)
+    if is_within:
+        signed = scores - (1 - labels)  # ± the chance of the label that is
+        slope = (-1 / n_rows) / signed
+    else:
+        low, high = (scores.dtype.type(bound) for bound in PROBABILITY_BOUNDS)  # rounded as the scores at them are
+        kept = np.minimum(np.maximum(scores, low), high)
+        signed = kept - (1 - labels)
+        slope = (kept == scores) / (-n_rows * signed)
     return -float(np.log(np.abs(signed)).sum()) / n_rows, slope

@@ -21,17 +21,17 @@ class FusedSteps:
 
     def __init__(self, optimizer: torch.optim.AdamW) -> None:
         self.optimizer = optimizer
-        self._first: Any = None
+        self._state: Any = None
         self._lists: tuple[list[Tensor], ...] = ()
 
     def __call__(self) -> None:
         """One step."""
         (settings,), state = self.optimizer.param_groups, self.optimizer.state
         weights: list[Tensor] = settings["params"]
-        if weights[0] not in state:
+        if not state:
             self.optimizer.step()  # makes the state
             return
-        if state[weights[0]] is not self._first:  # made just now, or restored
+        if state is not self._state:  # made just now, or restored
             self._take_up(state, weights)
         plain, averages, squares, steps = self._lists
         gradients: Any = [weight.grad for weight in weights]
@@ -44,8 +44,8 @@ class FusedSteps:
         )  # fmt: skip
 
     def _take_up(self, state: Any, weights: list[Tensor]) -> None:
-        self._first = state[weights[0]]
+        self._state = state
         for weight in weights:
-            state[weight]["step"] = self._first["step"]  # one counter for all, which one operation moves on
+            state[weight]["step"] = state[weights[0]]["step"]  # one counter for all, which one operation moves on
         parts = ([state[weight][name] for weight in weights] for name in ("exp_avg", "exp_avg_sq", "step"))
         self._lists = ([weight.detach() for weight in weights], *parts)

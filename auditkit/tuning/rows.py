@@ -21,6 +21,8 @@ from auditkit.groups import LABEL, Groups
 from auditkit.heads import check_features
 from auditkit.tuning.config import TuneConfig
 
+MOST_VALUES = 2**20
+"""Features gathered at once, of as many batches as they make up: one copy costs less than many."""
 MOST_CODES = 2**15
 """Codes that an int16 holds, for which NumPy's stable sort takes one pass or two."""
 
@@ -149,6 +151,8 @@ class Batches:
         self._classes = config.classes if self._labels_stay else 1
         self._cell = _cells(rows, known, classes=self._classes)
         self._count = -(-n_rows // int(config.batch_size or n_rows))
+        values = rows.features.numel() / self._count
+        self._at_once = max(1, int(MOST_VALUES / max(values, 1)))
         self._slots: list[_Slot] | None = None
         if known and not inferred:
             self._slots = self._make_slots(known)
@@ -177,9 +181,22 @@ class Batches:
             return
         shuffled = rng.permutation(self.rows.groups.n_rows)
         by_cell = shuffled[np.argsort(self._cell[shuffled], kind="stable")]
-        for number in range(self._count):
-            chosen = by_cell[number :: self._count].copy()
-            yield self._fill(number, chosen), chosen
+        chosen = [by_cell[number :: self._count] for number in range(self._count)]
+        if self._slots is None:
+            yield from ((self.rows.take(places), places) for places in chosen)
+            return
+        for start in range(0, self._count, self._at_once):
+            yield from self._gather(self._slots[start : start + self._at_once], chosen[start : start + self._at_once])
+
+    def _gather(self, slots: list[_Slot], chosen: list[IntArray]) -> Iterator[tuple[HeadRows, IntArray]]:
+        """Some batches, whose features are copied at once."""
+        index = torch.from_numpy(np.concatenate(chosen))
+        features = self.rows.features.index_select(0, index).split([len(places) for places in chosen])
+        for slot, places, part in zip(slots, chosen, features, strict=True):
+            if self._labels_stay:
+                yield HeadRows(part, slot.labels, slot.groups, derived=slot.derived), places
+            else:
+                yield HeadRows(part, self.rows.labels[torch.from_numpy(places.copy())], slot.groups), places
 
     @property
     def kept(self) -> list[Groups]:
@@ -187,15 +204,6 @@ class Batches:
         if self.is_whole:
             return [self.rows.groups]
         return list(dict.fromkeys(slot.groups for slot in self._slots or ()))
-
-    def _fill(self, number: int, chosen: IntArray) -> HeadRows:
-        if self._slots is None:
-            return self.rows.take(chosen)
-        slot, index = self._slots[number], torch.from_numpy(chosen)
-        features = self.rows.features.index_select(0, index)
-        if self._labels_stay:
-            return HeadRows(features, slot.labels, slot.groups, derived=slot.derived)
-        return HeadRows(features, self.rows.labels[index], slot.groups)
 
 
 @dataclass(frozen=True, eq=False)
