@@ -28,10 +28,7 @@ class FusedSteps:
         """One step."""
         (settings,), state = self.optimizer.param_groups, self.optimizer.state
         weights: list[Tensor] = settings["params"]
-        if not state:
-            self.optimizer.step()  # makes the state
-            return
-        if state is not self._state:  # made just now, or restored
+        if state is not self._state:  # the first step, or the first after the state was restored
             self._take_up(state, weights)
         plain, averages, squares, steps = self._lists
         gradients: Any = [weight.grad for weight in weights]
@@ -46,6 +43,10 @@ class FusedSteps:
     def _take_up(self, state: Any, weights: list[Tensor]) -> None:
         self._state = state
         for weight in weights:
-            state[weight]["step"] = state[weights[0]]["step"]  # one counter for all, which one operation moves on
+            kept = state[weight]
+            if not kept:  # as the optimiser's own first step would
+                kept["step"] = torch.zeros(())
+                kept["exp_avg"], kept["exp_avg_sq"] = (torch.zeros_like(weight.detach()) for _ in range(2))
+            kept["step"] = state[weights[0]]["step"]  # one counter for all, which one operation moves on
         parts = ([state[weight][name] for weight in weights] for name in ("exp_avg", "exp_avg_sq", "step"))
         self._lists = ([weight.detach() for weight in weights], *parts)
