@@ -28,7 +28,7 @@ from auditkit.tuning.frontiers import sweep
 from auditkit.tuning.losses import PlainLoss, ProjectedLoss
 from auditkit.tuning.optimizers import FusedSteps
 from auditkit.tuning.primal_dual import PooledState
-from auditkit.tuning.rows import Batches, _cells, check_rows
+from auditkit.tuning.rows import Batches, _cells, check_rows, spread_and_mean
 from auditkit.tuning.training import train
 
 ROOT = Path(__file__).parent.parent
@@ -58,7 +58,7 @@ def test_standardisation_is_that_of_torch_and_leaves_constant_columns_alone(dtyp
     columns = [rng.normal(size=40_000), rng.normal(50.0, 0.1, 40_000), np.full(40_000, 1000.1), np.full(40_000, 0.1)]
     features = torch.as_tensor(np.column_stack(columns)).to(dtype)
     features[0, 0] = 1e3  # the first row is nothing to rely on
-    spread, mean = training.spread_and_mean(features)
+    spread, mean = spread_and_mean(features)
     exact = torch.std_mean(features.double(), dim=0, unbiased=False)
     rounding = 1e-4 if dtype == torch.float32 else 1e-12
     torch.testing.assert_close(spread.double(), exact[0], rtol=rounding, atol=1e-10)
@@ -530,7 +530,7 @@ def test_without_a_layer_training_is_plain() -> None:
     ("settings", "message"),
     [
         ({"optimizer": "sgd"}, "optimizer must be 'adamw' or 'lbfgs'; got 'sgd'"),
-        ({"mode": "dual"}, "mode must be 'layer' or 'primal_dual'; got 'dual'"),
+        ({"mode": "dual"}, "mode must be 'layer', 'primal_dual' or 'affine'; got 'dual'"),
         ({"classes": 1}, "classes must be at least 2; got 1"),
         ({"learning_rate": 0.0}, "learning_rate must be above 0; got 0.0"),
         ({"classes": 3, "score_space": "identity"}, "is regression and has no classes"),

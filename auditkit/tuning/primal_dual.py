@@ -188,7 +188,7 @@ def _invert(matrix: FloatArray) -> FloatArray:
     """The pseudo-inverse of a symmetric matrix; of a single number without the price of a decomposition."""
     if matrix.shape == (1, 1):
         return np.divide(1.0, matrix, out=np.zeros_like(matrix), where=matrix > 0)
-    return np.linalg.pinv(matrix, rcond=1e-12, hermitian=True)
+    return np.asarray(np.linalg.pinv(matrix, rcond=1e-12, hermitian=True), dtype=np.float64)
 
 
 def _values(table: Any, cell: int) -> tuple[Any, ...]:

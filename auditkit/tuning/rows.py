@@ -21,6 +21,8 @@ from auditkit.groups import LABEL, Groups
 from auditkit.heads import check_features
 from auditkit.tuning.config import TuneConfig
 
+CHUNK_ROWS = 16_384
+SPREAD = "standard deviation and mean"
 MOST_VALUES = 2**20
 """Features gathered at once, of as many batches as they make up: one copy costs less than many."""
 MOST_CODES = 2**15
@@ -121,6 +123,24 @@ def _split_clusters_for_validation(
             f"clusters names {len(sizes)} persons, too few to hold some back for validation; pass more persons"
         )
     return rows.take(np.flatnonzero(~chosen)), rows.take(np.flatnonzero(chosen))
+
+
+def measure_features(rows: HeadRows) -> tuple[Tensor, Tensor]:
+    """Standard deviation and mean of the features, found once."""
+    if SPREAD not in rows.derived:
+        rows.derived[SPREAD] = spread_and_mean(rows.features)
+    return rows.derived[SPREAD]
+
+
+def spread_and_mean(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Standard deviation and mean of every column, by passes over whole rows, which `torch.std` is slow at.
+
+    Rows are taken less the first, so that the spread of a constant column is exactly zero.
+    """
+    first, parts = features[0], features.split(CHUNK_ROWS)
+    apart = torch.stack([(part - first).sum(dim=0) for part in parts]).sum(dim=0) / len(features)
+    squares = torch.stack([(part - first).sub_(apart).square_().sum(dim=0) for part in parts]).sum(dim=0)
+    return torch.sqrt(squares / len(features)), first + apart
 
 
 class Batches:

@@ -20,18 +20,17 @@ from auditkit.errors import InputError, SolverError
 from auditkit.groups import Groups
 from auditkit.heads import EpochRecord, FairHead
 from auditkit.progress import Progress
+from auditkit.tuning.affine import AffineLoss
 from auditkit.tuning.checkpoints import check_task, describe_task, load_checkpoint, save_checkpoint
 from auditkit.tuning.config import TuneConfig
 from auditkit.tuning.gradients import find_gradient
 from auditkit.tuning.losses import ProjectedLoss
 from auditkit.tuning.optimizers import FusedSteps
 from auditkit.tuning.primal_dual import PrimalDualLoss
-from auditkit.tuning.rows import Batches, HeadRows, split_rows_for_validation
+from auditkit.tuning.rows import Batches, HeadRows, measure_features, split_rows_for_validation
 
 FARTHEST = 1e3
 """Distance of a feature's mean from zero, in standard deviations, beyond which float32 loses too many digits."""
-CHUNK_ROWS = 16_384
-SPREAD = "standard deviation and mean"
 
 START = -1
 """Epoch of the weights that a training starts from."""
@@ -116,6 +115,8 @@ def make_loss(criteria: Sequence[Criterion], config: TuneConfig) -> Any:
     """The loss of a mode, as `train` takes it."""
     if config.mode == "layer":
         return ProjectedLoss(criteria, config)
+    if config.mode == "affine":
+        return AffineLoss(criteria, config)
     make = partial(PrimalDualLoss, criteria, config)
     make.needs_training_rows = True  # type: ignore[attr-defined]
     return make
@@ -340,29 +341,11 @@ def _with_safe_precision(training: HeadRows, validation: HeadRows) -> tuple[Head
     """The rows in float64 where a float32 product would lose too many digits of features far from zero."""
     if training.features.dtype == torch.float64:
         return training, validation
-    spread, mean = _measure(training)
+    spread, mean = measure_features(training)
     if not bool((mean.abs() > FARTHEST * spread).logical_and(spread > 0).any()):
         return training, validation
     return tuple(replace(rows, features=rows.features.double(), labels=rows.labels.double(), derived={})
                  for rows in (training, validation))  # type: ignore[return-value]  # fmt: skip
-
-
-def _measure(rows: HeadRows) -> tuple[Tensor, Tensor]:
-    """Standard deviation and mean of the features, found once."""
-    if SPREAD not in rows.derived:
-        rows.derived[SPREAD] = spread_and_mean(rows.features)
-    return rows.derived[SPREAD]
-
-
-def spread_and_mean(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Standard deviation and mean of every column, by passes over whole rows, which `torch.std` is slow at.
-
-    Rows are taken less the first, so that the spread of a constant column is exactly zero.
-    """
-    first, parts = features[0], features.split(CHUNK_ROWS)
-    apart = torch.stack([(part - first).sum(dim=0) for part in parts]).sum(dim=0) / len(features)
-    squares = torch.stack([(part - first).sub_(apart).square_().sum(dim=0) for part in parts]).sum(dim=0)
-    return torch.sqrt(squares / len(features)), first + apart
 
 
 def new_head(training: HeadRows, config: TuneConfig) -> FairHead:
@@ -372,7 +355,7 @@ def new_head(training: HeadRows, config: TuneConfig) -> FairHead:
         head = FairHead(
             training.features.shape[1], hidden=config.hidden, score_space=config.score_space, outputs=config.outputs
         )
-    spread, mean = _measure(training)
+    spread, mean = measure_features(training)
     head.get_buffer("mean").copy_(mean)
     head.get_buffer("scale").copy_(torch.where(spread > 1e-12, spread, 1.0))
     if training.start is not None:
