@@ -50,7 +50,7 @@ class _FairHead(BaseEstimator):
         learning_rate: float = 0.05,
         weight_decay: float = 1e-4,
         batch_size: int | None = None,
-        mode: Literal["layer", "primal_dual"] = "layer",
+        mode: Literal["layer", "primal_dual", "affine"] = "layer",
         validation_fraction: float = 0.2,
         patience: int = 40,
         random_state: Any = None,
@@ -129,7 +129,7 @@ class FairHeadClassifier(ClassifierMixin, _FairHead):
         learning_rate: Of the optimizer.
         weight_decay: Of the optimizer.
         batch_size: Rows per step; None takes all rows at once.
-        mode: "layer" or "primal_dual", as in `TuneConfig`.
+        mode: "layer", "primal_dual" or "affine", as in `TuneConfig`.
         validation_fraction: Share of the rows held back for early stopping.
         patience: Epochs without a better validation loss before stopping.
         random_state: Seed, or a NumPy RandomState.

@@ -1,11 +1,15 @@
 """What training through the layer gains before and after the correction that is deployed, beside the loss alone.
 
-    python -m experiments.tuning_gain --data DIR --out DIR [--seeds 3] [--sets adult compas …]
+    python -m experiments.tuning_gain --data DIR --out DIR [--seeds 3] [--sets adult compas …] [--mode affine]
 
 Settings and splits are those of `experiments.post_processing`. The reference, trained for the loss alone, is trained on
 through the layer at ε. Both heads are compared on the rows that certify and test: as they are, projected with all these
 rows (what training sees), and corrected at 0.4 ε by what the calibration rows show (what is deployed). Where both
 gain alike, training and deployment agree; where only the first gains, they do not.
+
+With ``--mode`` the reference is trained on at 0.4 ε, where its correction will be found, on all rows at once in the
+mode asked for, and for equalized odds alone: "layer" trains through the projection, which sees the labels, "affine"
+through the correction that is deployed.
 """
 
 from __future__ import annotations
@@ -34,18 +38,23 @@ from experiments.results import table
 from experiments.training import add_data_option, add_seed_options
 
 NAME = "tuning_gain"
+AT_ONCE: dict[str, Any] = {"batch_size": None, "epochs": 300, "patience": 60, "learning_rate": 0.003}
 MEASURES = (
     "log-loss, projected", "log-loss, corrected", "accuracy, projected", "accuracy, corrected", "accuracy, thresholds",
 )  # fmt: skip
 
 
-def compare_heads(name: str, dataset: Sample, rows: setting.Rows, seed: int) -> dict[str, dict[str, float]]:
-    """Figures of the reference and of the head tuned at ε, of one criterion and split."""
+def compare_heads(
+    name: str, dataset: Sample, rows: setting.Rows, seed: int, mode: Any = None
+) -> dict[str, dict[str, float]]:
+    """Figures of the reference and of the head tuned at ε, or at 0.4 ε in a mode, of one criterion and split."""
     criterion = setting.CRITERIA[name](setting.choose_tolerance(dataset, name))
     part, held = rows.tune, rows.calibrate
-    config = replace(setting.CONFIG, seed=seed, hidden=rows.reference.hidden)
+    config, tolerance = replace(setting.CONFIG, seed=seed, hidden=rows.reference.hidden), criterion.tolerance
+    if mode is not None:
+        config, tolerance = replace(config, mode=mode, **AT_ONCE), setting.CHOSEN_AT * criterion.tolerance
     path = sweep(
-        frozen_features(part), part.labels, part.groups, criterion, [criterion.tolerance],
+        frozen_features(part), part.labels, part.groups, criterion, [tolerance],
         held_out=(frozen_features(held), held.labels, held.groups), initial=rows.reference, config=config,
     )  # fmt: skip
     split = split_rows(dataset.n_rows, fractions=setting.PARTS, seed=seed)
@@ -97,15 +106,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_data_option(parser)
     add_seed_options(parser, seeds=3, first=40, sets=LOADERS)
+    parser.add_argument("--mode", choices=("layer", "affine"), help="how equalized odds are trained for, at 0.4 ε")
     options = parser.parse_args(arguments)
+    names = setting.CRITERIA if options.mode is None else ("equalized odds",)
     torch.set_num_threads(1)
     found: dict[tuple[str, str], list[dict[str, dict[str, float]]]] = {}
     for dataset in options.sets:
         sample = LOADERS[dataset](options.data, options.out)
         for seed in range(options.first_seed, options.first_seed + options.seeds):
             rows = setting.split_with_reference(sample, seed)
-            for name in setting.CRITERIA:
-                found.setdefault((dataset, name), []).append(compare_heads(name, sample, rows, seed))
+            for name in names:
+                found.setdefault((dataset, name), []).append(compare_heads(name, sample, rows, seed, options.mode))
     text = describe(found)
     (options.out / NAME).mkdir(parents=True, exist_ok=True)
     write_whole(options.out / NAME / "RESULTS.md", (text + "\n").encode())

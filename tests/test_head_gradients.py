@@ -71,7 +71,7 @@ def test_it_is_what_autograd_finds(space: str, hidden: int | None, kind: str) ->
             gradient = find_gradient(head, loss, config)
             assert gradient is not None
             value, scores = gradient(rows)
-            torch.testing.assert_close(scores, head(rows.features).detach())
+            np.testing.assert_allclose(scores, head.predict(rows.features), rtol=1e-9)
         else:
             whole = loss(head, rows)
             whole.backward()
@@ -85,18 +85,40 @@ def test_it_is_what_autograd_finds(space: str, hidden: int | None, kind: str) ->
     assert (found[0][2] or 0.0) == pytest.approx(found[1][2] or 0.0, rel=1e-9)
 
 
+@pytest.mark.parametrize("hidden", [None, 5])
+@pytest.mark.parametrize("kind", ["plain", "parity", "odds", "both", "primal_dual"])
+def test_validation_takes_the_loss_that_the_graph_does(kind: str, hidden: int | None) -> None:
+    config, rows = ak.TuneConfig(hidden=hidden), make_rows("probability")
+    head = make_head("probability", hidden, rows).eval()
+    if kind == "plain":
+        loss: PlainLoss | ProjectedLoss = PlainLoss(config)
+    elif kind == "primal_dual":
+        loss = PrimalDualLoss(CRITERIA["both"], config, rows)
+        loss.pool.duals[:] = 0.01  # which evaluation, projecting, does not look at
+    else:
+        loss = ProjectedLoss(CRITERIA[kind], config)
+    gradient = find_gradient(head, loss, config)
+    assert gradient is not None
+    value, scores = gradient.evaluate(rows)
+    assert value == pytest.approx(float(loss(head, rows).detach()), rel=1e-12)
+    np.testing.assert_allclose(scores, head.predict(rows.features), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("dtype", "rounding"), [(np.float64, 1e-12), (np.float32, 1e-6)])
 @pytest.mark.parametrize("space", SPACES)
-def test_loss_and_slope_are_those_of_the_loss(space: str) -> None:
+def test_loss_and_slope_are_those_of_the_loss(space: str, dtype: type, rounding: float) -> None:
     config = ak.TuneConfig(score_space=space)  # type: ignore[arg-type]
     rng = np.random.default_rng(3)
-    scores = torch.as_tensor(np.r_[0.0, 5e-4, 1e-3, 1 - 1e-3, 1.0, rng.random(50)])  # at the bounds and beyond them too
-    labels = torch.as_tensor((rng.random(55) < 0.5) * 1.0)
-    asked = scores.clone().requires_grad_()
-    whole = prediction_loss(asked, labels, config)
+    scores = np.r_[0.0, 5e-4, 1e-3, 1 - 1e-3, 1.0, rng.random(50)].astype(dtype)  # at the bounds and beyond them too
+    labels = ((rng.random(55) < 0.5) * 1.0).astype(dtype)
+    asked = torch.from_numpy(scores.copy()).requires_grad_()
+    whole = prediction_loss(asked, torch.from_numpy(labels), config)
     whole.backward()
     value, slope = loss_and_slope(scores, labels, config)
-    assert value == pytest.approx(float(whole.detach()), rel=1e-12)
-    torch.testing.assert_close(slope, asked.grad, rtol=1e-9, atol=1e-15)
+    assert value == pytest.approx(float(whole.detach()), rel=rounding)
+    assert asked.grad is not None
+    assert slope.dtype == dtype
+    np.testing.assert_allclose(slope, asked.grad.numpy(), rtol=10 * rounding, atol=rounding)
 
 
 def test_what_has_no_closed_form_is_left_to_autograd() -> None:

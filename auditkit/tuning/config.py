@@ -12,7 +12,7 @@ from auditkit.heads import ScoreSpace
 CHOICES: dict[str, tuple[str, ...]] = {
     "score_space": ("probability", "logit", "identity"),
     "optimizer": ("adamw", "lbfgs"),
-    "mode": ("layer", "primal_dual"),
+    "mode": ("layer", "primal_dual", "affine"),
 }
 
 
@@ -36,7 +36,8 @@ class TuneConfig:
         batch_size: Rows per step; None takes all rows at once, the setting in which the constraint means most. Batches
             have the proportions of the groups (and labels) of all rows.
         mode: "layer" projects every batch; "primal_dual", for small batches, moves scores by multipliers that are
-            carried from batch to batch (`auditkit.tuning.primal_dual`).
+            carried from batch to batch (`auditkit.tuning.primal_dual`); "affine", for criteria given the label,
+            corrects a batch as `auditkit.calibrate` will, without the label of a row (`auditkit.tuning.affine`).
         dual_step: η₀ of the multipliers in the primal–dual mode; their t-th step has length η₀/√t in units of the
             largest step that cannot overshoot.
         validation_fraction: Share of the rows held back for early stopping.
@@ -53,7 +54,7 @@ class TuneConfig:
     weight_decay: float = 1e-4
     anchor: float = 40.0
     batch_size: int | None = None
-    mode: Literal["layer", "primal_dual"] = "layer"
+    mode: Literal["layer", "primal_dual", "affine"] = "layer"
     dual_step: float = 0.5
     validation_fraction: float = 0.2
     patience: int = 40
@@ -81,8 +82,8 @@ class TuneConfig:
     def _check_together(self) -> None:
         if self.classes > 2 and self.score_space == "identity":
             raise InputError("score_space 'identity' is regression and has no classes; use 'probability' or 'logit'")
-        if self.mode == "primal_dual" and (self.classes > 2 or self.optimizer == "lbfgs"):
-            raise InputError("mode 'primal_dual' takes one score per row and the optimizer 'adamw'; use mode 'layer'")
+        if self.mode != "layer" and (self.classes > 2 or self.optimizer == "lbfgs"):
+            raise InputError(f"mode {self.mode!r} takes one score per row and the optimizer 'adamw'; use mode 'layer'")
 
     @property
     def outputs(self) -> int:

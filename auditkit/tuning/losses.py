@@ -56,6 +56,11 @@ class PlainLoss:
         del rows
         return scores, lambda gradient: gradient
 
+    def settle(self, scores: Float[Tensor, " n"], rows: HeadRows) -> Tensor:
+        """The scores as they are."""
+        del rows
+        return scores
+
 
 class ProjectedLoss:
     """Loss of the scores after the fairness layer.
@@ -75,8 +80,12 @@ class ProjectedLoss:
         return prediction_loss(self.layer(head(rows.features), self._bind(rows)), rows.labels, self.config)
 
     def project(self, scores: Float[Tensor, " n"], rows: HeadRows) -> tuple[Tensor, PullBack]:
-        """The projected scores, and the map from their gradient to that of the scores; outside of autograd."""
+        """The projected scores in training, and the map from their gradient to that of the scores; without a graph."""
         return self.layer.solve(scores, self._bind(rows))
+
+    def settle(self, scores: Float[Tensor, " n"], rows: HeadRows) -> Tensor:
+        """The projected scores, as evaluation takes them."""
+        return self.layer.solve(scores, self._bind(rows))[0]
 
     @property
     def suppressed_share(self) -> float | None:

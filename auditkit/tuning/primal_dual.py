@@ -100,8 +100,7 @@ class PooledState:
         count = np.bincount(cell, minlength=len(self.share)).astype(np.float64)
         self.gradient = self._mix(self.gradient, kept * len(kept), cell, count)
         active = self.system.matrix[self.duals != 0]
-        answer = (active * (self.free / self.share)) @ active.T
-        removed = active.T @ (np.linalg.pinv(answer, rcond=1e-12, hermitian=True) @ (active @ self.gradient))
+        removed = active.T @ (_invert((active * (self.free / self.share)) @ active.T) @ (active @ self.gradient))
         product = (kept - (removed / self.share / len(kept)).take(cell)) * free
         whole = float(np.linalg.norm(gradient))
         self.suppressed_share = float(np.linalg.norm(gradient - product)) / whole if whole > 0 else 0.0
@@ -183,6 +182,13 @@ class PrimalDualLoss(ProjectedLoss):
 
 
 _ARRAYS = ("duals", "seen", "base", "free", "gradient")
+
+
+def _invert(matrix: FloatArray) -> FloatArray:
+    """The pseudo-inverse of a symmetric matrix; of a single number without the price of a decomposition."""
+    if matrix.shape == (1, 1):
+        return np.divide(1.0, matrix, out=np.zeros_like(matrix), where=matrix > 0)
+    return np.asarray(np.linalg.pinv(matrix, rcond=1e-12, hermitian=True), dtype=np.float64)
 
 
 def _values(table: Any, cell: int) -> tuple[Any, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,13 @@ from auditkit.errors import InputError
 from auditkit.groups import LABEL, Groups
 from auditkit.heads import check_features
 from auditkit.tuning.config import TuneConfig
+
+CHUNK_ROWS = 16_384
+SPREAD = "standard deviation and mean"
+MOST_VALUES = 2**20
+"""Features gathered at once, of as many batches as they make up: one copy costs less than many."""
+MOST_CODES = 2**15
+"""Codes that an int16 holds, for which NumPy's stable sort takes one pass or two."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +54,8 @@ class HeadRows:
         index = torch.as_tensor(rows)
         start = None if self.start is None else self.start[index]
         clusters = None if self.clusters is None else self.clusters[rows]
-        return HeadRows(self.features[index], self.labels[index], self.groups.take(rows), start, clusters)
+        features = self.features.index_select(0, index)  # several times as fast as brackets
+        return HeadRows(features, self.labels[index], self.groups.take(rows), start, clusters)
 
 
 def check_rows(
@@ -90,10 +99,12 @@ def split_rows_for_validation(
     if rows.clusters is not None:
         return _split_clusters_for_validation(rows, rows.clusters, rng, config)
     order = rng.permutation(rows.groups.n_rows)
-    held = max(1, round(config.validation_fraction * len(order)))
-    if held >= len(order):
+    size = max(1, round(config.validation_fraction * len(order)))
+    if size >= len(order):
         raise InputError(f"labels has {len(order)} rows, too few to hold some back for validation; pass more rows")
-    return rows.take(np.sort(order[held:])), rows.take(np.sort(order[:held]))
+    held = np.zeros(len(order), dtype=bool)
+    held[order[:size]] = True
+    return rows.take(np.flatnonzero(~held)), rows.take(np.flatnonzero(held))
 
 
 def _split_clusters_for_validation(
@@ -114,12 +125,32 @@ def _split_clusters_for_validation(
     return rows.take(np.flatnonzero(~chosen)), rows.take(np.flatnonzero(chosen))
 
 
+def measure_features(rows: HeadRows) -> tuple[Tensor, Tensor]:
+    """Standard deviation and mean of the features, found once."""
+    if SPREAD not in rows.derived:
+        rows.derived[SPREAD] = spread_and_mean(rows.features)
+    return rows.derived[SPREAD]
+
+
+def spread_and_mean(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Standard deviation and mean of every column, by passes over whole rows, which `torch.std` is slow at.
+
+    Rows are taken less the first, so that the spread of a constant column is exactly zero.
+    """
+    first, parts = features[0], features.split(CHUNK_ROWS)
+    apart = torch.stack([(part - first).sum(dim=0) for part in parts]).sum(dim=0) / len(features)
+    squares = torch.stack([(part - first).sub_(apart).square_().sum(dim=0) for part in parts]).sum(dim=0)
+    return torch.sqrt(squares / len(features)), first + apart
+
+
 class Batches:
     """Batches with the proportions of all rows, whose composition stays the same from epoch to epoch.
 
-    Every cell of the criteria's columns (and, where labels are classes, of the label) is spread evenly over the places
-    of an epoch. Which row of the cell takes which of its places is drawn anew every epoch; that a place belongs to the
-    cell is not. So the constraints of a batch, which depend on the cells alone, are assembled once per training.
+    The rows, shuffled and in the order of their cells (of the criteria's columns and, where labels are classes, of the
+    label), are dealt to the batches in turn. Which rows of a cell a batch gets is drawn anew every epoch; how many it
+    gets, and at which of its places they are, is not. So the constraints of a batch, which depend on the cells alone,
+    are assembled once per training, and once for all batches of one composition; there is at most one composition more
+    than there are cells.
 
     Args:
         rows: All training rows.
@@ -136,22 +167,32 @@ class Batches:
         columns = [name for name in columns_of(criteria) if name != LABEL]
         inferred = any(name in rows.groups.inferred for name in columns)
         known = [name for name in columns if name not in rows.groups.inferred]
-        classes = config.score_space != "identity"
-        self._cell = _cells(rows, known, classes=classes)
-        by_cell = np.argsort(self._cell, kind="stable")
-        size = np.bincount(self._cell)
-        rank = np.arange(n_rows) - np.repeat(np.cumsum(size) - size, size)
-        order = np.argsort((rank + 0.5) / size[self._cell[by_cell]], kind="stable")  # place → position by cell
-        self._places = np.array_split(order, -(-n_rows // int(config.batch_size or n_rows)))
+        self._labels_stay = config.score_space != "identity"
+        self._classes = config.classes if self._labels_stay else 1
+        self._cell = _cells(rows, known, classes=self._classes)
+        self._count = -(-n_rows // int(config.batch_size or n_rows))
+        values = rows.features.numel() / self._count
+        self._at_once = max(1, int(MOST_VALUES / max(values, 1)))
         self._slots: list[_Slot] | None = None
         if known and not inferred:
-            chosen = [by_cell[places] for places in self._places]
-            self._slots = [
+            self._slots = self._make_slots(known)
+
+    def _make_slots(self, names: list[str]) -> list[_Slot]:
+        """What stays of every batch, once for a composition: the rows of a batch are in the order of their cells."""
+        by_cell, slots = np.argsort(self._cell, kind="stable"), []
+        known: dict[bytes, Groups] = {}
+        kinds: dict[bytes, _Slot] = {}
+        for number in range(self._count):
+            chosen = by_cell[number :: self._count]
+            cell = self._cell[chosen]
+            composition, grouping = cell.tobytes(), (cell // self._classes).tobytes()
+            if grouping not in known:
                 # The other columns do not stay the same from epoch to epoch.
-                _Slot(rows.groups.take(index, names=known), rows.labels[torch.as_tensor(index)])
-                for index in chosen
-            ]
-        self._labels_stay = classes
+                known[grouping] = self.rows.groups.take(chosen, names=names)
+            if composition not in kinds:
+                kinds[composition] = _Slot(known[grouping], self.rows.labels[torch.from_numpy(chosen.copy())])
+            slots.append(kinds[composition])
+        return slots
 
     def draw(self, rng: np.random.Generator) -> Iterator[tuple[HeadRows, IntArray | slice]]:
         """The batches of one epoch, each with the positions of its rows."""
@@ -160,38 +201,47 @@ class Batches:
             return
         shuffled = rng.permutation(self.rows.groups.n_rows)
         by_cell = shuffled[np.argsort(self._cell[shuffled], kind="stable")]
-        for number, places in enumerate(self._places):
-            chosen = by_cell[places]
-            yield self._fill(number, chosen), chosen
+        chosen = [by_cell[number :: self._count] for number in range(self._count)]
+        if self._slots is None:
+            yield from ((self.rows.take(places), places) for places in chosen)
+            return
+        for start in range(0, self._count, self._at_once):
+            yield from self._gather(self._slots[start : start + self._at_once], chosen[start : start + self._at_once])
+
+    def _gather(self, slots: list[_Slot], chosen: list[IntArray]) -> Iterator[tuple[HeadRows, IntArray]]:
+        """Some batches, whose features are copied at once."""
+        index = torch.from_numpy(np.concatenate(chosen))
+        features = self.rows.features.index_select(0, index).split([len(places) for places in chosen])
+        for slot, places, part in zip(slots, chosen, features, strict=True):
+            if self._labels_stay:
+                yield HeadRows(part, slot.labels, slot.groups, derived=slot.derived), places
+            else:
+                yield HeadRows(part, self.rows.labels[torch.from_numpy(places.copy())], slot.groups), places
 
     @property
     def kept(self) -> list[Groups]:
         """The groups of every batch, where they stay the same from epoch to epoch."""
-        return [self.rows.groups] if self.is_whole else [slot.groups for slot in self._slots or ()]
-
-    def _fill(self, number: int, chosen: IntArray) -> HeadRows:
-        if self._slots is None:
-            return self.rows.take(chosen)
-        slot, index = self._slots[number], torch.as_tensor(chosen)
-        features = self.rows.features.index_select(0, index)
-        if self._labels_stay:
-            return HeadRows(features, slot.labels, slot.groups, derived=slot.derived)
-        return HeadRows(features, self.rows.labels[index], slot.groups)
+        if self.is_whole:
+            return [self.rows.groups]
+        return list(dict.fromkeys(slot.groups for slot in self._slots or ()))
 
 
 @dataclass(frozen=True, eq=False)
 class _Slot:
-    """What stays of a batch from epoch to epoch: everything but which rows are in it."""
+    """What stays of a batch from epoch to epoch: everything but which rows of every cell are in it."""
 
     groups: Groups
     labels: Tensor
     derived: dict[Any, Any] = field(default_factory=dict)
 
 
-def _cells(rows: HeadRows, columns: list[str], *, classes: bool) -> np.ndarray[Any, Any]:
-    """Cell of every row as small integers, which sort fast."""
-    names = [*columns, LABEL] if classes else columns
-    if not names:
-        return np.zeros(rows.groups.n_rows, dtype=np.int16)
-    index = rows.groups.cells(names, labels=rows.labels).index
-    return index.astype(np.int16) if index.max(initial=0) < 2**15 else index
+def _cells(rows: HeadRows, columns: list[str], *, classes: int) -> np.ndarray[Any, Any]:
+    """Cell of every row, of the columns and, where there are classes, of the label within; small where they can be."""
+    labels = rows.labels.numpy().astype(np.int64) if classes > 1 else np.zeros(rows.groups.n_rows, dtype=np.int64)
+    sizes = [len(rows.groups.categories(name)) for name in columns]
+    if math.prod(sizes) * classes >= MOST_CODES:
+        return rows.groups.cells(columns).index * classes + labels
+    code = np.zeros(rows.groups.n_rows, dtype=np.int64)
+    for name, size in zip(columns, sizes, strict=True):
+        code = code * size + rows.groups.codes(name)
+    return (code * classes + labels).astype(np.int16)

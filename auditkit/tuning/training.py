@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,17 @@ from auditkit.errors import InputError, SolverError
 from auditkit.groups import Groups
 from auditkit.heads import EpochRecord, FairHead
 from auditkit.progress import Progress
+from auditkit.tuning.affine import AffineLoss
 from auditkit.tuning.checkpoints import check_task, describe_task, load_checkpoint, save_checkpoint
 from auditkit.tuning.config import TuneConfig
 from auditkit.tuning.gradients import find_gradient
 from auditkit.tuning.losses import ProjectedLoss
+from auditkit.tuning.optimizers import FusedSteps
 from auditkit.tuning.primal_dual import PrimalDualLoss
-from auditkit.tuning.rows import Batches, HeadRows, split_rows_for_validation
+from auditkit.tuning.rows import Batches, HeadRows, measure_features, split_rows_for_validation
 
 FARTHEST = 1e3
 """Distance of a feature's mean from zero, in standard deviations, beyond which float32 loses too many digits."""
-CHUNK_ROWS = 16_384
 
 START = -1
 """Epoch of the weights that a training starts from."""
@@ -80,8 +81,7 @@ def train(
         SolverError: No epoch had a finite validation loss.
     """
     task = None if checkpoint is None else describe_task(rows, tuple(criteria), config, initial=initial)
-    exact = _with_safe_precision(rows) if build is None else rows
-    run = _Training(exact, loss, criteria, config, initial, build or new_head)
+    run = _Training(rows, loss, criteria, config, initial, build)
     if checkpoint is not None and task is not None and checkpoint.path.exists():
         state = load_checkpoint(checkpoint.path)
         check_task(checkpoint.path, state.get("task"), task)
@@ -115,6 +115,8 @@ def make_loss(criteria: Sequence[Criterion], config: TuneConfig) -> Any:
     """The loss of a mode, as `train` takes it."""
     if config.mode == "layer":
         return ProjectedLoss(criteria, config)
+    if config.mode == "affine":
+        return AffineLoss(criteria, config)
     make = partial(PrimalDualLoss, criteria, config)
     make.needs_training_rows = True  # type: ignore[attr-defined]
     return make
@@ -139,25 +141,27 @@ class _Training:
         criteria: Sequence[Criterion],
         config: TuneConfig,
         initial: dict[str, Tensor] | None,
-        build: Callable[[HeadRows, TuneConfig], Any],
+        build: Callable[[HeadRows, TuneConfig], Any] | None,
     ) -> None:
         self.config = config
         self.rng = np.random.default_rng(config.seed)
-        self.training, self.validation = split_rows_for_validation(rows, self.rng, config)
+        parts = split_rows_for_validation(rows, self.rng, config)
+        self.training, self.validation = _with_safe_precision(*parts) if build is None else parts
         self.batches = Batches(self.training, criteria, config)
         self.loss = loss(self.training) if getattr(loss, "needs_training_rows", False) else loss
-        self.head = build(self.training, config)
+        self.head = (build or new_head)(self.training, config)
         self.pull = _Anchor(self.head, self.training, config)  # to the frozen model, wherever the head starts
         if initial is not None:
             self.head.load_state_dict(initial)
         self.optimizer = _make_optimizer(self.head, config)
         self.gradient = find_gradient(self.head, self.loss, config)
+        self.step = FusedSteps(self.optimizer) if isinstance(self.optimizer, torch.optim.AdamW) else None
         self.best, self.history = _Best(), []
         self.gaps = [LargestGap(part, criteria, config) for part in (self.training, self.validation)]
         shape = (
             (self.training.groups.n_rows,) if config.columns is None else (self.training.groups.n_rows, config.classes)
         )
-        self.seen = torch.zeros(shape, dtype=rows.features.dtype)
+        self.seen = torch.zeros(shape, dtype=self.training.features.dtype).numpy()
         if initial is not None or self.training.start is not None:
             self._take_start()
 
@@ -174,6 +178,7 @@ class _Training:
         done = len(self.history)
         return done >= self.config.epochs or (done > 0 and done - 1 - self.best.epoch >= self.config.patience)
 
+    @np.errstate(all="ignore")  # a training that diverges says so itself
     def run_epoch(self) -> None:
         """One pass over the rows, and its line of history."""
         n_rows, total, suppressed, last = self.training.groups.n_rows, 0.0, 0.0, 0
@@ -188,7 +193,7 @@ class _Training:
         self.head.eval()
         validation_loss, validation_gap = self._validate()
         share = suppressed / n_rows if constrained else None
-        gap = self.gaps[0](self.seen)
+        gap = self.gaps[0](torch.from_numpy(self.seen))
         self.history.append(
             EpochRecord(len(self.history), total / n_rows, validation_loss, gap, validation_gap, multipliers, share)
         )
@@ -196,19 +201,19 @@ class _Training:
 
     def _step(self, batch: HeadRows, places: IntArray | slice) -> float:
         """One step; the loss before it."""
-        value, scores = self._step_closed(batch) if self.gradient is not None else self._step_by_graph(batch)
-        self.seen[places if isinstance(places, slice) else torch.from_numpy(places)] = scores
+        value, self.seen[places] = self._step_by_graph(batch) if self.gradient is None else self._step_closed(batch)
         return value
 
-    def _step_closed(self, batch: HeadRows) -> tuple[float, Tensor]:
+    def _step_closed(self, batch: HeadRows) -> tuple[float, np.ndarray[Any, Any]]:
         assert self.gradient is not None
+        assert self.step is not None
         value, scores = self.gradient(batch)
         self.pull.add_slope(self.head)
-        self.optimizer.step()
+        self.step()
         return value, scores
 
-    def _step_by_graph(self, batch: HeadRows) -> tuple[float, Tensor]:
-        first: list[tuple[float, Tensor]] = []
+    def _step_by_graph(self, batch: HeadRows) -> tuple[float, np.ndarray[Any, Any]]:
+        first: list[tuple[float, np.ndarray[Any, Any]]] = []
 
         def closure() -> Tensor:
             self.optimizer.zero_grad()
@@ -217,7 +222,7 @@ class _Training:
             whole = value + self.pull(self.head) + self._decay()
             whole.backward()
             if not first:  # a line search asks again
-                first.append((float(value.detach()), heard.output))
+                first.append((float(value.detach()), heard.output.numpy()))
             return whole
 
         self.optimizer.step(closure)  # type: ignore[arg-type]
@@ -235,6 +240,9 @@ class _Training:
 
     @torch.no_grad()
     def _validate(self) -> tuple[float, float]:
+        if self.gradient is not None:
+            value, scores = self.gradient.evaluate(self.validation)
+            return value, self.gaps[1](torch.from_numpy(scores))
         with _Listening(self.head) as heard:
             value = float(self.loss(self.head, self.validation))
         return value, self.gaps[1](heard.output)
@@ -329,25 +337,15 @@ class LargestGap:
         )
 
 
-def _with_safe_precision(rows: HeadRows) -> HeadRows:
+def _with_safe_precision(training: HeadRows, validation: HeadRows) -> tuple[HeadRows, HeadRows]:
     """The rows in float64 where a float32 product would lose too many digits of features far from zero."""
-    if rows.features.dtype == torch.float64 or len(rows.features) == 0:
-        return rows
-    spread, mean = spread_and_mean(rows.features)
+    if training.features.dtype == torch.float64:
+        return training, validation
+    spread, mean = measure_features(training)
     if not bool((mean.abs() > FARTHEST * spread).logical_and(spread > 0).any()):
-        return rows
-    return HeadRows(rows.features.double(), rows.labels.double(), rows.groups, rows.start, rows.clusters)
-
-
-def spread_and_mean(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Standard deviation and mean of every column, by passes over whole rows, which `torch.std` is slow at.
-
-    Rows are taken less the first, so that the spread of a constant column is exactly zero.
-    """
-    first, parts = features[0], features.split(CHUNK_ROWS)
-    apart = torch.stack([(part - first).sum(dim=0) for part in parts]).sum(dim=0) / len(features)
-    squares = torch.stack([(part - first).sub_(apart).square_().sum(dim=0) for part in parts]).sum(dim=0)
-    return torch.sqrt(squares / len(features)), first + apart
+        return training, validation
+    return tuple(replace(rows, features=rows.features.double(), labels=rows.labels.double(), derived={})
+                 for rows in (training, validation))  # type: ignore[return-value]  # fmt: skip
 
 
 def new_head(training: HeadRows, config: TuneConfig) -> FairHead:
@@ -357,7 +355,7 @@ def new_head(training: HeadRows, config: TuneConfig) -> FairHead:
         head = FairHead(
             training.features.shape[1], hidden=config.hidden, score_space=config.score_space, outputs=config.outputs
         )
-    spread, mean = spread_and_mean(training.features)
+    spread, mean = measure_features(training)
     head.get_buffer("mean").copy_(mean)
     head.get_buffer("scale").copy_(torch.where(spread > 1e-12, spread, 1.0))
     if training.start is not None:
