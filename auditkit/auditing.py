@@ -13,7 +13,8 @@ from auditkit.accuracy import Entry, GroupErrors, GroupReliability, GroupTable, 
 from auditkit.criteria import Contrasts, Criterion, Family, check_criteria, columns_of, compile_contrasts
 from auditkit.decisions import DecisionTable, tabulate_decisions
 from auditkit.errors import InputError
-from auditkit.estimates import estimate_events, estimate_gaps
+from auditkit.estimates import estimate_gaps
+from auditkit.event_estimates import estimate_events
 from auditkit.findings import Finding, Verdict, build_finding, combine_verdicts
 from auditkit.groups import OUTPUT, Groups
 from auditkit.margins import count_rows, split_outputs

@@ -18,7 +18,8 @@ import numpy as np
 
 from auditkit._typing import FloatArray, IntArray
 from auditkit.criteria import Contrasts, Criterion, Event
-from auditkit.estimates import MIN_ROWS, EventEstimates, GapEstimates
+from auditkit.estimates import MIN_ROWS, GapEstimates
+from auditkit.event_estimates import EventEstimates
 from auditkit.intervals import two_sided_level
 
 FORESEEABLE = 100

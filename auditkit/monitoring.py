@@ -38,7 +38,7 @@ from auditkit._typing import FloatArray
 from auditkit._validation import check_probability
 from auditkit.criteria import Contrasts, Criterion, check_criteria, compile_contrasts
 from auditkit.errors import InputError
-from auditkit.estimates import estimate_events
+from auditkit.event_estimates import estimate_events
 from auditkit.findings import Verdict
 from auditkit.intervals import Limits
 from auditkit.moments import Moments

@@ -19,7 +19,8 @@ from auditkit._typing import BoolArray, VectorLike
 from auditkit._validation import check_probability
 from auditkit.criteria import Contrasts, Criterion, Event, Family
 from auditkit.errors import InputError
-from auditkit.estimates import estimate_events, estimate_gaps
+from auditkit.estimates import estimate_gaps
+from auditkit.event_estimates import estimate_events
 from auditkit.groups import OUTPUT, Groups
 from auditkit.moments import Moments
 from auditkit.observations import take_moments
@@ -137,7 +138,7 @@ def search_moments(
     criterion = Criterion(family, tuple(attributes), tolerance)
     contrasts, values = _contrasts(moments, criterion, depth)
     events = estimate_events(moments, contrasts)
-    gaps = estimate_gaps(events, contrasts, draws=1)  # the joint level, which draws are for, is not used
+    gaps = estimate_gaps(events, contrasts, draws=0)
     found = gaps.q_value <= false_discovery_rate
     subgroups = [
         Subgroup(

@@ -15,7 +15,7 @@ import auditkit as ak
 from auditkit.auditing import SCHEMA, audit
 from auditkit.criteria import compile_contrasts
 from auditkit.errors import InputError
-from auditkit.estimates import estimate_events
+from auditkit.event_estimates import estimate_events
 from auditkit.observations import take_moments
 from tests.problems import gaps_by_mask, random_problem
 

@@ -21,7 +21,8 @@ from auditkit.clusters import count_clusters
 from auditkit.constraints import ConstraintSystem, membership_of
 from auditkit.criteria import Contrasts
 from auditkit.errors import InsufficientDataError, SolverError
-from auditkit.estimates import estimate_events, estimate_margins
+from auditkit.estimates import estimate_margins
+from auditkit.event_estimates import estimate_events
 from auditkit.moments import Moments
 
 MAX_ROUNDS = 20
