@@ -1,6 +1,7 @@
 """What the audit's intervals and verdicts hold, by simulation: coverage, false verdicts, power, bias, whole streams.
 
-    python -m benchmarks.coverage                      about 40 minutes on one core; stops and resumes at --out
+    python -m benchmarks.coverage                      about an hour on one core; stops and resumes at --out
+    python -m benchmarks.coverage --part exact         two groups of decisions by enumeration, half a minute
     python -m benchmarks.coverage --quick              a few minutes: fewer simulations of fewer cases
 
 Every simulation draws the rows of every group, sums them to moments and runs the audit's own estimation on them. A case
@@ -21,12 +22,12 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from scipy.stats import norm
+from scipy.stats import binom, norm
 from scipy.stats import t as student
 
 import auditkit as ak
 from auditkit.criteria import Criterion, compile_contrasts
-from auditkit.estimates import shrink_correlation
+from auditkit.event_estimates import shrink_correlation
 from auditkit.groups import CellTable
 from auditkit.intervals import (
     INTERVAL_CORRECTION,
@@ -38,6 +39,7 @@ from auditkit.intervals import (
 )
 from auditkit.joint import simulate_gaps
 from auditkit.monitoring import START_ROWS, MeanSequence, asymptotic_radius, log_wealth
+from auditkit.proportions import Counts, score_statistic
 
 DRAWS = 2_000
 """Draws behind the critical level of every simulated audit; the audit itself takes more."""
@@ -122,6 +124,7 @@ class Samples:
     scores: UnitMeans
     labels: UnitMeans | None
     correlation: np.ndarray
+    counts: Counts
 
     @classmethod
     def estimate(cls, case: Case, sums: dict[str, np.ndarray]) -> Samples:
@@ -130,14 +133,15 @@ class Samples:
         size = np.broadcast_to(n, score.shape)
         of_scores = variance_of(score, sums["score2"], n)
         scores = fit_unit_means(score, of_scores, size, exact=np.full(score.shape, case.kind == "binary"))
+        counts = Counts(np.full(score.shape, case.kind == "binary"), sums["score"], size)
         if case.kind != "residual":
-            return cls(score, scores, None, np.zeros_like(score))
+            return cls(score, scores, None, np.zeros_like(score), counts)
         label = sums["label"] / n
         labels = fit_unit_means(label, score, size, exact=np.ones(score.shape, dtype=bool))
         cross = (sums["cross"] / n - label * score) / (n - 1)
         scale = np.sqrt(of_scores * variance_of(label, sums["label"], n))
         known = np.divide(cross, scale, out=np.zeros_like(cross), where=scale > 0)
-        return cls(label - score, scores, labels, shrink_correlation(known, n))
+        return cls(label - score, scores, labels, shrink_correlation(known, n), counts)
 
     @property
     def variance(self) -> np.ndarray:
@@ -145,6 +149,16 @@ class Samples:
             return self.scores.variance
         both = np.sqrt(self.scores.variance * self.labels.variance)
         return self.scores.variance + self.labels.variance - 2 * self.correlation * both
+
+    def cover(self, gaps: np.ndarray, level: np.ndarray) -> np.ndarray:
+        """Whether the interval of every pairwise gap at one level per sample holds a true gap, shape (runs, pairs)."""
+        if self.counts.known.all():
+            first, second = np.triu_indices(self.value.shape[1], 1)
+            ones, rows = self.counts.ones, self.counts.rows
+            z = score_statistic(ones[:, first], rows[:, first], ones[:, second], rows[:, second], gaps)
+            return np.abs(z) <= level[:, None]
+        low, high = self.limits(level, INTERVAL_CORRECTION)
+        return (low <= gaps + 1e-12) & (gaps <= high + 1e-12)
 
     def limits(self, level: np.ndarray, correction: float) -> tuple[np.ndarray, np.ndarray]:
         """Limits of every pairwise gap at one level per sample, shape (runs, pairs)."""
@@ -187,10 +201,15 @@ def joint_levels(case: Case, samples: Samples, seed: int) -> tuple[np.ndarray, n
     table = CellTable(("g",), np.arange(case.groups)[:, None], (tuple(range(case.groups)),))
     contrasts = compile_contrasts([case.criterion], table)
     adequate = np.ones(contrasts.n_contrasts, dtype=bool)
-    found = [
-        simulate_gaps(contrasts, value, np.diag(variance), adequate, confidence=0.95, seed=seed + run, draws=DRAWS)
-        for run, (value, variance) in enumerate(zip(samples.value, samples.variance, strict=True))
-    ]
+    found = []
+    for run, (value, variance) in enumerate(zip(samples.value, samples.variance, strict=True)):
+        counts = Counts(samples.counts.known[run], samples.counts.ones[run], samples.counts.rows[run])
+        found.append(
+            simulate_gaps(
+                contrasts, value, np.diag(variance), adequate, confidence=0.95, seed=seed + run, draws=DRAWS,
+                counts=counts,
+            )
+        )  # fmt: skip
     return np.array([joint.level for joint in found]), np.array([joint.bias[0] for joint in found])
 
 
@@ -201,14 +220,10 @@ def simulate(case: Case, runs: int, seed: int) -> dict[str, float]:
     gaps = case.truth[first] - case.truth[second]
     level, excess = joint_levels(case, samples, seed)
 
-    def covered(levels: np.ndarray) -> np.ndarray:
-        low, high = samples.limits(levels, INTERVAL_CORRECTION)
-        return (low <= gaps + 1e-12) & (gaps <= high + 1e-12)
-
     worst = np.abs(samples.value[:, first] - samples.value[:, second]).max(axis=1)
     return {
-        "simultaneous": float(covered(level).all(axis=1).mean()),
-        "pointwise": float(covered(np.full(runs, two_sided_level(0.95))).mean()),
+        "simultaneous": float(samples.cover(gaps, level).all(axis=1).mean()),
+        "pointwise": float(samples.cover(gaps, np.full(runs, two_sided_level(0.95))).mean()),
         **count_false(case, samples),
         "worst": float(worst.mean() - case.gap),
         "worst corrected": float(np.maximum(worst - excess, 0).mean() - case.gap),
@@ -315,47 +330,32 @@ def show_hard_cases(console: Console, *, runs: int) -> None:
     console.print(table)
 
 
-STEP_CASES = ((2, 0.0), (5, 0.1), (14, 0.1))
-"""Groups of 100 decisions at a base rate of 2 %, and how much higher the rate of the first group is."""
+EXACT_SIZES = ((20, 20), (50, 50), (100, 100), (300, 300), (20, 1000), (100, 1000))
+"""Rows of two groups of decisions."""
 
 
-def show_steps(console: Console, *, runs: int) -> None:
-    """Which coverage intervals of rare decisions can have at all: it moves in steps, since counts are few.
-
-    Every level is tried, with the truth known, which no audit can do: "below" and "above" are the two coverages nearest
-    to 95 % that any one level attains, over the same simulated counts.
-    """
-    table = Table("groups", "gap", "below", "above", "at the audit's level", title="100 rows a group, rate 0.02")
-    for groups, gap in STEP_CASES:
-        case = Case(groups, "100", 0.02, "binary", gap)
-        sums = draw(case, runs, np.random.default_rng(1))
-        needed, usual = required_levels(case, Samples.estimate(case, sums)), expected_level(case)
-        attained = np.array([(needed <= level).mean() for level in np.unique(needed)])
-        below, above = attained[attained < 0.95].max(initial=0.0), attained[attained >= 0.95].min()
-        table.add_row(str(groups), f"{gap:g}", *(f"{share:.4f}" for share in (below, above, (needed <= usual).mean())))
+def show_exact(console: Console, *, step: float) -> None:
+    """Coverage of the interval of one gap of decisions, summed over every pair of counts that two groups can have."""
+    table = Table(
+        "rows", "gap", "at 2 %", "at 10 %", "at 30 %", "least", "at", "highest", "at",
+        title="exact coverage of 95 %, two groups of decisions; least and highest of base rates from 2 % to 50 %",
+    )  # fmt: skip
+    rates = np.arange(0.02, 0.5 + step / 2, step)
+    for rows in EXACT_SIZES:
+        for gap in (0.0, 0.1):
+            found = np.array([exact_coverage(rows, (rate + gap, rate)) for rate in rates])
+            named = [f"{exact_coverage(rows, (rate + gap, rate)):.4f}" for rate in (0.02, 0.1, 0.3)]
+            ends = [(f"{found[k]:.4f}", f"{rates[k]:.3f}") for k in (found.argmin(), found.argmax())]
+            table.add_row(" and ".join(map(str, rows)), f"{gap:g}", *named, *ends[0], *ends[1])
     console.print(table)
 
 
-def required_levels(case: Case, samples: Samples) -> np.ndarray:
-    """The least of a fine row of levels at which all intervals of a sample hold their true gaps, shape (runs,)."""
-    first, second = np.triu_indices(case.groups, 1)
-    gaps = case.truth[first] - case.truth[second]
-    needed = np.full(len(samples.value), np.inf)
-    for level in np.arange(1.0, 4.5, 0.01):
-        open_rows = np.isinf(needed)
-        part = Samples(samples.value[open_rows], take(samples.scores, open_rows), None, samples.correlation[open_rows])
-        low, high = part.limits(np.full(len(part.value), level), INTERVAL_CORRECTION)
-        held = ((low <= gaps + 1e-12) & (gaps <= high + 1e-12)).all(axis=1)
-        needed[np.flatnonzero(open_rows)[held]] = level
-        if held.all():
-            break
-    return needed
-
-
-def expected_level(case: Case) -> float:
-    """The critical level that the audit takes for a sample with the expected counts."""
-    mean = {"score": (case.counts * case.means)[None], "score2": (case.counts * case.means)[None]}
-    return float(joint_levels(case, Samples.estimate(case, mean), seed=0)[0][0])
+def exact_coverage(rows: tuple[int, int], rates: tuple[float, float]) -> float:
+    """The probability of the pairs of counts whose interval holds the true gap."""
+    counts = [np.arange(n + 1) for n in rows]
+    z = score_statistic(counts[0][:, None], rows[0], counts[1], rows[1], rates[0] - rates[1])
+    mass = np.outer(*(binom.pmf(x, n, p) for x, n, p in zip(counts, rows, rates, strict=True)))
+    return float(mass[np.abs(z) <= two_sided_level(0.95)].sum())
 
 
 def simulate_streams(console: Console, *, streams: int, rows: int) -> None:
@@ -460,7 +460,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer cases, fewer simulations of each")
     parser.add_argument(
-        "--part", choices=("grid", "verdicts", "steps", "hard", "streams", "power"), help="only this part"
+        "--part", choices=("grid", "verdicts", "exact", "hard", "streams", "power"), help="only this part"
     )
     parser.add_argument("--runs", type=int, default=None, help="simulations of every case; by default 4,000")
     parser.add_argument("--out", type=Path, default=Path("coverage.jsonl"), help="results, one case a line; resumed")
@@ -471,8 +471,8 @@ def main() -> None:
         show(run_grid(list(grid(quick)), runs, arguments.out, console), console)
     if part in (None, "verdicts"):
         show_verdicts(console, runs=2_000 if quick else 8_000)
-    if part in (None, "steps"):
-        show_steps(console, runs=10_000 if quick else 100_000)
+    if part in (None, "exact"):
+        show_exact(console, step=0.02 if quick else 0.005)
     if part in (None, "hard"):
         show_hard_cases(console, runs=500 if quick else 10_000)
     if part in (None, "streams"):
