@@ -20,6 +20,7 @@ from auditkit._tables import hash_file
 from auditkit.decisions import decide
 from auditkit.engines import Roles, scan, scan_table
 from auditkit.engines.duckdb_engine import DuckDBEngine
+from auditkit.engines.scanning import SAMPLE_ROWS
 from auditkit.errors import InputError, SchemaError, UntrustedFileError
 from auditkit.margins import BIN_EDGES, SCORE_BIN
 from auditkit.moments import SUMS
@@ -504,6 +505,33 @@ def test_score_bins_end_at_their_edges() -> None:
     for number in range(10):
         assert bins.count[found == number].sum() == (place == number).sum()
         assert bins.score[found == number].sum() == pytest.approx(scores[place == number].sum(), rel=1e-12)
+
+
+def test_scores_outside_the_unit_interval_behind_the_first_rows_have_no_bins() -> None:
+    rng, late = np.random.default_rng(0), [1.0, -0.05, -3.7, 1.2, 40.0, -1e9, 5e7]
+    scores = np.concatenate([rng.random(SAMPLE_ROWS), late])
+    labels, group = rng.integers(0, 2, len(scores)).astype(float), rng.integers(0, 2, len(scores))
+    criteria = [ak.equalized_odds("g", tolerance=0.1)]
+    roles = Roles("z", "y", keys={"g": Key("g", "g")})
+    scanned = scan_table(pd.DataFrame({"z": scores, "y": labels, "g": group}), criteria, roles)
+    assert scanned.bins is None
+    expected = ak.take_moments(scores, ak.Groups({"g": group}), criteria, labels=labels)
+    for name in ("score", "absolute", "outside"):
+        assert getattr(scanned.moments, name).sum() == pytest.approx(getattr(expected, name).sum(), rel=1e-9)
+
+
+@pytest.mark.parametrize(("column", "role"), [("z", "score"), ("y", "label")])
+@pytest.mark.parametrize("missing", [None, np.nan, np.inf])
+def test_unusable_values_behind_the_first_rows_are_refused(column: str, role: str, missing: float | None) -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"z": rng.random(SAMPLE_ROWS + 3), "g": rng.integers(0, 2, SAMPLE_ROWS + 3)})
+    frame["y"] = rng.integers(0, 2, SAMPLE_ROWS + 3).astype(float)
+    table = pa.Table.from_pandas(frame)
+    values = [*frame[column].iloc[:-1], missing]
+    table = table.set_column(table.column_names.index(column), column, pa.array(values, type=pa.float64()))
+    roles = Roles("z", "y", threshold=0.5, keys={"g": Key("g", "g")})
+    with pytest.raises(InputError, match=f"{role} column '{column}' of the Table holds 1 missing, NaN or infinite"):
+        scan_table(table, [ak.equalized_odds("g", tolerance=0.1)], roles)
 
 
 def test_small_terms_of_a_bin_are_foretold(monkeypatch: pytest.MonkeyPatch) -> None:

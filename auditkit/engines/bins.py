@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -31,6 +32,11 @@ def sample_parts(sample: Rows) -> IntArray:
     place = np.searchsorted(BIN_EDGES, sample.z, side="right")
     _, label = np.unique(sample.y, return_inverse=True)
     return (label * SCORE_BINS + place).astype(np.int64)
+
+
+def bin_numbers(values: Sequence[int | None]) -> IntArray:
+    """The bins of the answer of a scan: scores outside [0, 1], for which bins are not used, have some bin as well."""
+    return np.clip(np.array([value or 0 for value in values], dtype=np.int64), 0, SCORE_BINS - 1)
 
 
 def split_bins(moments: Moments) -> tuple[Moments, Moments | None]:

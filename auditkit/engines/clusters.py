@@ -110,7 +110,7 @@ def sum_over_clusters(
     gram = np.zeros((4, combinations.n_cells, 4, combinations.n_cells))
     for i, ((p, q), term) in enumerate(zip(pairs, terms, strict=True)):
         start = 2 * len(keys) + 2 * i
-        values = [float(term.total(row[start : start + 2])) for row in answer]
+        values = [total / (1 << term.power) for total in term.totals(answer, start)]
         first, second = _ORDER.index(names[p]), _ORDER.index(names[q])
         np.add.at(gram, (first, rows, second, columns), values)
         if p != q:

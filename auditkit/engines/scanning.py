@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from auditkit.criteria import Criterion, check_criteria
 from auditkit.decision_rules import Rule
 from auditkit.engines import clusters, labels, statements
 from auditkit.engines.base import Engine, OutOfRangeError, TableScan
-from auditkit.engines.bins import has_probabilities, sample_parts, split_bins, with_score_bins
+from auditkit.engines.bins import bin_numbers, has_probabilities, sample_parts, split_bins, with_score_bins
 from auditkit.engines.cuts import find_cut
 from auditkit.engines.keys import key_values
 from auditkit.engines.opening import check_columns, check_kinds, open_engine
@@ -136,8 +135,13 @@ class _Scan:
         positive = None if roles.label is None else labels.read_positive(engine, self.columns, roles)
         self.roles = replace(roles, positive_label=positive)
         self.given = self.roles.given
-        self.checked = statements.Checked(statements.checks(self.given), self._extremes())
+        self.checked = self._checked(label_key=False)
         self.keys = [name for name in roles.keys if name == SCORE_BIN or any(name in c.columns for c in criteria)]
+
+    def _checked(self, *, label_key: bool) -> statements.Checked:
+        """What is looked at beside the sums: not the labels where they are keys, nor the decisions made on scores."""
+        known = "y" * label_key + "d" * (self.roles.threshold is not None)
+        return statements.Checked([n for n in statements.checks(self.given) if n not in known], self._extremes())
 
     def _extremes(self) -> tuple[str, ...]:
         """What tells a weight or a decision that is out of range."""
@@ -220,7 +224,7 @@ class _Scan:
 
     def _aggregate(self, sample: Rows, label_key: bool) -> tuple[list[tuple[Any, ...]], tuple[Term, ...]]:
         rows = statements.select_rows(self.roles, self.columns, self.keys, label_key=label_key)
-        keys = self._key_columns(label_key)
+        keys, self.checked = self._key_columns(label_key), self._checked(label_key=label_key)
         whole = {"d"} if self.roles.cut is not None and self.roles.cut.share in (0.0, 1.0) else set()
         parts = sample_parts(sample) if SCORE_BIN in self.keys else None
         terms = statements.plan_terms(self.given, sample, whole=whole, label_is_key=label_key, parts=parts)
@@ -344,13 +348,17 @@ class _Scan:
     ) -> dict[tuple[str, ...], FloatArray]:
         """Every sum of every combination, rounded once."""
         counts = [int(row[start]) for row in answer]
-        exact: dict[tuple[str, ...], list[Fraction]] = {(): [Fraction(count) for count in counts]}
+        sums: dict[tuple[str, ...], FloatArray] = {(): np.array(counts, dtype=np.float64)}
+        centred = {plain: factors for factors, plain in statements.CENTRED.items()}
+        numerator, denominator = float(shift).as_integer_ratio()
         for term, i in zip(terms, self._term_positions(terms, start), strict=True):
-            exact[term.factors] = [term.total(row[i : i + term.width]) for row in answer]
-        for centred, plain in statements.CENTRED.items():
-            if plain in exact:
-                exact[centred] = [x - n * Fraction(shift) for x, n in zip(exact[plain], counts, strict=True)]
-        return {factors: np.array([float(value) for value in values]) for factors, values in exact.items()}
+            exact, scale = term.totals(answer, i), 1 << term.power
+            sums[term.factors] = np.array([value / scale for value in exact])
+            if term.factors in centred:  # whole numbers throughout, whose quotient is rounded once
+                over, taken = scale * denominator, numerator * scale
+                less = [(x * denominator - n * taken) / over for x, n in zip(exact, counts, strict=True)]
+                sums[centred[term.factors]] = np.array(less)
+        return sums
 
     def _check_answer(self, answer: list[tuple[Any, ...]], start: int) -> None:
         names = self.checked.names
@@ -369,7 +377,7 @@ class _Scan:
 
     def _values(self, name: str, values: list[Any]) -> Any:
         if name == SCORE_BIN:
-            return np.array(values, dtype=np.int64)
+            return bin_numbers(values)
         return key_values(self.columns, self.roles.keys[name], values)
 
     def counts(self, name: str, moments: Moments) -> dict[Hashable, int]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from functools import reduce
 from typing import Any, Literal
 
@@ -32,6 +31,9 @@ CENTRED: dict[tuple[str, ...], tuple[str, ...]] = {("z-shift",): ("z",), ("y-shi
 LOW_BITS = 59
 SAMPLE_BITS = 52
 """The largest term of the sample takes this many bits, which leaves ten for larger ones among the other rows."""
+
+UNIT_BITS = 61
+"""Bits of a term that is 1, where none can be larger: where one is all the same, the scan learns it and asks again."""
 
 POSITIVE_BITS, SIGNED_BITS = 42, 32
 """Bits of a mean that suffice: the rounding of h is then at most 2^−43 of a sum of positive terms. Where terms cancel,
@@ -93,8 +95,8 @@ class Term:
     Attributes:
         factors: Names of ``FACTORS``.
         exponent: k of the module's equation; 0 for small whole numbers.
-        form: What is asked of the engine: "high" is Σh, "both" is Σh and Σl, "none" is max |x| because every x of the
-            first rows was 0, and "whole" is Σx of small whole numbers.
+        form: What is asked of the engine: "high" is Σh, "both" is Σh and Σl, "none" is a number that is positive where
+            some x is not 0, because every x of the first rows was 0, and "whole" is Σx of small whole numbers.
         enough: Bits that the mean of a combination's terms must have for Σh to suffice.
     """
 
@@ -108,12 +110,19 @@ class Term:
         """Columns that it takes in the answer."""
         return 2 if self.form == "both" else 1
 
-    def total(self, values: Sequence[Any]) -> Fraction:
-        """The sum that one combination's columns stand for."""
-        low = int(values[1]) if self.form == "both" else 0
-        power = LOW_BITS + self.exponent
-        numerator = 0 if self.form == "none" else (int(values[0]) << LOW_BITS) + low
-        return Fraction(numerator, 1 << power) if power >= 0 else Fraction(numerator << -power)
+    @property
+    def power(self) -> int:
+        """Two to this power is what `totals` are to be divided by; at least 0."""
+        return max(LOW_BITS + self.exponent, 0)
+
+    def totals(self, answer: Sequence[Sequence[Any]], first: int) -> list[int]:
+        """The sums that the columns from ``first`` on stand for, times 2^power: whole numbers, one per row."""
+        more = self.power - self.exponent
+        if self.form == "none":
+            return [0] * len(answer)
+        if self.form == "both":
+            return [((int(row[first]) << LOW_BITS) + int(row[first + 1])) << (more - LOW_BITS) for row in answer]
+        return [int(row[first]) << more for row in answer]
 
     def needs_more(self, values: Sequence[Any], count: int) -> bool:
         """Whether one combination's columns have too few digits to stand for its sum."""
@@ -211,8 +220,9 @@ def _key(key: Key, columns: Mapping[str, Column]) -> tuple[str, tuple[Any, ...]]
         return column.alias, ()
     value = _as_float(column)
     if key.name == SCORE_BIN:  # edges at even steps: quicker than a row of cases, and as exact, rounding being undone
-        place = f"floor(least(greatest({value} * {SCORE_BINS}e0, 0e0), {SCORE_BINS - 1}e0))"
-        return f"CAST({place} - CAST({value} < {place} / {SCORE_BINS}e0 AND {value} >= 0 AS TINYINT) AS TINYINT)", ()
+        place = f"CASE WHEN {value} >= 1e0 THEN {SCORE_BINS - 1}e0 ELSE floor({value} * {SCORE_BINS}e0) END"
+        # below 0 there are no bins, and no error either: what lies there is told by another sum
+        return f"TRY_CAST({place} - CAST({value} < ({place}) / {SCORE_BINS}e0 AS TINYINT) AS TINYINT)", ()
     bands = " ".join(f"WHEN {value} < {number(edge)} THEN {position}" for position, edge in enumerate(bins))
     return f"CASE WHEN {value} IS NULL OR isnan({value}) THEN NULL {bands} ELSE {len(bins)} END", ()
 
@@ -261,6 +271,8 @@ def plan_term(factors: tuple[str, ...], sample: Rows, whole: set[str], parts: In
     planned = Term(factors, exponent_for(largest), "high" if largest > 0 else "none", enough)
     if parts is None or planned.form == "none":
         return planned
+    if "w" not in factors:  # parts are of scores and labels in [0, 1], and so is every term up to its sign
+        planned = replace(planned, exponent=UNIT_BITS)
     counts = np.bincount(parts)
     means = np.abs(np.bincount(parts, weights=values))[counts > 0] / counts[counts > 0]
     return planned.refined() if (means * 2.0**planned.exponent < 2.0 ** (enough + 1)).any() else planned
@@ -320,7 +332,7 @@ def aggregate(
 def totals(engine: Engine, term: Term, i: int) -> list[str]:
     """SQL for what the form of a term asks for, over its scaled values x_i and the whole numbers h_i next to them."""
     if term.form == "none":
-        return [f"max(abs(x{i}))"]
+        return [f"max(x{i})"]
     if term.form != "both":
         return [engine.integer_total(f"x{i}")]
     return [engine.integer_total(f"h{i}"), engine.integer_total(f"(x{i} - h{i}) * {number(2.0**LOW_BITS)}")]
@@ -332,15 +344,19 @@ def checks(given: set[str]) -> list[str]:
 
 
 def scaled_product(term: Term, shift: float) -> str:
-    """SQL for a term times its power of two."""
+    """SQL for a term times its power of two, or for what tells whether it is zero."""
+    if term.form == "none" and len(term.factors) == 1 and (nonzero := FACTORS[term.factors[0]].nonzero):
+        return nonzero
     product = " * ".join(FACTORS[name].sql.replace("shift", number(shift)) for name in term.factors) or "1e0"
+    if term.form == "none":
+        return f"abs({product})"
     return product if term.form == "whole" else f"{product} * {number(2.0**term.exponent)}"
 
 
 def count_unusable(rows: Statement, names: Sequence[str], terms: Sequence[Term], *, shift: float) -> Statement:
     """Count the values of each named column that are missing or not finite; then find each term's largest size."""
     counts = [f"count(*) - sum(CASE WHEN {_usable(name)} THEN 1 ELSE 0 END)" for name in names]
-    sizes = [f"max(abs({scaled_product(replace(term, exponent=0), shift)}))" for term in terms]
+    sizes = [f"max(abs({scaled_product(replace(term, exponent=0, form='high'), shift)}))" for term in terms]
     return Statement(f"SELECT {', '.join([*counts, *sizes])} FROM ({rows.text}) taken", rows.parameters)
 
 
