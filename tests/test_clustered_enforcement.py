@@ -155,7 +155,7 @@ def test_clusters_reach_the_training(rng: np.random.Generator) -> None:
 
     assert losses(sample.clusters) != losses(None)
     one = np.zeros(sample.n_rows, dtype=int)
-    with pytest.raises(InputError, match="clusters names 1 persons, too few to hold some back"):
+    with pytest.raises(InputError, match="clusters names 1 person, too few to hold some back"):
         losses(one)
     with pytest.raises(InputError, match="clusters must have 240 rows, as many as groups has; got 3"):
         losses(one[:3])

@@ -139,7 +139,8 @@ class GuaranteeSearch(Generic[Found]):
         n_rows = membership_of(self.system.cells).shape[0]  # type: ignore[index]
         if self.clusters is None:
             return f"{n_rows} rows"
-        return f"{n_rows} rows of {len(np.unique(self.clusters))} persons"
+        n_persons = len(np.unique(self.clusters))
+        return f"{n_rows} rows of {n_persons} {'person' if n_persons == 1 else 'persons'}"
 
     def _rows_needed(self, wanted: FloatArray) -> list[int | None]:
         """Rows (or persons) of the smaller group that every contrast needs; None where it has them or none is known."""

@@ -119,9 +119,8 @@ def _split_clusters_for_validation(
     held[order[0]] = True
     chosen = held[codes]
     if chosen.all():
-        raise InputError(
-            f"clusters names {len(sizes)} persons, too few to hold some back for validation; pass more persons"
-        )
+        named = "1 person" if len(sizes) == 1 else f"{len(sizes)} persons"
+        raise InputError(f"clusters names {named}, too few to hold some back for validation; pass more persons")
     return rows.take(np.flatnonzero(~chosen)), rows.take(np.flatnonzero(chosen))
 
 
