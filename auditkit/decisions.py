@@ -19,7 +19,7 @@ from auditkit.criteria import Criterion
 from auditkit.decision_rules import MEDIAN, Cut, Rule, check_rule, count_places, cut_at, cut_at_median, cut_at_place
 from auditkit.groups import LABEL
 from auditkit.intervals import Limits, UnitMeans, difference_limits, fit_unit_means, ratio_limits, two_sided_level
-from auditkit.joint import max_t_level
+from auditkit.joint import joint_level
 from auditkit.margins import split_outputs
 from auditkit.moments import Moments
 from auditkit.squares import effective_size, sum_products
@@ -205,7 +205,7 @@ class _Table:
                 row = np.zeros((len(RATES), size))
                 row[rate, first], row[rate, second] = deviation[rate, first], -deviation[rate, second]
                 rows.append(row.ravel())
-        return max_t_level(np.array(rows), confidence=self.confidence, seed=self.seed)
+        return joint_level(np.array(rows), confidence=self.confidence, seed=self.seed)
 
     def build(self) -> DecisionTable:
         low, high = self.means.limits(two_sided_level(self.confidence))

@@ -219,11 +219,13 @@ def max_t_level(root: FloatArray, *, confidence: float, seed: int, draws: int = 
 
 def joint_level(root: FloatArray, *, confidence: float, seed: int, draws: int = DRAWS) -> float:
     """The c of `max_t_level`, in closed form where no two contrasts are correlated: (2Φ(c) − 1)^m = confidence."""
+    if len(root) <= 1:
+        return two_sided_level(confidence)
     scaled = _standardise(root)
     shared = scaled @ scaled.T
     np.fill_diagonal(shared, 0.0)
     if np.abs(shared).max(initial=0.0) < 1e-9:
-        return two_sided_level(confidence ** (1 / max(len(root), 1)))
+        return two_sided_level(confidence ** (1 / len(root)))
     return max_t_level(root, confidence=confidence, seed=seed, draws=draws)
 
 
