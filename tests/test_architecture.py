@@ -25,7 +25,7 @@ ROWS = (
     {"errors", "_typing", "_extras", "_validation", "progress", "checks", "expressions", "_locks", "_image_checks"}
     | {"_files"},
     {"groups", "criteria", "affine_criteria", "cvxpy_constraints", "moments", "moment_maps", "row_sets"}
-    | {"intervals", "multiplicity", "squares", "plans", "margins", "decision_rules"},
+    | {"intervals", "proportions", "multiplicity", "squares", "plans", "margins", "decision_rules"},
     {"datasets", "splits", "_tables", "heads", "models", "feature_cache", "images", "table_roles", "leakage"}
     | {"expression_values", "table_limits", "array_files", "csv_export", "frames", "table_files", "texts"}
     | {"parquet_pages", "clusters", "split_rules"}
@@ -34,6 +34,7 @@ ROWS = (
         "solvers",
         "engines",
         "joint",
+        "event_estimates",
         "estimates",
         "decisions",
         "accuracy",
@@ -80,9 +81,10 @@ WITHIN_ROW = {
     "layer": {"enforcement"},
     "projection": {"constraints"},
     "results": {"projection"},
-    "estimates": {"joint"},
+    "estimates": {"event_estimates", "joint"},
     "decisions": {"joint"},
-    "findings": {"estimates"},
+    "findings": {"estimates", "event_estimates"},
+    "proportions": {"intervals"},
     "state_store": {"streaming"},
     "streaming": {"monitoring"},
     "baselines": {"finetuning", "tuning"},
