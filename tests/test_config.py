@@ -132,8 +132,8 @@ def test_bands_reach_the_table(tmp_path: Path) -> None:
 
 
 def test_tune_section_holds_fields_of_the_tuning() -> None:
-    assert set(TuneSpec().training) <= {field.name for field in dataclasses.fields(TuneConfig)}
-    TuneConfig(**TuneSpec().training)
+    assert set(TuneSpec().model_dump()) <= {field.name for field in dataclasses.fields(TuneConfig)}
+    TuneConfig(**TuneSpec().model_dump())
 
 
 def test_methods_by_default_are_those_compared() -> None:

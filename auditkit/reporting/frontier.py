@@ -50,7 +50,7 @@ def frontier_chart(frontier: Json | None) -> Chart | None:
     figure.update_yaxes(title_text=frontier["measure"])
     figure.update_layout(margin={"l": 64}, showlegend=False)
     title = f"{frontier['measure'].capitalize()} against the tolerance"
-    return make_chart(figure, "frontier", title, f"{title}: {'; '.join(hovers)}.", rows=_ROWS)
+    return make_chart(figure, "head-frontier", title, f"{title}: {'; '.join(hovers)}.", rows=_ROWS)
 
 
 def comparison_frontier_chart(comparison: Json | None) -> Chart | None:
