@@ -96,6 +96,7 @@ class FairnessLayer(nn.Module):
         self.warm_start = warm_start
         self._collective = _connect(process_group)
         self._record = GradientRecord(self._collective or ALONE)
+        self._key = _CriteriaKey(self.criteria)
         self._needs_labels = any(criterion.needs_labels for criterion in self.criteria)
 
     def extra_repr(self) -> str:
@@ -250,10 +251,10 @@ class FairnessLayer(nn.Module):
 
     def _assemble(self, groups: Groups, labels: Any, weights: Any, columns: int | None) -> Batch:
         """The constraints of the batch, kept with the groups where nothing else enters."""
-        key = (id(self.criteria), columns, self.simplex, self._collective)  # equal criteria take long to recognise
+        key = (self._key, columns, self.simplex, self._collective)
         keep = weights is None and not self._needs_labels
         found = groups.derived.get(key) if keep else None
-        if found is not None and found.systems[0].criteria is self.criteria:
+        if found is not None:
             return found
         batch = assemble_batch(
             groups, self.criteria, labels=labels, weights=weights, columns=columns, simplex=self.simplex,
@@ -283,6 +284,25 @@ class FairnessLayer(nn.Module):
             parts = [(column_of(inputs, k), system) for k, system in enumerate(batch.systems)]
         outputs = [replay(*part, solver=self.solver, on_infeasible=self.on_infeasible) for part in parts]
         return outputs[0] if columns is None or self.simplex else torch.stack(outputs, dim=1)
+
+
+class _CriteriaKey:
+    """Criteria as part of a key: hashed once, since every batch looks one up, and shared by layers of equal criteria."""
+
+    __slots__ = ("_hash", "criteria")
+
+    def __init__(self, criteria: tuple[AnyCriterion, ...]) -> None:
+        self.criteria = criteria
+        self._hash = hash(criteria)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _CriteriaKey) and (self is other or self.criteria == other.criteria)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _CriteriaKey, (self.criteria,)  # texts have other hashes in another process
 
 
 @dataclass(eq=False, slots=True)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -189,15 +193,32 @@ def test_layers_that_come_and_go_never_take_each_other_s_constraints(batch: tupl
             groups = pickle.loads(pickle.dumps(groups))  # with the constraints of layers that are gone
 
 
-def test_constraints_of_other_criteria_at_the_same_place_are_not_taken(batch: tuple) -> None:
-    """As in another process, where an object may have the address that another one had in the first."""
+def test_layers_of_equal_criteria_share_one_assembly(batch: tuple) -> None:
+    scores, groups, _ = batch
+    for _ in range(20):
+        ak.FairnessLayer(ak.ECP("a", tolerance=0.01))(scores, groups)
+    assert len(groups.derived) == 1
+    ak.FairnessLayer(ak.ECP("a", tolerance=0.02))(scores, groups)
+    assert len(groups.derived) == 2
+
+
+def test_what_was_assembled_in_another_process_is_found(batch: tuple, tmp_path: Path) -> None:
+    """Texts, and so criteria, have other hashes there."""
     scores, groups, _ = batch
     loose, tight = (ak.FairnessLayer(ak.ECP("a", tolerance=tolerance)) for tolerance in (1.0, 0.01))
-    loose(scores, groups)
-    (key,) = groups.derived
-    groups.derived[id(tight.criteria), *key[1:]] = groups.derived[key]
-    expected = ak.project(scores, groups, tight.criteria).scores
-    torch.testing.assert_close(tight(scores, groups), expected, rtol=0, atol=1e-12)
+    expected = [layer(scores, groups).tolist() for layer in (loose, tight)]
+    (tmp_path / "batch").write_bytes(pickle.dumps((scores, groups, expected)))
+    code = (
+        "import pickle, sys, auditkit as ak\n"
+        "scores, groups, expected = pickle.loads(open(sys.argv[1], 'rb').read())\n"
+        "layers = [ak.FairnessLayer(ak.ECP('a', tolerance=tolerance)) for tolerance in (1.0, 0.01)]\n"
+        "assert [layer(scores, groups).tolist() for layer in layers] == expected\n"
+        "assert len(groups.derived) == 2, len(groups.derived)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "batch")]
+    for seed in ("1", "2"):
+        done = subprocess.run(command, env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
