@@ -139,6 +139,25 @@ def to_scores(scores: VectorLike, groups: Groups) -> Tensor:
     return torch.as_tensor(check_vector("scores", scores, n_rows=groups.n_rows).astype(kept))
 
 
+class CriteriaKey:
+    """Criteria as a key: hashed once, for every batch is looked up by them; equal for layers of equal criteria."""
+
+    __slots__ = ("_hash", "criteria")
+
+    def __init__(self, criteria: tuple[AnyCriterion, ...]) -> None:
+        self.criteria = criteria
+        self._hash = hash(criteria)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CriteriaKey) and (self is other or self.criteria == other.criteria)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return CriteriaKey, (self.criteria,)  # texts have other hashes in another process
+
+
 def check_form(scores: Tensor, groups: Groups) -> int | None:
     """Columns k of (n, k) scores, None for (n,); raises unless they are floating-point and as long as groups is."""
     if not isinstance(groups, Groups):

@@ -20,7 +20,15 @@ from torch import Tensor, nn
 
 from auditkit._typing import FloatArray, VectorLike
 from auditkit.affine_criteria import AnyCriterion, check_enforceable
-from auditkit.batches import Batch, BoundBatch, assemble_batch, check_bound_form, check_finite, check_form
+from auditkit.batches import (
+    Batch,
+    BoundBatch,
+    CriteriaKey,
+    assemble_batch,
+    check_bound_form,
+    check_finite,
+    check_form,
+)
 from auditkit.constraints import ConstraintSystem
 from auditkit.enforcement import Bounds, check_simplex, solve_and_round
 from auditkit.errors import InputError, SolverError
@@ -96,7 +104,7 @@ class FairnessLayer(nn.Module):
         self.warm_start = warm_start
         self._collective = _connect(process_group)
         self._record = GradientRecord(self._collective or ALONE)
-        self._key = _CriteriaKey(self.criteria)
+        self._key = CriteriaKey(self.criteria)
         self._needs_labels = any(criterion.needs_labels for criterion in self.criteria)
 
     def extra_repr(self) -> str:
@@ -284,25 +292,6 @@ class FairnessLayer(nn.Module):
             parts = [(column_of(inputs, k), system) for k, system in enumerate(batch.systems)]
         outputs = [replay(*part, solver=self.solver, on_infeasible=self.on_infeasible) for part in parts]
         return outputs[0] if columns is None or self.simplex else torch.stack(outputs, dim=1)
-
-
-class _CriteriaKey:
-    """Criteria as part of a key: hashed once, since every batch looks one up, and shared by layers of equal criteria."""
-
-    __slots__ = ("_hash", "criteria")
-
-    def __init__(self, criteria: tuple[AnyCriterion, ...]) -> None:
-        self.criteria = criteria
-        self._hash = hash(criteria)
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _CriteriaKey) and (self is other or self.criteria == other.criteria)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _CriteriaKey, (self.criteria,)  # texts have other hashes in another process
 
 
 @dataclass(eq=False, slots=True)
