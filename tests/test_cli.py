@@ -82,14 +82,27 @@ def test_a_frontier_of_impossible_tolerances_is_refused(run: Run, tmp_path: Path
     assert "greater than or equal to 0" in err
 
 
-def test_methods_without_features_have_a_frontier_and_heads_have_none(run: Run, tmp_path: Path) -> None:
+def test_a_comparison_has_the_head_at_every_tolerance_among_its_methods(run: Run, tmp_path: Path) -> None:
+    """What `tune` measures at a tolerance is not trained a second time."""
+    file = write_case(
+        tmp_path, predictions(rows=2000), tune={"epochs": 15}, frontier=[0.02], methods=["layer", "projection"]
+    )
+    assert run("compare", file, "--out", tmp_path / "run")[2] == ""
+    comparison = json.loads((tmp_path / "run" / "comparison.json").read_text(encoding="utf-8"))
+    (level,) = comparison["frontier"]
+    by_name = {method["name"]: method for method in level["methods"]}
+    assert by_name["layer"]["utility"]["accuracy"]["value"] > 0.5
+    assert by_name["layer"]["score_gaps"][0]["gap"] <= 0.02 + 1e-9
+    assert not (tmp_path / "run" / "frontier.json").exists()
+
+
+def test_methods_without_features_have_a_frontier_and_tuning_is_refused(run: Run, tmp_path: Path) -> None:
     data = {name: value for name, value in plan()["data"].items() if name != "features"}
     methods = ["projection", "recalibration_mean"]
     file = write_case(tmp_path, data=data, frontier=[0.1], methods=methods)
     assert run("compare", file, "--out", tmp_path / "run")[2] == ""
     comparison = json.loads((tmp_path / "run" / "comparison.json").read_text(encoding="utf-8"))
     assert [level["tolerance"] for level in comparison["frontier"]] == [0.1]
-    assert not (tmp_path / "run" / "frontier.json").exists()
     code, _, err = run("tune", file, "--out", tmp_path / "tuned")
     assert code == 2
     assert "tuning needs frozen features" in err

@@ -126,6 +126,8 @@ def test_a_frontier_beside_the_run_is_reported(copy: Path) -> None:
     (copy / "frontier.json").write_text(json.dumps(content), encoding="utf-8")
     page = write_report(copy).read_text(encoding="utf-8")
     assert 'id="frontier"' in page
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
     assert "0.790" in page
     assert not failed(copy)
     (copy / "frontier.json").write_text(json.dumps({**content, "schema": "auditkit.frontier/9"}), encoding="utf-8")

@@ -156,7 +156,7 @@ class AuditFile(Section):
     frontier: tuple[Annotated[Number, Field(ge=0)], ...] = Field(
         default=(),
         description="Further tolerances, each for all enforced criteria at once: tune measures a head at each on the "
-        "test rows, from the largest to the smallest, and compare every method.",
+        "test rows, from the largest to the smallest; compare fits every method at each.",
     )
     seeds: tuple[Annotated[Whole, Field(ge=0)], ...] = Field(
         default=(),
