@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 import auditkit as ak
-from benchmarks.app_browser import free_port, served
+from benchmarks.app_browser import free_port, press, served
 from benchmarks.app_upload import measure, write_rows
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; pip install playwright")
@@ -61,11 +61,6 @@ def open_app(browser: Browser, address: str, *, width: int = 1100, scheme: str =
     page.goto(address)
     expect(page.get_by_role("heading", name="Audit a model for group fairness")).to_be_visible(timeout=LONG)
     return page
-
-
-def press(page: Page, key: str) -> None:
-    """Press the button with a key; Streamlit puts the key into a class."""
-    page.locator(f".st-key-{key} button").click(timeout=LONG)
 
 
 def wait_for_heading(page: Page, name: str) -> None:

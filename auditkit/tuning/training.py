@@ -344,8 +344,11 @@ def _with_safe_precision(training: HeadRows, validation: HeadRows) -> tuple[Head
     spread, mean = measure_features(training)
     if not bool((mean.abs() > FARTHEST * spread).logical_and(spread > 0).any()):
         return training, validation
-    return tuple(replace(rows, features=rows.features.double(), labels=rows.labels.double(), derived={})
-                 for rows in (training, validation))  # type: ignore[return-value]  # fmt: skip
+    return _to_double(training), _to_double(validation)
+
+
+def _to_double(rows: HeadRows) -> HeadRows:
+    return replace(rows, features=rows.features.double(), labels=rows.labels.double(), derived={})
 
 
 def new_head(training: HeadRows, config: TuneConfig) -> FairHead:
