@@ -196,7 +196,7 @@ def _run(command: str, config: AuditFile, *, out: str | Path, progress: Progress
         with clock.stage("compare"):
             comparison = _compare(config, subject, context, test, parts, settings).to_dict()
     frontier = None
-    if config.frontier and not compared:  # a comparison has the head at every tolerance among its methods
+    if config.frontier and not compared:  # what a comparison fits at them is its frontier
         with clock.stage("frontier"):
             frontier = _sweep(context, test, config.frontier)
     if subject.model is not None:
