@@ -24,8 +24,9 @@ from auditkit._typing import BoolArray, FloatArray, IntArray
 from auditkit._validation import check_vector
 from auditkit.constraints import ConstraintSystem
 from auditkit.errors import InputError
-from auditkit.jacobian import CellJacobian
+from auditkit.jacobian import CellJacobian, Jacobian
 from auditkit.moment_maps import ALONE, Collective, add_per_cell, sum_cells
+from auditkit.solvers.pairs import MAX_ROWS, Pair, make_pair, project_pair
 
 MAX_CELLS = 256
 MAX_STEPS = 40
@@ -63,6 +64,14 @@ class LevelPlan:
     def mass(self) -> list[float]:
         """The weights as numbers."""
         return self.weight.tolist()
+
+    @cached_property
+    def pair(self) -> Pair | None:
+        """The batch as a pair where it is two cells of few rows in one process, else None."""
+        lone = len(self.strata) == 1 and len(self.strata[0]) == 2 and self.pairwise
+        if not lone or self.collective is not ALONE or len(self.index) > MAX_ROWS:
+            return None
+        return make_pair(self.index, self.mass, self.strata[0], self.target, self.tolerance)
 
 
 class Move(NamedTuple):
@@ -144,7 +153,7 @@ def _find_plan(system: ConstraintSystem) -> LevelPlan | None:
 
 def project_levels(
     values: np.ndarray[Any, Any], plan: LevelPlan, *, weights: FloatArray | None = None
-) -> tuple[np.ndarray[Any, Any], FloatArray, CellJacobian]:
+) -> tuple[np.ndarray[Any, Any], FloatArray, Jacobian]:
     """Project a batch without bounds.
 
     Args:
@@ -158,6 +167,8 @@ def project_levels(
     Raises:
         InputError: NaN or infinite scores, or scores whose sum overflows.
     """
+    if weights is None and plan.pair is not None:
+        return project_pair(values, plan.pair)
     index, weight = plan.index, plan.weight
     means = _residual_means(values, plan, weights).tolist()
     if not math.isfinite(sum(means)):
