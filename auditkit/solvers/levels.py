@@ -20,13 +20,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from auditkit._typing import BoolArray, FloatArray, IntArray
+from auditkit._typing import FloatArray, IntArray
 from auditkit._validation import check_vector
 from auditkit.constraints import ConstraintSystem
 from auditkit.errors import InputError
 from auditkit.jacobian import CellJacobian, Jacobian
 from auditkit.moment_maps import ALONE, Collective, add_per_cell, sum_cells
-from auditkit.solvers.pairs import MAX_ROWS, Pair, make_pair, project_pair
+from auditkit.solvers.pairs import MAX_ROWS, Bound, Pair, clip, find_free, make_pair, project_pair, project_pair_within
 
 MAX_CELLS = 256
 MAX_STEPS = 40
@@ -34,8 +34,6 @@ ACCURACY = 1e-13
 """How far a mean may be from its goal: the rounding error of a sum over some thousand rows, several times over."""
 LEAST_SHARE = 1e-6
 """Share of free rows that a cell without any is given, so that it moves a little and then answers."""
-
-Bound = float | FloatArray | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +180,7 @@ def project_levels(
 
 def project_levels_within(
     values: np.ndarray[Any, Any], plan: LevelPlan, *, bounds: tuple[Bound, Bound], weights: FloatArray | None = None
-) -> tuple[FloatArray, FloatArray, CellJacobian] | None:
+) -> tuple[FloatArray, FloatArray, Jacobian] | None:
     """Project a batch within bounds.
 
     Args:
@@ -198,6 +196,10 @@ def project_levels_within(
     Raises:
         InputError: NaN or infinite scores, or scores whose sum overflows.
     """
+    if weights is None and plan.pair is not None:
+        found = project_pair_within(values, plan.pair, bounds)
+        if found is not None:
+            return found
     if not math.isfinite(values.sum(dtype=np.float64)):
         check_vector("scores", values)
         raise InputError("scores are too large: their sum is not finite")
@@ -206,7 +208,7 @@ def project_levels_within(
     shift, moved = np.zeros(len(plan.weight)), values
     move: Move | None = None
     for _ in range(MAX_STEPS):
-        output = _clip(moved, bounds)
+        output = clip(moved, bounds)
         means = _residual_means(output, plan, weights)
         if move is not None and _is_settled(move, means, plan):
             return output, shift, _bounded_jacobian(output, move, plan, bounds, weights)
@@ -225,12 +227,6 @@ def _cell_means(values: np.ndarray[Any, Any], plan: LevelPlan, weights: FloatArr
 def _residual_means(values: np.ndarray[Any, Any], plan: LevelPlan, weights: FloatArray | None) -> FloatArray:
     means = _cell_means(values, plan, weights)
     return means if plan.target is None else means - plan.target
-
-
-def _clip(values: FloatArray, bounds: tuple[Bound, Bound]) -> FloatArray:
-    lower, upper = bounds
-    clipped = values if lower is None else np.maximum(values, lower)
-    return clipped if upper is None else np.minimum(clipped, upper)
 
 
 def _fits(plan: LevelPlan, bounds: tuple[Bound, Bound], weights: FloatArray | None, n_rows: int) -> bool:
@@ -301,11 +297,7 @@ def _is_settled(move: Move, means: FloatArray, plan: LevelPlan) -> bool:
 def _bounded_jacobian(
     output: FloatArray, move: Move, plan: LevelPlan, bounds: tuple[Bound, Bound], weights: FloatArray | None
 ) -> CellJacobian:
-    """A row exactly at its bound counts as held."""
-    lower, upper = bounds
-    free: BoolArray = np.ones(len(output), dtype=bool) if lower is None else output > lower
-    if upper is not None:
-        free = free & (output < upper)
+    free = find_free(output, bounds)
     share = _cell_means(free, plan, weights)
     inverse = np.divide(1.0, share, out=np.zeros_like(share), where=share > 0).tolist()
     return LevelJacobian(plan.index, plan.weight, weights, free, plan.collective, plan, move.moved, inverse)
