@@ -22,9 +22,10 @@ from auditkit.heads import FairHead
 from auditkit.layer import FairnessLayer
 from auditkit.progress import NullProgress, Progress
 from auditkit.tuning.config import TuneConfig
+from auditkit.tuning.gaps import LargestGap
 from auditkit.tuning.losses import prediction_loss
 from auditkit.tuning.rows import HeadRows, check_rows
-from auditkit.tuning.training import Checkpointing, LargestGap, make_loss, train
+from auditkit.tuning.training import Checkpointing, make_loss, train
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from auditkit._typing import IntArray
-from auditkit.batches import assemble_batch
 from auditkit.criteria import Criterion
 from auditkit.errors import InputError, SolverError
 from auditkit.groups import Groups
@@ -23,11 +22,13 @@ from auditkit.progress import Progress
 from auditkit.tuning.affine import AffineLoss
 from auditkit.tuning.checkpoints import check_task, describe_task, load_checkpoint, save_checkpoint
 from auditkit.tuning.config import TuneConfig
+from auditkit.tuning.gaps import LargestGap
 from auditkit.tuning.gradients import find_gradient
 from auditkit.tuning.losses import ProjectedLoss
 from auditkit.tuning.optimizers import FusedSteps
 from auditkit.tuning.primal_dual import PrimalDualLoss
 from auditkit.tuning.rows import Batches, HeadRows, measure_features, split_rows_for_validation
+from auditkit.tuning.threads import share_threads, values_per_step
 
 FARTHEST = 1e3
 """Distance of a feature's mean from zero, in standard deviations, beyond which float32 loses too many digits."""
@@ -81,15 +82,23 @@ def train(
         SolverError: No epoch had a finite validation loss.
     """
     task = None if checkpoint is None else describe_task(rows, tuple(criteria), config, initial=initial)
-    run = _Training(rows, loss, criteria, config, initial, build)
+    with share_threads(rows.features.numel() if build is None else None):
+        run = _Training(rows, loss, criteria, config, initial, build)
     if checkpoint is not None and task is not None and checkpoint.path.exists():
         state = load_checkpoint(checkpoint.path)
         check_task(checkpoint.path, state.get("task"), task)
         _restore(run, state, checkpoint.path)
-    with progress.stage("tuning the head", config.epochs) as advance:
+    with (
+        progress.stage("tuning the head", config.epochs) as advance,
+        share_threads(values_per_step(run.training, config) if build is None else None),
+    ):
         advance(len(run.history))
         while not run.is_over:
-            run.run_epoch()
+            try:
+                run.run_epoch()
+            except InputError as error:
+                run.check_finite(error)
+                raise
             advance(1)
             if checkpoint is not None and (run.is_over or len(run.history) % checkpoint.every == 0):
                 save_checkpoint(checkpoint.path, {"task": task, **run.state()})
@@ -198,6 +207,15 @@ class _Training:
             EpochRecord(len(self.history), total / n_rows, validation_loss, gap, validation_gap, multipliers, share)
         )
         self._keep_best()
+
+    @torch.no_grad()
+    def check_finite(self, cause: InputError) -> None:
+        """Raise where the head itself made what a loss refused: its features were checked."""
+        if not bool(torch.isfinite(self.head(self.training.features)).all()):
+            raise SolverError(
+                f"training diverged in epoch {len(self.history)}: the head's scores are no longer finite; "
+                "lower learning_rate"
+            ) from cause
 
     def _step(self, batch: HeadRows, places: IntArray | slice) -> float:
         """One step; the loss before it."""
@@ -308,33 +326,6 @@ class _Listening:
 
     def _keep(self, _module: Any, _inputs: Any, output: Tensor) -> None:
         self.output = output.detach()
-
-
-class LargestGap:
-    """Largest gap of scores on rows that stay; 0 where nothing is compared.
-
-    Args:
-        rows: The rows.
-        criteria: Whose gaps.
-        config: Says how many columns the scores have.
-    """
-
-    def __init__(self, rows: HeadRows, criteria: Sequence[Criterion], config: TuneConfig) -> None:
-        self._parts = []
-        if criteria:
-            batch = assemble_batch(rows.groups, criteria, labels=rows.labels, columns=config.columns)
-            self._parts = [(system, system.moment_map(None, torch.device("cpu"))) for system in batch.systems]
-
-    def __call__(self, scores: Tensor) -> float:
-        """The gap of scores of shape (n,), or the largest of all columns."""
-        columns = [scores] if scores.ndim == 1 else list(scores.T.contiguous())
-        return max(
-            (
-                float(np.abs(system.matrix @ moments.collect(column) - system.target).max(initial=0.0))
-                for (system, moments), column in zip(self._parts, columns, strict=bool(self._parts))
-            ),
-            default=0.0,
-        )
 
 
 def _with_safe_precision(training: HeadRows, validation: HeadRows) -> tuple[HeadRows, HeadRows]:
