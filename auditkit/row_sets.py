@@ -7,6 +7,7 @@ all that distinguishes bounded from unbounded scores and from class probabilitie
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -52,18 +53,33 @@ class Box:
 
     def project(self, values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """The values within the bounds."""
-        return values if self.is_everything else torch.clamp(values, self.lower, self.upper)
+        if self.is_everything:
+            return values
+        lower, upper = self._sides(values)
+        return torch.clamp(values, lower, upper)  # type: ignore[call-overload]
 
     def derivative(self, values: Float[Tensor, " n"]) -> BoxDerivative:
         """Which rows no bound holds; a row exactly at its bound counts as held."""
         if self.is_everything:
             return BoxDerivative(None)
-        free = torch.ones_like(values, dtype=torch.bool)
-        if self.lower is not None:
-            free &= values > self.lower
-        if self.upper is not None:
-            free &= values < self.upper
-        return BoxDerivative(free)
+        lower, upper = (_for_comparison(bound) for bound in self._sides(values))
+        inside = _for_comparison(values)
+        if lower is None:
+            free = inside < upper
+        else:
+            free = inside > lower if upper is None else (inside > lower) & (inside < upper)
+        return BoxDerivative(torch.as_tensor(free))
+
+    def _sides(self, values: Tensor) -> tuple[Any, Any]:
+        """The bounds, on the host as numbers where all rows have the same: torch is two to three times as fast then."""
+        if not self.is_scalar or values.device.type != "cpu":
+            return self.lower, self.upper
+        return tuple(None if bound is None else bound.item() for bound in (self.lower, self.upper))  # type: ignore[return-value]
+
+
+def _for_comparison(values: Any) -> Any:
+    """On the host as NumPy sees them, which compares in a third of the time that torch takes."""
+    return values.detach().numpy() if isinstance(values, Tensor) and values.device.type == "cpu" else values
 
 
 @dataclass(frozen=True, eq=False)

@@ -42,19 +42,24 @@ class _Point:
         duals: λ, shape (m,).
         moments: u, shape (q,).
         values: T·u, shape (m,).
-        gram: G, shape (q, q), or its diagonal.
         scores: y(λ).
         dual: q(λ).
         residual: How far λ is from explaining u, 0 at the solution.
+        newton: Whose point this is.
     """
 
     duals: FloatArray
     moments: FloatArray
     values: FloatArray
-    gram: FloatArray
     scores: torch.Tensor
     dual: float
     residual: float
+    newton: _Newton
+
+    @cached_property
+    def gram(self) -> FloatArray:
+        """G, shape (q, q), or its diagonal; another pass over the rows, which the solution does not need."""
+        return self.newton.gram_at(self.scores)
 
 
 def solve(problem: ProjectionProblem, *, start: FloatArray | None = None) -> Solution:
@@ -119,10 +124,12 @@ class _Newton:
         moments = problem.moments.collect(scores)
         values = problem.system.matrix @ moments
         dual = problem.objective(scores) + float(duals @ values) - problem.support(duals)
-        gram = self.full_gram
-        if problem.is_bounded:
-            gram = problem.moments.gram(problem.row_set.derivative(scores))
-        return _Point(duals, moments, values, gram, scores, dual, self._residual(duals, values))
+        return _Point(duals, moments, values, scores, dual, self._residual(duals, values), self)
+
+    def gram_at(self, scores: torch.Tensor) -> FloatArray:
+        """G where these rows are held and those are not."""
+        problem = self.problem
+        return problem.moments.gram(problem.row_set.derivative(scores)) if problem.is_bounded else self.full_gram
 
     def _step(self, point: _Point) -> _Point | None:
         """One Newton step, damped more and more until it helps; None when no damping helps.
