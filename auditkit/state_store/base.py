@@ -6,9 +6,8 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -29,8 +28,7 @@ GENESIS = hashlib.sha256(b"auditkit.ledger/1").hexdigest()
 """What the first entry of a ledger follows."""
 
 
-@dataclass(frozen=True)
-class LedgerEntry:
+class LedgerEntry(NamedTuple):
     """One line of a ledger.
 
     Attributes:
@@ -62,8 +60,7 @@ class LedgerEntry:
         )
 
 
-@dataclass(frozen=True)
-class Head:
+class Head(NamedTuple):
     """The end of a ledger: number, hash and time of the last entry."""
 
     sequence: int = 0
@@ -97,8 +94,7 @@ def following_entry(
     return LedgerEntry(number, kind, batch_id, payload, said, text, at, head.hash, digest)
 
 
-@dataclass(frozen=True)
-class Answered:
+class Answered(NamedTuple):
     """An earlier request under the same id: the hash of its payload and what it was answered."""
 
     payload: str

@@ -110,9 +110,9 @@ class SqlTransaction(Transaction):
             return
         for part in _parts(self._lines):
             statement, names = _append_many(len(part))
-            self.execute(statement, _named(names, [value for line in part for value in vars(line).values()]))
+            self.execute(statement, _named(names, [value for line in part for value in line]))
         text = json.dumps(self.state.to_dict(), separators=(",", ":"))
-        self.execute(WRITE, {"state": text, **vars(self.head)})
+        self.execute(WRITE, {"state": text, **self.head._asdict()})
 
 
 def _named(names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
@@ -121,12 +121,9 @@ def _named(names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
 
 
 def _parts(values: Sequence[T]) -> Iterator[Sequence[T]]:
-    """The values in runs whose lengths are powers of two, so that few different statements serve all numbers."""
-    first = 0
-    while left := len(values) - first:
-        size = min(MOST_AT_ONCE, 1 << (left.bit_length() - 1))
-        yield values[first : first + size]
-        first += size
+    """The values in runs of `MOST_AT_ONCE` and what is left; every length has a statement of its own, kept prepared."""
+    for first in range(0, len(values), MOST_AT_ONCE):
+        yield values[first : first + MOST_AT_ONCE]
 
 
 @cache

@@ -51,7 +51,7 @@ class SqlStore(StateStore):
             found = execute("SELECT schema, config FROM stream WHERE id = 1", {})
             if not found:
                 begin = {"schema": sql.STORE_SCHEMA, "config": json.dumps(config.to_dict()),
-                         "state": json.dumps(StreamState().to_dict()), **vars(Head())}  # fmt: skip
+                         "state": json.dumps(StreamState().to_dict()), **Head()._asdict()}  # fmt: skip
                 execute(sql.BEGIN_STREAM, begin)
             elif found[0][0] != sql.STORE_SCHEMA:
                 raise StoreError(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from threading import RLock
 from typing import Any, TypeVar
@@ -43,7 +45,10 @@ class SqliteStore(StateStore):
         if read_only and not path.is_file():
             raise StoreError(f"there is no store {str(path)!r}")
         with self._explained():
-            self.connection = sqlite3.connect(path, timeout=lock_seconds, isolation_level=None, check_same_thread=False)
+            self.connection = sqlite3.connect(
+                path, timeout=lock_seconds, isolation_level=None, check_same_thread=False,
+                cached_statements=4 * sql.MOST_AT_ONCE,
+            )  # fmt: skip
             if read_only:
                 self.connection.execute("PRAGMA query_only = ON")
             else:
@@ -52,7 +57,8 @@ class SqliteStore(StateStore):
 
     def execute(self, statement: str, values: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
         """Run a statement and return its rows."""
-        return self.connection.execute(statement, values).fetchall()
+        text, names = _number(statement)
+        return self.connection.execute(text, [values[name] for name in names]).fetchall()
 
     def start(self, config: StreamConfig) -> None:
         """Begin a stream, or go on with the one that is there."""
@@ -62,7 +68,7 @@ class SqliteStore(StateStore):
             found = self.execute("SELECT schema, config FROM stream WHERE id = 1", {})
             if not found:
                 begin = {"schema": sql.STORE_SCHEMA, "config": json.dumps(config.to_dict()),
-                         "state": json.dumps(StreamState().to_dict()), **vars(Head())}  # fmt: skip
+                         "state": json.dumps(StreamState().to_dict()), **Head()._asdict()}  # fmt: skip
                 self.execute(sql.BEGIN_STREAM, begin)
             elif found[0][0] != sql.STORE_SCHEMA:
                 raise StoreError(
@@ -134,6 +140,12 @@ class SqliteStore(StateStore):
             yield
         except sqlite3.Error as error:
             raise StoreError(f"store {self.path}: {_explain(error)}; nothing of this request was applied") from error
+
+
+@cache
+def _number(statement: str) -> tuple[str, list[str]]:
+    """A statement with its parameters by position, and their names: SQLite finds each name by a walk over all."""
+    return re.sub(r":\w+", "?", statement), re.findall(r":(\w+)", statement)
 
 
 def _explain(error: sqlite3.Error) -> str:
