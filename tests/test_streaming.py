@@ -17,9 +17,18 @@ import auditkit as ak
 from auditkit.constraints import measure_gaps
 from auditkit.errors import InputError, SchemaError
 from auditkit.streaming import StreamConfig, StreamState, make_batch, step
-from auditkit.streaming.layout import released_layout
+from auditkit.streaming.layout import pooled_gaps, released_layout, worst_violation
 from auditkit.streaming.planning import clamp_range, pull_back
-from auditkit.streaming.pooled import FEW_ROWS, Move, _add_few, _add_many, _release_few, _release_many
+from auditkit.streaming.pooled import (
+    FEW_ROWS,
+    Move,
+    _add_few,
+    _add_many,
+    _apply_one,
+    _arrive_one,
+    _release_few,
+    _release_many,
+)
 from auditkit.streaming.state import CellSums
 from auditkit.streaming.stepping import MAX_CELLS
 
@@ -288,6 +297,53 @@ def test_few_rows_are_summed_as_many_are_to_the_last_bit(seed: int, sloped: bool
     moves = [Move(*rng.normal(size=3).tolist()) if sloped else Move(float(rng.normal()), 0.0, 0.0) for _ in batch.keys]
     for mine, theirs in zip(_release_few(batch, moves, bounds), _release_many(batch, moves, bounds), strict=True):
         assert list(mine) == list(theirs)
+
+
+@given(
+    st.floats(-2, 2), st.floats(-1, 1), st.sampled_from([0.0, -0.5]), st.floats(-1, 1),
+    st.sampled_from([(None, None), (0.0, 1.0), (None, 0.5)]),
+)  # fmt: skip
+@example(-0.0, 0.0, 0.0, 0.0, (None, None))
+@settings(max_examples=200, deadline=None)
+def test_a_single_row_is_summed_as_many_are_to_the_last_bit(
+    z: float, shift: float, slope: float, centre: float, bounds: Any
+) -> None:
+    """Also −0.0, which a sum that begins with 0.0 turns into 0.0."""
+    batch, move = make_batch([z], {"g": ["x"]}, ["g"]), Move(shift, slope, centre)
+    known = CellSums(4.0, 1.0, 1.0, 1.0, shift, 1.0, 1.0)
+    usual = 0.0 if bounds == (None, None) else known.correction / known.rows
+    arrived = _arrive_one(known, z, bounds)
+    assert repr(arrived[:4]) == repr(tuple(next(iter(_add_few(batch, [usual], bounds)))))
+    scores, corrections, sums = _apply_one(batch, {("x",): arrived}, move, bounds)
+    y, a, (released,), (square,) = _release_few(batch, [move], bounds)
+    assert (scores.tobytes(), corrections.tobytes()) == (y.tobytes(), a.tobytes())
+    given_sum = float(np.bincount([0], a)[0]) if slope else shift
+    assert repr(sums[("x",)]) == repr(CellSums(*arrived[:3], released - given_sum, given_sum, released, square))
+
+
+@pytest.mark.parametrize("criteria", [
+    [ak.ECP("a", tolerance=0.02)], [ak.ECP("a", tolerance=0.02), ak.ECP("b", tolerance=0.1)],
+    [ak.ECP("a", given="b", tolerance=0.0)], [ak.ECP(("a", "b"), tolerance=0.05)],
+])  # fmt: skip
+@pytest.mark.parametrize("present", [1, 2, 4])
+def test_the_violation_is_the_largest_excess_of_a_gap_that_shows(
+    criteria: list[Any], present: int, rng: np.random.Generator
+) -> None:
+    keys = [(a, b) for a in "xyz" for b in "pq"]
+    config = StreamConfig(tuple(criteria))
+    layout = released_layout(config, tuple(key[: len(config.columns)] for key in keys[:: 3 - len(config.columns)]))
+    table = {key: CellSums(rows=2.0, released=float(rng.normal())) for key in layout.keys[:present]}
+    gaps = [0.0 if math.isnan(gap) else abs(gap) for gap in pooled_gaps(layout, table)]
+    assert worst_violation(layout, table) == max(np.subtract(gaps, layout.tolerance))
+
+
+def test_a_list_of_one_score_is_read_as_an_array_of_one_is() -> None:
+    for value in (0.25, -0.0, 1e100):
+        mine, theirs = (make_batch(scores, {"g": ["x"]}, ["g"]) for scores in ([value], np.array([value])))
+        assert mine.fingerprint() == theirs.fingerprint()
+    for value in (float("nan"), float("inf"), 1e101):
+        with pytest.raises(InputError, match=r"scores (holds|must lie)"):
+            make_batch([value], {"g": ["x"]}, ["g"])
 
 
 @pytest.mark.parametrize(

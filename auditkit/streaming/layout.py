@@ -51,6 +51,14 @@ class Layout:
             return None
         return tuple(self.keys[cells[0]] for cells in self.events)
 
+    @cached_property
+    def apart(self) -> bool:
+        """Whether rows of one cell show no gap at all: every contrast is of two cells."""
+        cells = self.alone
+        if cells is None or self.has_residuals:
+            return False
+        return all(b >= 0 and cells[a] != cells[b] for a, b in zip(self.plus, self.minus, strict=True))
+
     @property
     def residual(self) -> BoolArray:
         """Whether a contrast is of residuals, shape (m,)."""
@@ -158,6 +166,21 @@ def pooled_gaps(layout: Layout, table: Mapping[Key, CellSums] | Mapping[Key, Lab
     return [r if flag else s for r, s, flag in zip(residuals, scores, layout.residual.tolist(), strict=True)]
 
 
-def worst_violation(layout: Layout, gaps: Sequence[float]) -> float:
-    """max_k (|gap_k| − ε_k), where a gap that a batch cannot show counts as zero."""
-    return max([(abs(gap) if gap == gap else 0.0) - eps for gap, eps in zip(gaps, layout.tolerance, strict=True)])
+def worst_violation(layout: Layout, table: Mapping[Key, CellSums] | Mapping[Key, LabelSums]) -> float:
+    """max_k (|gap_k| − ε_k) over some sums, where a gap that they cannot show counts as zero.
+
+    Args:
+        layout: What is compared; at least one contrast.
+        table: Sums by cell; cells of the layout may be missing.
+
+    Returns:
+        The violation; negative where every gap is within its tolerance.
+    """
+    if len(table) == 1 and layout.apart:
+        return -min(layout.tolerance)
+    worst = -math.inf
+    for gap, eps in zip(pooled_gaps(layout, table), layout.tolerance, strict=True):
+        excess = (abs(gap) if gap == gap else 0.0) - eps
+        if excess > worst:
+            worst = excess
+    return worst

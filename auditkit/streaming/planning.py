@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 
@@ -37,8 +39,7 @@ _DEAR = 1e9
 """The price of moving a cell that the batch has no row of, beside one that it has."""
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """Corrections per cell.
 
     Attributes:
@@ -51,7 +52,7 @@ class Plan:
 
     shift: Mapping[Key, float]
     slope: Mapping[Key, float]
-    centre: Mapping[Key, float] = field(default_factory=dict)
+    centre: Mapping[Key, float] = MappingProxyType({})
     relaxation: float = 0.0
     duals: tuple[float, ...] | None = None
 
@@ -79,7 +80,7 @@ def make_plan(config: StreamConfig, cells: Mapping[Key, CellSums], labelled: Map
 def _margin(cells: Mapping[Key, CellSums], band: float) -> float:
     """MARGIN·min(band, σ)/√N, where σ is the spread within cells: scores that stray little never reach the edge."""
     rows = within = 0.0
-    for count, raw, square, *_ in cells.values():
+    for count, raw, square, _, _, _, _ in cells.values():
         rows += count
         within += square - raw * raw / count
     return MARGIN * min(band, math.sqrt(max(within, 0.0) / rows)) / math.sqrt(rows)

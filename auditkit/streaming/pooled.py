@@ -21,14 +21,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from auditkit._typing import FloatArray
 from auditkit.streaming.batches import StreamBatch
-from auditkit.streaming.layout import Layout, pooled_gaps, released_layout, worst_violation
+from auditkit.streaming.layout import Layout, released_layout, worst_violation
 from auditkit.streaming.planning import Plan, make_plan, pull_back
 from auditkit.streaming.state import Bounds, CellSums, Key, LabelSums, StreamConfig, StreamState
 
@@ -46,8 +45,7 @@ FIRST_ROWS = 500
 """Rows before which a pooled gap outside the band is left to repayment: so few rows make no stable plan."""
 
 
-@dataclass(frozen=True, eq=False)
-class Release:
+class Release(NamedTuple):
     """What one batch was answered with.
 
     Attributes:
@@ -109,6 +107,8 @@ def _apply(
     batch: StreamBatch, arrived: Mapping[Key, CellSums], moves: list[Move], bounds: Bounds
 ) -> tuple[FloatArray, FloatArray, dict[Key, CellSums]]:
     """Released scores, corrections, and their sums by cell."""
+    if batch.n_rows == 1:
+        return _apply_one(batch, arrived, moves[0], bounds)
     release = _release_few if batch.n_rows <= FEW_ROWS else _release_many
     scores, corrections, released, squares = release(batch, moves, bounds)
     if any(move.slope for move in moves):
@@ -120,6 +120,21 @@ def _apply(
         for key, a, y, y2 in zip(batch.keys, given, released, squares, strict=True)
     }
     return scores, corrections, sums
+
+
+def _apply_one(
+    batch: StreamBatch, arrived: Mapping[Key, CellSums], move: Move, bounds: Bounds
+) -> tuple[FloatArray, FloatArray, dict[Key, CellSums]]:
+    """The same of a single row to the last bit: a sum begins with 0.0, which only −0.0 can tell."""
+    (shift, slope, centre), (low, high), z = move, _limits(bounds), batch.scores.item()
+    a = shift + slope * (z - centre)
+    y = z + a
+    y = low if y < low else high if y > high else y
+    given = 0.0 + a if slope else shift
+    (key,), released = batch.keys, 0.0 + y
+    rows, raw, square, *_ = arrived[key]
+    sums = {key: CellSums(rows, raw, square, released - given, given, released, y * y)}
+    return np.array([y]), np.array([a]), sums
 
 
 Released = tuple[FloatArray, FloatArray, list[float], list[float]]
@@ -167,11 +182,11 @@ def _overdue(
     total = sum([sums.rows for sums in after.values()])
     if total < FIRST_ROWS or not layout.tolerance:
         return {}
-    worst = worst_violation(layout, pooled_gaps(layout, after))
+    worst = worst_violation(layout, after)
     allowance = plan.relaxation + AIM * config.band / math.sqrt(total)
     if worst <= allowance:
         return {}
-    before = worst_violation(layout, pooled_gaps(layout, past.cells))
+    before = worst_violation(layout, past.cells)
     rows = sum([sums.rows for sums in given.values()])
     allowance = max(allowance, before - PULL * config.band * rows / total)
     return {key: after[key].rows * shift for key, shift in pull_back(config, after, given, allowance).items()}
@@ -188,12 +203,23 @@ def join_sums(before: Mapping[Key, CellSums], more: Mapping[Key, CellSums]) -> d
 
 def _arrivals(cells: Mapping[Key, CellSums], batch: StreamBatch, bounds: Bounds) -> dict[Key, CellSums]:
     """The sums of the new rows before anything is decided about them; clipping is guessed at the usual correction."""
+    if batch.n_rows == 1:
+        return {batch.keys[0]: _arrive_one(cells.get(batch.keys[0]), batch.scores.item(), bounds)}
     usual = [0.0] * len(batch.keys)
     if bounds != (None, None):
         usual = [known.correction / known.rows if (known := cells.get(key)) else 0.0 for key in batch.keys]
     add = _add_few if batch.n_rows <= FEW_ROWS else _add_many
     sums = zip(batch.keys, add(batch, usual, bounds), strict=True)
     return {key: CellSums(rows, z, z2, response, 0.0, 0.0, 0.0) for key, (rows, z, z2, response) in sums}
+
+
+def _arrive_one(known: CellSums | None, z: float, bounds: Bounds) -> CellSums:
+    """The same of a single row to the last bit."""
+    low, high = _limits(bounds)
+    expected = known.correction / known.rows if known and bounds != (None, None) else 0.0
+    y = z + expected
+    y = low if y < low else high if y > high else y
+    return CellSums(1.0, 0.0 + z, z * z, 0.0 + (y - expected), 0.0, 0.0, 0.0)
 
 
 def _add_many(batch: StreamBatch, usual: list[float], bounds: Bounds) -> Iterable[Sequence[float]]:
@@ -272,7 +298,7 @@ def advance(
     violation, weight = state.violation, state.weight
     if layout.tolerance:
         weight += rows
-        violation += rows * worst_violation(layout, pooled_gaps(layout, given))
+        violation += rows * worst_violation(layout, given)
     return state.with_changes(
         batches=state.batches + 1, rows=state.rows + rows, cells=cells, violation=violation, weight=weight,
         total=cells if config.window is None else join_sums(state.total, given), labelled=past.labelled,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import add
 from typing import Any, Literal, NamedTuple
 
 from auditkit.criteria import Criterion, check_criteria, columns_of
@@ -44,7 +45,7 @@ class CellSums(NamedTuple):
 
     def plus(self, other: CellSums) -> CellSums:
         """The sums over both sets of rows."""
-        return CellSums._make(map(float.__add__, self, other))
+        return CellSums._make(map(add, self, other))
 
     def times(self, factor: float) -> CellSums:
         """The sums with every row weighted by a factor."""
@@ -76,7 +77,7 @@ class LabelSums(NamedTuple):
 
     def plus(self, other: LabelSums) -> LabelSums:
         """The sums over both sets of rows."""
-        return LabelSums(*map(float.__add__, self, other))
+        return LabelSums._make(map(add, self, other))
 
     def times(self, factor: float) -> LabelSums:
         """The sums with every row weighted by a factor."""

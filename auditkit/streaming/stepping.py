@@ -14,7 +14,7 @@ from auditkit._typing import FloatArray, IntArray, VectorLike
 from auditkit._validation import to_numpy
 from auditkit.errors import InputError
 from auditkit.streaming.batches import StreamBatch
-from auditkit.streaming.layout import labelled_layout, pooled_gaps, worst_violation
+from auditkit.streaming.layout import labelled_layout, worst_violation
 from auditkit.streaming.pooled import Release, step_pooled
 from auditkit.streaming.state import Key, LabelSums, StreamConfig, StreamState
 
@@ -148,7 +148,7 @@ def observe(
     violation, mass = state.late_violation, state.late_weight
     if layout.tolerance:
         mass += entry["rows"]
-        violation += entry["rows"] * worst_violation(layout, pooled_gaps(layout, arrived))
+        violation += entry["rows"] * worst_violation(layout, arrived)
     following = replace(
         state, labelled=labelled, labelled_total=total, late_violation=violation, late_weight=mass
     )  # fmt: skip
