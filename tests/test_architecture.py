@@ -120,7 +120,7 @@ HOMES = {
     "fastapi": {"service/*.py"},
     "prometheus_client": {"service/metrics.py"},
     "sqlalchemy": {"state_store/sql_store.py"},
-    "uvicorn": {"service/serving.py"},
+    "uvicorn": {"service/protocol.py", "service/serving.py"},
     "duckdb": {"engines/duckdb_engine.py"},
     "error_parity": {"baselines/error_parity_thresholds.py"},
     "fairlearn": {"baselines.py", "baselines/*"},

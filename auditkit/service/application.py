@@ -15,9 +15,9 @@ import pydantic
 
 from auditkit._extras import import_extra
 from auditkit.errors import AuditkitError, InputError, StoreError
-from auditkit.online_enforcer import ObserveRequest, ObserveResult, OnlineEnforcer, StepResult
-from auditkit.service.committing import GroupCommitter
-from auditkit.service.endpoints import JSON, Answer, Endpoint, Request, Shortcut
+from auditkit.online_enforcer import ObserveRequest, ObserveResult, OnlineEnforcer, StepRequest, StepResult
+from auditkit.service.committing import GroupCommitter, Result
+from auditkit.service.endpoints import JSON, Answer, Deliver, Endpoint, Gone, Headers, Request, find_header
 from auditkit.service.messages import ObserveBody, make_step_body
 from auditkit.service.metrics import ServiceMetrics
 from auditkit.service.schema import describe_api
@@ -27,6 +27,9 @@ _quote = json.encoder.encode_basestring
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 
 Handler = Callable[[Request], Awaitable[Answer]]
+
+STEP = "/v1/step"
+"""Where requests come by the thousand."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def make_app(stream: OnlineEnforcer, config: ServiceConfig | None = None) -> Any
         description="Scores and groups in, enforced scores out; every batch id is applied once.",
     )  # fmt: skip
     routes = (
-        ("/v1/step", "POST", service.step),
+        (STEP, "POST", service.step),
         ("/v1/observe", "POST", service.observe),
         ("/v1/report", "GET", service.report),
         ("/health", "GET", service.health),
@@ -91,9 +94,8 @@ def make_app(stream: OnlineEnforcer, config: ServiceConfig | None = None) -> Any
     endpoints = {path: Endpoint(service.answering(path, handler)) for path, _, handler in routes}
     for path, method, _ in routes:
         app.router.add_route(path, endpoints[path], methods=[method])
-    app.add_middleware(Shortcut, path="/v1/step", endpoint=endpoints["/v1/step"])
+    app.state.service, app.state.step = service, endpoints[STEP]
     app.openapi = lambda: describe_api(app, service.step_body, has_token=service.config.token is not None)
-    app.state.service = service
     return app
 
 
@@ -107,6 +109,8 @@ class _Service:
         self.columns = stream.config.columns
         self.step_body: Any = make_step_body(self.columns, config.max_batch)
         self.failing = ""
+        self._fields = [(name, f"value_{position}") for position, name in enumerate(self.columns)]
+        self._step_tally = _Tally(self, STEP)
         self._expected = None if config.token is None else f"Bearer {config.token}".encode()
 
     @asynccontextmanager
@@ -121,53 +125,86 @@ class _Service:
 
     def answering(self, path: str, handler: Handler) -> Handler:
         """A handler that counts, times, and turns refusals into answers."""
-        seconds = self.metrics.seconds.labels(path)
-        passed = self.metrics.requests.labels(path, "200")
+        tally = self._step_tally if path == STEP else _Tally(self, path)
 
         async def answer(request: Request) -> Answer:
             begin = time.perf_counter()
             try:
-                response = await handler(request)
-                passed.inc()
-            except Refusal as refusal:
-                response = self._refuse(path, refusal)
-            except StoreError as error:
-                self.failing = str(error)
-                response = self._refuse(path, Refusal(503, "store", str(error)))
-            seconds.observe(time.perf_counter() - begin)
-            return response
+                return tally.count(begin, await handler(request))
+            except Gone:
+                raise
+            except Exception as error:
+                return tally.count(begin, error)
 
         return answer
 
-    def _refuse(self, path: str, refusal: Refusal) -> Answer:
-        self.metrics.requests.labels(path, str(refusal.status)).inc()
-        self.metrics.rejects.labels(refusal.reason).inc()
-        log("refused", path=path, status=refusal.status, reason=refusal.reason)
-        headers = {401: ((b"www-authenticate", b"Bearer"),), 503: ((b"retry-after", b"1"),)}.get(refusal.status, ())
-        return _json({"error": str(refusal)}, refusal.status, headers)
+    def refuse(self, path: str, error: Exception) -> Answer:
+        """The answer to a request that is not applied."""
+        if isinstance(error, Refusal):
+            status, reason, content = error.status, error.reason, _json({"error": str(error)})
+        elif isinstance(error, StoreError):
+            self.failing = str(error)
+            status, reason, content = 503, "store", _json({"error": str(error)})
+        else:
+            logger.error(json.dumps({"event": "failed", "path": path}), exc_info=error)
+            status, reason = 500, "failure"
+            content = Answer(b"Internal Server Error", media=b"text/plain; charset=utf-8")
+        self.metrics.requests.labels(path, str(status)).inc()
+        self.metrics.rejects.labels(reason).inc()
+        log("refused", path=path, status=status, reason=reason)
+        headers = {401: ((b"www-authenticate", b"Bearer"),), 503: ((b"retry-after", b"1"),)}.get(status, ())
+        return content._replace(status=status, headers=headers)
 
     async def step(self, request: Request) -> Answer:
         """Release a batch."""
-        body = await self._read(request, self.step_body)
-        rows = body.rows
-        groups = {name: [getattr(row.groups, f"value_{k}") for row in rows] for k, name in enumerate(self.columns)}
+        checked = self._check_step(await self._read(request))
+        return self._say_step(await self.committer.submit(checked))
+
+    def answer_step(self, body: bytes, deliver: Deliver) -> None:
+        """`step` without a task: the same answers and counts for a body whose head `approves` let in.
+
+        Args:
+            body: Of the request, whole.
+            deliver: Given the answer, at once where the request is refused, else when it is on the disk.
+        """
+        begin = time.perf_counter()
+
+        def done(result: Result | None, error: Exception | None) -> None:
+            deliver(self._step_tally.count(begin, error or self._try_say(result)))
+
         try:
-            checked = self.stream.make_step([row.score for row in rows], groups, batch_id=body.batch_id)
+            self.committer.enqueue(self._check_step(body), done)
+        except Exception as error:
+            deliver(self._step_tally.count(begin, error))
+
+    def _check_step(self, body: bytes) -> StepRequest:
+        message = self._parse(body, self.step_body)
+        rows = message.rows
+        groups = {name: [getattr(row.groups, field) for row in rows] for name, field in self._fields}
+        try:
+            return self.stream.make_step([row.score for row in rows], groups, batch_id=message.batch_id)
         except InputError as error:
             raise Refusal(422, "invalid", str(error)) from error
-        result = await self.committer.submit(checked)
-        if isinstance(result, StepResult):
-            if result.replayed:
-                self.metrics.replays.inc()
-            else:
-                self.metrics.rows.inc(len(rows))
-            self.failing = ""
-            return Answer(_write_step(result))
-        raise self._conflict(result)
+
+    def _say_step(self, result: object) -> Answer:
+        if not isinstance(result, StepResult):
+            raise self._conflict(result)
+        if result.replayed:
+            self.metrics.replays.inc()
+        else:
+            self.metrics.rows.inc(len(result))
+        self.failing = ""
+        return Answer(_write_step(result))
+
+    def _try_say(self, result: object) -> Answer | Exception:
+        try:
+            return self._say_step(result)
+        except Exception as error:
+            return error
 
     async def observe(self, request: Request) -> Answer:
         """Take in late labels."""
-        body = await self._read(request, ObserveBody)
+        body = self._parse(await self._read(request), ObserveBody)
         result = await self.committer.submit(ObserveRequest(body.labels, body.batch_id))
         if isinstance(result, ObserveResult):
             self.metrics.replays.inc(result.replayed)
@@ -181,7 +218,7 @@ class _Service:
 
     async def report(self, request: Request) -> Answer:
         """The figures of the stream."""
-        self._authorise(request)
+        self._authorise(request.headers)
         report = await self.committer.run(self.stream.report)
         return _json(json.loads(json.dumps(report.to_dict()), parse_constant=lambda name: None))
 
@@ -200,27 +237,42 @@ class _Service:
 
     async def render_metrics(self, request: Request) -> Answer:
         """Counters for Prometheus."""
-        self._authorise(request)
+        self._authorise(request.headers)
         self.metrics.take(await self.committer.run(self.stream.report), self.committer.waiting)
         return Answer(self.metrics.render(), media=self.metrics.content_type.encode())
 
-    def _authorise(self, request: Request) -> None:
-        if self._expected is None:
-            return
-        if not hmac.compare_digest(request.header(b"authorization") or b"", self._expected):
-            raise Refusal(401, "unauthorised", "a bearer token is needed: Authorization: Bearer …")
+    def approves(self, headers: Headers, length: int) -> bool:
+        """Whether a step with these headers and a body of this length is let in."""
+        try:
+            self._check_head(headers)
+        except Refusal:
+            return False
+        return length <= self.config.max_bytes
 
-    async def _read(self, request: Request, model: Any) -> Any:
-        """The checked body; nothing is read of one that is too large or not allowed."""
-        self._authorise(request)
-        kind = request.header(b"content-type") or JSON
+    def _check_head(self, headers: Headers) -> None:
+        self._authorise(headers)
+        kind = find_header(headers, b"content-type") or JSON
         if kind != JSON and kind.partition(b";")[0].strip().lower() != JSON:
             raise Refusal(415, "media type", "the body must be application/json")
-        size, most = request.header(b"content-length") or b"0", self.config.max_bytes
+
+    def _authorise(self, headers: Headers) -> None:
+        if self._expected is None:
+            return
+        if not hmac.compare_digest(find_header(headers, b"authorization") or b"", self._expected):
+            raise Refusal(401, "unauthorised", "a bearer token is needed: Authorization: Bearer …")
+
+    async def _read(self, request: Request) -> bytes:
+        """The body; nothing is read of one that is too large or not allowed."""
+        self._check_head(request.headers)
+        size, most = find_header(request.headers, b"content-length") or b"0", self.config.max_bytes
         too_large = size.isdigit() and int(size) > most
         body = b"" if too_large else await request.read(most)
         if too_large or len(body) > most:
             raise Refusal(413, "too large", f"the body must be at most {most} bytes")
+        return body
+
+    @staticmethod
+    def _parse(body: bytes, model: Any) -> Any:
         try:
             return model.model_validate_json(body)
         except pydantic.ValidationError as error:
@@ -229,8 +281,26 @@ class _Service:
             raise Refusal(422, "invalid", f"{place}: {first['msg']}") from None
 
 
-def _json(content: Any, status: int = 200, headers: tuple[tuple[bytes, bytes], ...] = ()) -> Answer:
-    return Answer(_encode(content).encode("utf-8", "replace"), status, headers=headers)
+class _Tally:
+    """What is counted and timed of one path."""
+
+    def __init__(self, service: _Service, path: str) -> None:
+        self.service, self.path = service, path
+        self.passed = service.metrics.requests.labels(path, "200")
+        self.seconds = service.metrics.seconds.labels(path)
+
+    def count(self, begin: float, found: Answer | Exception) -> Answer:
+        """The answer to send, counted; an error becomes a refusal."""
+        if isinstance(found, Answer):
+            self.passed.inc()
+        else:
+            found = self.service.refuse(self.path, found)
+        self.seconds.observe(time.perf_counter() - begin)
+        return found
+
+
+def _json(content: Any) -> Answer:
+    return Answer(_encode(content).encode("utf-8", "replace"))
 
 
 def _write_step(result: StepResult) -> bytes:

@@ -25,6 +25,9 @@ COMPANY_SECONDS = 0.001
 
 Result = StepResult | ObserveResult | AuditkitError
 
+Done = Callable[[Result | None, Exception | None], None]
+"""Called with the result of a request once it is on the disk, or with the error for which it was not applied."""
+
 
 class Overloaded(StoreError):  # noqa: N818 - a state of the service, not a mistake of the caller
     """More requests wait than the service takes."""
@@ -40,7 +43,7 @@ class GroupCommitter:
 
     def __init__(self, stream: OnlineEnforcer, *, max_waiting: int) -> None:
         self.stream, self.max_waiting = stream, max_waiting
-        self._waiting: deque[tuple[Request, asyncio.Future[Result]]] = deque()
+        self._waiting: deque[tuple[Request, Done]] = deque()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="auditkit-commit")
         self._task: asyncio.Task[None] | None = None
         self._closed = False
@@ -53,20 +56,41 @@ class GroupCommitter:
         """Requests that wait."""
         return len(self._waiting)
 
+    def enqueue(self, request: Request, done: Done) -> None:
+        """Apply a request with the next commit; must be called on the loop, where ``done`` is called too.
+
+        Args:
+            request: What is applied, after all that were enqueued before.
+            done: Told the result once it is on the disk. It must not raise.
+
+        Raises:
+            Overloaded: The service is shutting down, or too many requests wait.
+        """
+        if self._closed or len(self._waiting) >= self.max_waiting:
+            raise Overloaded("the service is shutting down" if self._closed else "too many requests wait; try again")
+        self._waiting.append((request, done))
+        if self._task is None:
+            self._task = asyncio.create_task(self._drain())
+        elif self._company is not None and len(self._waiting) >= self._last:
+            self._go_on()
+
     async def submit(self, request: Request) -> Result:
         """Apply a request; returns when it is on the disk.
 
         Raises:
             StoreError: It could not be written, and was not applied; or too many requests wait.
         """
-        if self._closed or len(self._waiting) >= self.max_waiting:
-            raise Overloaded("the service is shutting down" if self._closed else "too many requests wait; try again")
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._waiting.append((request, future))
-        if self._task is None:
-            self._task = asyncio.create_task(self._drain())
-        elif self._company is not None and len(self._waiting) >= self._last:
-            self._go_on()
+
+        def done(result: Result | None, error: Exception | None) -> None:
+            if future.done():  # the client may have gone; what was applied stays in the ledger under its id
+                return
+            if result is None:
+                future.set_exception(error or AssertionError("a request ended without a result"))
+            else:
+                future.set_result(result)
+
+        self.enqueue(request, done)
         return await future
 
     async def run(self, work: Callable[[], T]) -> T:
@@ -97,19 +121,17 @@ class GroupCommitter:
         if self._company is not None and not self._company.done():
             self._company.set_result(None)
 
-    async def _commit(self, group: list[tuple[Request, asyncio.Future[Result]]]) -> None:
+    async def _commit(self, group: list[tuple[Request, Done]]) -> None:
         requests = [request for request, _ in group]
         try:
             results = await self.run(lambda: self.stream.apply(requests))
         except Exception as error:
-            for _, future in group:
-                if not future.done():
-                    future.set_exception(error)
+            for _, done in group:
+                done(None, error)
             return
         self.commits += 1
-        for (_, future), result in zip(group, results, strict=True):
-            if not future.done():  # the client may have gone; what was applied stays in the ledger under its id
-                future.set_result(result)
+        for (_, done), result in zip(group, results, strict=True):
+            done(result, None)
 
     async def close(self) -> None:
         """Take no more, finish what waits, and stop the thread."""

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, NamedTuple
 
 JSON = b"application/json"
+
+Headers = Iterable[tuple[bytes, bytes]]
+"""Names in lower case, and values."""
+
+
+def find_header(headers: Headers, name: bytes) -> bytes | None:
+    """The first header of this name, in lower case; None where there is none."""
+    for key, value in headers:
+        if key == name:
+            return value
+    return None
 
 
 class Gone(Exception):  # noqa: N818 - nothing went wrong here
@@ -15,17 +26,10 @@ class Gone(Exception):  # noqa: N818 - nothing went wrong here
 class Request:
     """What a handler may ask of a request."""
 
-    __slots__ = ("_headers", "_receive")
+    __slots__ = ("_receive", "headers")
 
     def __init__(self, scope: Any, receive: Any) -> None:
-        self._headers, self._receive = scope["headers"], receive
-
-    def header(self, name: bytes) -> bytes | None:
-        """The first header of this name, in lower case; None where there is none."""
-        for key, value in self._headers:
-            if key == name:
-                return value
-        return None
+        self.headers, self._receive = scope["headers"], receive
 
     async def read(self, most: int) -> bytes:
         """The body, cut off as soon as it is longer than ``most``.
@@ -51,6 +55,14 @@ class Answer(NamedTuple):
     media: bytes = JSON
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
+    def all_headers(self) -> list[tuple[bytes, bytes]]:
+        """The headers with those of the body."""
+        return [(b"content-length", b"%d" % len(self.body)), (b"content-type", self.media), *self.headers]
+
+
+Deliver = Callable[[Answer], None]
+"""What an answer is handed to."""
+
 
 class Endpoint:
     """An ASGI application that answers with what a handler returns."""
@@ -64,13 +76,12 @@ class Endpoint:
             answer = await self.handler(Request(scope, receive))
         except Gone:
             return
-        headers = [(b"content-length", b"%d" % len(answer.body)), (b"content-type", answer.media), *answer.headers]
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await send({"type": "http.response.start", "status": answer.status, "headers": answer.all_headers()})
         await send({"type": "http.response.body", "body": answer.body})
 
 
 class Shortcut:
-    """Takes the requests that come by the thousand past the router, which would cost as much as a step."""
+    """Takes the requests that come by the thousand past the framework, which would cost as much as a step."""
 
     def __init__(self, app: Any, path: str, endpoint: Endpoint) -> None:
         self.app, self.path, self.endpoint = app, path, endpoint
