@@ -12,13 +12,15 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import selectors
 import socket
 import time
 from typing import Any
 
 HEAD = "POST /v1/step HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
-FASTEST = 8_000
+LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
+FASTEST = 16_000
 """Requests/s for which requests are written beforehand; beyond it the generator stops early."""
 
 
@@ -36,8 +38,8 @@ def receive(client: socket.socket) -> bytes:
     """One whole answer."""
     data = client.recv(65536)
     while True:
-        head, found, body = data.partition(b"\r\n\r\n")
-        if found and len(body) >= int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0]):
+        end = data.find(b"\r\n\r\n") + 4
+        if end >= 4 and (length := LENGTH.search(data, 0, end)) and len(data) >= end + int(length[1]):
             return data
         more = client.recv(65536)
         if not more:
