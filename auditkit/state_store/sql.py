@@ -30,12 +30,12 @@ TABLES = (
         id INTEGER PRIMARY KEY CHECK (id = 1), schema TEXT NOT NULL, config TEXT NOT NULL, state TEXT NOT NULL,
         sequence BIGINT NOT NULL, hash TEXT NOT NULL, at TEXT NOT NULL)""",
     """CREATE TABLE IF NOT EXISTS ledger (
-        sequence BIGINT PRIMARY KEY, kind TEXT NOT NULL, batch_id TEXT NOT NULL, payload TEXT NOT NULL,
+        sequence {whole} PRIMARY KEY, kind TEXT NOT NULL, batch_id TEXT NOT NULL, payload TEXT NOT NULL,
         answer TEXT NOT NULL, entry TEXT NOT NULL, at TEXT NOT NULL, previous TEXT NOT NULL, hash TEXT NOT NULL,
         UNIQUE (kind, batch_id))""",
     "CREATE TABLE IF NOT EXISTS pending (batch_id TEXT PRIMARY KEY, rows TEXT NOT NULL)",
 )
-"""One state, its ledger, and the rows that wait for labels."""
+"""One state, its ledger, and the rows that wait for labels; ``whole`` is the type of a 64-bit number that is a key."""
 
 FIND = "SELECT batch_id, payload, answer FROM ledger WHERE kind = :kind AND batch_id IN ({})"
 COLUMNS = ("sequence", "kind", "batch_id", "payload", "answer", "entry", "at", "previous", "hash")

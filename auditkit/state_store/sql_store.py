@@ -47,7 +47,7 @@ class SqlStore(StateStore):
         with self._held() as execute:
             execute("SELECT pg_advisory_xact_lock(7305081)", {})  # two workers may start at the same moment
             for table in sql.TABLES:
-                execute(table, {})
+                execute(table.format(whole="BIGINT"), {})
             found = execute("SELECT schema, config FROM stream WHERE id = 1", {})
             if not found:
                 begin = {"schema": sql.STORE_SCHEMA, "config": json.dumps(config.to_dict()),

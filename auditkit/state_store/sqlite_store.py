@@ -64,7 +64,7 @@ class SqliteStore(StateStore):
         """Begin a stream, or go on with the one that is there."""
         with self._held():
             for table in sql.TABLES:
-                self.connection.execute(table)
+                self.connection.execute(table.format(whole="INTEGER"))  # the row number itself, without an index
             found = self.execute("SELECT schema, config FROM stream WHERE id = 1", {})
             if not found:
                 begin = {"schema": sql.STORE_SCHEMA, "config": json.dumps(config.to_dict()),
