@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -64,8 +64,7 @@ class StepResult:
         return len(self.scores)
 
 
-@dataclass(frozen=True, eq=False)
-class StepRequest:
+class StepRequest(NamedTuple):
     """A checked batch that waits to be released.
 
     Attributes:

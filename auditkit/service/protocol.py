@@ -2,7 +2,7 @@
 
 uvicorn parses every request, starts a task for it and passes messages between the two: for a single-row step, more work
 than the step. A client that keeps its connection sends the same head, byte for byte, over and over: only the length of
-the body varies. So a head is parsed once, by uvicorn's parser, and remembered if it led to a plain step that was let in;
+the body varies. So a head is parsed once, by uvicorn's parser, and remembered if it led to a step that was let in;
 when a whole request with a remembered head arrives, its body goes straight to the service and the answer straight to
 the socket. Every other request, and every other connection, is served by uvicorn as it is. Answers are the same bytes.
 """
@@ -16,7 +16,7 @@ from auditkit._extras import import_extra
 from auditkit.service.endpoints import Answer
 
 MOST_HEADS = 64
-"""Heads that a connection remembers: one for every length of a body, for a client that sends nothing else that varies."""
+"""Heads that a connection remembers: one for every length of a body, where nothing else varies."""
 
 LONGEST_HEAD = 4096
 _END = b"\r\n\r\n"

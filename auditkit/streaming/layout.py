@@ -52,6 +52,11 @@ class Layout:
         return tuple(self.keys[cells[0]] for cells in self.events)
 
     @cached_property
+    def together(self) -> tuple[tuple[Key, ...], ...]:
+        """The cells of every stratum; none where `strata` is None."""
+        return tuple(tuple(self.keys[c] for c in stratum) for stratum in self.strata or ())
+
+    @cached_property
     def apart(self) -> bool:
         """Whether rows of one cell show no gap at all: every contrast is of two cells."""
         cells = self.alone

@@ -122,11 +122,9 @@ def _pull_cells(
     layout: Layout, cells: Mapping[Key, CellSums], price: Mapping[Key, float], allowance: float
 ) -> dict[Key, float]:
     """`pull_back` where one criterion compares single cells, by the closed form; what is absent is too dear to move."""
-    assert layout.strata is not None
     shift: dict[Key, float] = {}
-    keys, tolerance = layout.keys, layout.contrasts.criteria[0].tolerance + allowance
-    for stratum in layout.strata:
-        here = [keys[c] for c in stratum]
+    tolerance = layout.contrasts.criteria[0].tolerance + allowance
+    for here in layout.together:
         weights = [min(price[key], _DEAR * cells[key].rows ** 2) for key in here]
         moved = clamp_range([cells[key].released / cells[key].rows for key in here], weights, tolerance)
         shift.update(zip(here, moved, strict=True))
@@ -151,11 +149,9 @@ def _pull_one(layout: Layout, cells: Mapping[Key, CellSums], key: Key, allowance
 
 
 def _closed_plan(layout: Layout, cells: Mapping[Key, CellSums], margin: float) -> Plan:
-    assert layout.strata is not None
     shift: dict[Key, float] = {}
-    keys, tolerance = layout.keys, max(0.0, layout.contrasts.criteria[0].tolerance - margin)
-    for stratum in layout.strata:
-        here = [keys[c] for c in stratum]
+    tolerance = max(0.0, layout.contrasts.criteria[0].tolerance - margin)
+    for here in layout.together:
         sums = [cells[key] for key in here]
         means = [value.response / value.rows for value in sums]
         shift.update(zip(here, clamp_range(means, [value.rows for value in sums], tolerance), strict=True))
