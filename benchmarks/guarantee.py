@@ -261,6 +261,8 @@ TOLERANCES = {"adult": (0.06, 0.025, 0.08), "credit": (0.015, 0.02, 0.035), "sba
 RATES = {"credit": (0.03, 0.08, 0.08)}
 """Tolerances of the gaps of selection rate, true positive rate, and both rates."""
 SIZES = {"two groups": (300, 3_000), "adult": (5_000,), "credit": (5_000,)}
+DECISION_SIZES = {"two groups": (3_000,), "rare label": (3_000, 20_000), "four groups": (3_000, 10_000)}
+"""Where 3,000 rows are too few for most promises, more as well."""
 
 
 def score_settings(names: Sequence[str], data: Path | None, console: Console) -> Iterator[Setting]:
@@ -280,12 +282,12 @@ def decision_settings(names: Sequence[str], data: Path | None, console: Console)
     for population in populations(names, data, console):
         columns = population.groups.names
         selection, opportunity, odds = RATES.get(population.name, (0.08, 0.12, 0.12))
-        n = SIZES.get(population.name, (3_000,))[-1]
-        yield Setting(population, "selection rate", tuple(ak.ECP(name, tolerance=selection) for name in columns), n)
-        criteria = tuple(ak.equal_opportunity(name, tolerance=opportunity) for name in columns)
-        yield Setting(population, "TPR", criteria, n)
-        criteria = tuple(ak.equalized_odds(name, tolerance=odds) for name in columns)
-        yield Setting(population, "TPR and FPR", criteria, n)
+        for n in (SIZES | DECISION_SIZES).get(population.name, (3_000,)):
+            yield Setting(population, "selection rate", tuple(ak.ECP(name, tolerance=selection) for name in columns), n)
+            criteria = tuple(ak.equal_opportunity(name, tolerance=opportunity) for name in columns)
+            yield Setting(population, "TPR", criteria, n)
+            criteria = tuple(ak.equalized_odds(name, tolerance=odds) for name in columns)
+            yield Setting(population, "TPR and FPR", criteria, n)
 
 
 def populations(names: Sequence[str], data: Path | None, console: Console) -> Iterator[Population]:
