@@ -27,7 +27,7 @@ from auditkit.tuning.gradients import find_gradient
 from auditkit.tuning.losses import ProjectedLoss
 from auditkit.tuning.optimizers import FusedSteps
 from auditkit.tuning.primal_dual import PrimalDualLoss
-from auditkit.tuning.rows import Batches, HeadRows, measure_features, split_rows_for_validation
+from auditkit.tuning.rows import Batches, HeadRows, SourceRows, measure_features, split_rows_for_validation
 
 FARTHEST = 1e3
 """Distance of a feature's mean from zero, in standard deviations, beyond which float32 loses too many digits."""
@@ -50,7 +50,7 @@ class Checkpointing:
 
 
 def train(
-    rows: HeadRows,
+    rows: SourceRows,
     loss: Any,
     criteria: Sequence[Criterion],
     config: TuneConfig,
@@ -136,7 +136,7 @@ class _Training:
 
     def __init__(
         self,
-        rows: HeadRows,
+        rows: SourceRows,
         loss: Any,
         criteria: Sequence[Criterion],
         config: TuneConfig,
@@ -319,7 +319,7 @@ class LargestGap:
         config: Says how many columns the scores have.
     """
 
-    def __init__(self, rows: HeadRows, criteria: Sequence[Criterion], config: TuneConfig) -> None:
+    def __init__(self, rows: SourceRows, criteria: Sequence[Criterion], config: TuneConfig) -> None:
         self._parts = []
         if criteria:
             batch = assemble_batch(rows.groups, criteria, labels=rows.labels, columns=config.columns)
