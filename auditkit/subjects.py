@@ -13,7 +13,7 @@ from auditkit.batch_scoring import score_in_pieces
 from auditkit.config import AuditFile
 from auditkit.datasets import AuditData, load_table
 from auditkit.errors import InputError
-from auditkit.feature_cache import Ranks, current_ranks
+from auditkit.feature_cache import Ranks, current_ranks, hash_together
 from auditkit.feature_rows import FeatureRows
 from auditkit.feature_tables import is_read_in_pieces
 from auditkit.image_scoring import read_images, score_images
@@ -162,13 +162,13 @@ def _score_files(config: AuditFile, headless: bool, reporter: Progress, watch: C
     ranks = current_ranks()
     if config.images is not None:
         with watch.stage("read"), reporter.stage("reading the manifest and hashing the images", 1) as advance:
-            manifest = ranks.together(lambda: read_images(config))
-            ranks.together(manifest.hash_images)
+            manifest = hash_together(ranks.together(lambda: read_images(config)), ranks)
+            manifest.hash_images()  # here, and not within the time of scoring
             advance()
         with watch.stage("score"):
             return score_images(config, manifest, headless=headless, progress=reporter)
     with watch.stage("read"), reporter.stage("reading the table and hashing the texts", 1) as advance:
-        table = ranks.together(lambda: read_text_table(config))
+        table = ranks.on_first(lambda: read_text_table(config))
         advance()
     with watch.stage("score"):
         return score_texts(config, table, headless=headless, progress=reporter)

@@ -22,10 +22,10 @@ from auditkit.feature_cache.batches import Batch, RowSource
 from auditkit.feature_cache.devices import half_precision, placed
 from auditkit.feature_cache.entries import Content, Entry, FeatureArray, Layout, Skipped, collect, disk_error
 from auditkit.feature_cache.folders import lock_path
-from auditkit.feature_cache.ranks import Ranks, current_ranks
+from auditkit.feature_cache.ranks import Ranks, current_ranks, hash_together
 from auditkit.feature_cache.sources import ImagePreprocessing, make_source, package_versions
 from auditkit.feature_rows import FeatureRows
-from auditkit.images import LARGEST_LIMIT, MAX_PIXELS
+from auditkit.images import LARGEST_LIMIT, MAX_PIXELS, ImageManifest
 from auditkit.progress import Advance, NullProgress, Progress
 
 if TYPE_CHECKING:
@@ -187,6 +187,8 @@ def extract_outputs(
     if "features" in outputs:
         model.require_features()
     chosen = config or ExtractionConfig()
+    if isinstance(rows, ImageManifest):
+        rows = hash_together(rows, current_ranks())
     source = make_source(
         model, rows, preprocessing=chosen.preprocessing, batch_size=chosen.batch_size, max_pixels=chosen.max_pixels
     )
