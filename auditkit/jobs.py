@@ -294,7 +294,7 @@ def _refuse_unheeded(config: AuditFile) -> None:
         )
     if config.engine in ("duckdb", "spark") and config.data.engine is not None:
         raise InputError(
-            f"data.engine is {config.engine}; tuning and comparing hold the rows in memory: leave it out, or say pandas"
+            f"data.engine is {config.engine}; tuning and comparing read the table themselves: leave it out, or say pandas"
         )
 
 
