@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from auditkit._tables import check_names_unique, hashing, is_stored_index, refuse_file
+from auditkit._tables import hashing, refuse_file
 from auditkit._typing import FloatArray
 from auditkit.datasets import AuditData, assemble
 from auditkit.errors import InputError
+from auditkit.feature_tables import find_columns, parse_options, refuse_scores
 from auditkit.progress import Progress
 from auditkit.table_files import TypeChangeError, find_csv_types, open_dataset, read_pieces
-from auditkit.table_roles import TableRoles
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,11 +24,6 @@ if TYPE_CHECKING:
 
 PIECE_ROWS = 65_536
 """Rows that are scored at a time; what a model takes at a time of a table in memory."""
-
-
-def is_scored_in_pieces(path: Path) -> bool:
-    """Whether the features of a table are read in pieces: of every kind but arrays."""
-    return path.suffix.lower() in (".csv", ".parquet", ".arrow", ".feather")
 
 
 def score_in_pieces(
@@ -50,22 +45,12 @@ def score_in_pieces(
         SchemaError: A named column is missing or has the wrong kind.
         InputError: The file cannot be read, or the model cannot read it.
     """
-    import pandas as pd
-
     refuse_file(path)
-    given = dict(options)
-    limit = given.pop("max_gib", None)
-    beside = {role: given.pop(role, None) for role in ("weight", "decision", "cluster")}
-    keep = tuple(given.pop("keep", ()))
-    roles = replace(TableRoles.parse(**given), **beside, keep=keep)
+    roles, limit = parse_options(options)
+    refuse_scores(roles)
     with hashing([path]) as digest:
         dataset = open_dataset([path], max_gib=limit)
-        check_names_unique(dataset.schema.names, f"path: {path.name!r}")
-        empty = pd.DataFrame(columns=pd.Index([name for name in dataset.schema.names if not is_stored_index(name)]))
-        roles.check(empty)
-        columns = roles.feature_columns(empty)
-        if columns is None:
-            raise InputError("data.score names scores that are there, and model: makes others; give one of them")
+        columns = find_columns(dataset, roles, path) or []
         wanted = columns, roles.read_beside_features
         n_rows = None if path.suffix.lower() == ".csv" else dataset.count_rows()  # csv would be read to be counted
         try:

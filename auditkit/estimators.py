@@ -25,7 +25,7 @@ from auditkit.groups import LABEL, Groups
 from auditkit.progress import NullProgress
 from auditkit.tuning.config import TuneConfig
 from auditkit.tuning.losses import PlainLoss
-from auditkit.tuning.rows import HeadRows, check_rows
+from auditkit.tuning.rows import SourceRows, check_rows
 from auditkit.tuning.training import make_loss, train
 
 SETTINGS = (
@@ -80,7 +80,7 @@ class _FairHead(BaseEstimator):
         if not isinstance(seed, int | np.integer):
             seed = check_random_state(seed).randint(2**31 - 1)
         config = TuneConfig(seed=int(seed), **{name: getattr(self, name) for name in SETTINGS}, **space)
-        rows: HeadRows = check_rows(features, labels, assigned, config, clusters=clusters)
+        rows: SourceRows = check_rows(features, labels, assigned, config, clusters=clusters)
         loss = make_loss(criteria, config) if criteria else PlainLoss(config)
         self.head_ = train(rows, loss, criteria, config, NullProgress())
         self.history_ = self.head_.history

@@ -16,6 +16,7 @@ from typing import Any
 from auditkit._typing import VectorLike
 from auditkit.criteria import Criterion, check_criteria
 from auditkit.errors import InputError
+from auditkit.feature_rows import FeatureRows
 from auditkit.groups import Groups
 from auditkit.heads import FairHead
 from auditkit.progress import NullProgress, Progress
@@ -37,7 +38,7 @@ __all__ = [
 
 
 def tune_head(
-    features: VectorLike,
+    features: VectorLike | FeatureRows,
     labels: VectorLike,
     groups: Groups,
     criteria: Criterion | Sequence[Criterion],
@@ -53,6 +54,7 @@ def tune_head(
 
     Args:
         features: Frozen features, shape (n, d); float32 features are trained on in float32, without a copy in float64.
+            `FeatureRows` stay in their file: training takes a working copy in float64, which a large one has in a file.
         labels: Labels, shape (n,): 0 or 1, classes 0 … k − 1 with classes=k, or any number with
             score_space="identity".
         groups: Attributes of the same rows.

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from auditkit._files import write_whole
 from auditkit._typing import FloatArray, VectorLike
 from auditkit.errors import InputError
+from auditkit.feature_rows import BLOCK_VALUES, FeatureRows
 
 ScoreSpace = Literal["probability", "logit", "identity"]
 
@@ -102,11 +103,23 @@ class FairHead(nn.Module):
     def start_from(self, features: Float[Tensor, "n d"], scores: Float[Tensor, " n"]) -> None:
         """Set the linear part to the least-squares fit of given scores (of their logits, in a binary score space)."""
         target = scores if self.score_space == "identity" else torch.logit(scores, eps=1e-6)
-        standard = (features.to(torch.float64) - self.get_buffer("mean")) / self.get_buffer("scale")
-        design = torch.cat([standard, torch.ones(len(standard), 1, dtype=torch.float64)], dim=1)
-        weights = torch.linalg.lstsq(design, target.unsqueeze(1), driver="gelsd").solution.squeeze(1)
+        system = self._reduce(features, target)
+        weights = torch.linalg.lstsq(system[:, :-1], system[:, -1:], driver="gelsd").solution.squeeze(1)
         self.linear.weight.copy_(weights[:-1].unsqueeze(0))
         self.linear.bias.copy_(weights[-1:])
+
+    def _reduce(self, features: Float[Tensor, "n d"], target: Float[Tensor, " n"]) -> Float[Tensor, "m e"]:
+        """[U 1 | t], or where that is more than a block the triangle R of its QR: the same least squares, by blocks."""
+        step, found = max(self.n_features + 2, BLOCK_VALUES // self.n_features), None
+        for block, wanted in zip(features.split(step), target.split(step), strict=True):
+            standard = (block.to(torch.float64) - self.get_buffer("mean")) / self.get_buffer("scale")
+            ones = torch.ones(len(standard), 1, dtype=torch.float64)
+            rows = torch.cat([standard, ones, wanted.to(torch.float64).unsqueeze(1)], dim=1)
+            if len(features) > step:
+                rows = torch.linalg.qr(rows if found is None else torch.cat([found, rows]), mode="r").R
+            found = rows
+        assert found is not None
+        return found
 
     def forward(self, features: Float[Tensor, "n d"]) -> Float[Tensor, " n *k"]:
         """Scores in the head's score space, shape (n,) or (n, k); not projected, and blind to the group."""
@@ -115,10 +128,11 @@ class FairHead(nn.Module):
             return logits
         return torch.sigmoid(logits) if self.outputs == 1 else torch.softmax(logits, dim=1)
 
-    def predict(self, features: VectorLike) -> FloatArray:
+    def predict(self, features: VectorLike | FeatureRows) -> FloatArray:
         """Scores of a NumPy array or tensor of features, shape (n, d), without gradient, as NumPy."""
+        blocks = features.blocks() if isinstance(features, FeatureRows) else (features,)
         with torch.no_grad():
-            return self(check_features(features, n_features=self.n_features)).numpy()
+            return torch.cat([self(check_features(block, n_features=self.n_features)) for block in blocks]).numpy()
 
     def save(self, folder: str | Path) -> None:
         """Write ``head.safetensors`` into a folder: settings and weights in one file, whole or not at all.

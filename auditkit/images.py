@@ -71,6 +71,18 @@ class ImageManifest(FileRows):
         """SHA-256 of the bytes of every image, taken once."""
         return image_hashes(self.paths)
 
+    def hash_some(self, rows: Sequence[int]) -> tuple[str, ...]:
+        """SHA-256 of the bytes of some of the images; of none anew where those of all are known."""
+        if "hashes" in vars(self):
+            return tuple(self.hashes[row] for row in rows)
+        return image_hashes([self.paths[row] for row in rows])
+
+    def with_hashes(self, hashes: tuple[str, ...]) -> ImageManifest:
+        """The same images, whose hashes somebody took."""
+        known = ImageManifest(self.data, self.paths, self.keys)
+        vars(known)["hashes"] = hashes
+        return known
+
     def take(self, rows: VectorLike) -> ImageManifest:
         """Some of the images (indices or a boolean mask)."""
         chosen = np.arange(self.n_rows)[to_numpy(rows)]

@@ -44,8 +44,8 @@ from auditkit.subjects import Subject, audit_sample, load_subject
 from auditkit.tuning.frontiers import sweep
 
 REFERENCE_HEAD = (
-    "A head trained on the frozen features for the loss alone, on the tuning rows: the model gives several outputs and "
-    "no score of its own."
+    "A head trained on the frozen features for the loss alone, on the tuning rows: the model {has} and no score of its "
+    "own."
 )
 """What the model as found is where a job has features only."""
 
@@ -203,7 +203,7 @@ def _run(command: str, config: AuditFile, *, out: str | Path, progress: Progress
         subject.model.check_frozen()  # bit by bit: the guarantee is about the model that was found
     record = make_record(
         command, config, subject.describe_data(), subject.model, parts=parts, leakage=leakage, context=context,
-        reference=REFERENCE_HEAD if settings.train_reference else None,
+        reference=_describe_reference(subject) if settings.train_reference else None,
     )  # fmt: skip
     files = {
         "audit.json": outcome.to_dict(),
@@ -215,6 +215,12 @@ def _run(command: str, config: AuditFile, *, out: str | Path, progress: Progress
     artefacts = _artefacts(context.head, context.calibration)
     folder = write_run(out, record, files, clock=clock, artefacts=artefacts)
     return RunResult(outcome, after, enforced, comparison, folder, frontier)
+
+
+def _describe_reference(subject: Subject) -> str:
+    """What the model as found is, in words."""
+    several = subject.model is None or subject.model.gives_scores
+    return REFERENCE_HEAD.format(has="gives several outputs" if several else "has no head")
 
 
 def _compare(
@@ -288,7 +294,8 @@ def _refuse_unheeded(config: AuditFile) -> None:
         )
     if config.engine in ("duckdb", "spark") and config.data.engine is not None:
         raise InputError(
-            f"data.engine is {config.engine}; tuning and comparing hold the rows in memory: leave it out, or say pandas"
+            f"data.engine is {config.engine}; tuning and comparing read the table themselves: leave it out, or say "
+            "pandas"
         )
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from auditkit._typing import IntArray
 from auditkit.errors import InputError
@@ -88,7 +89,7 @@ def find_leakage(
     *,
     ids: pd.Series | None = None,
     clusters: pd.Series | None = None,
-    rows: pd.DataFrame | None = None,
+    rows: pd.DataFrame | NDArray[np.uint64] | None = None,
     images: pd.Series | None = None,
     texts: pd.Series | None = None,
     policy: Policy = "report",
@@ -99,7 +100,7 @@ def find_leakage(
         parts: Part name → row numbers, in the order in which the parts are used.
         ids: Whom or what every row is of, n rows; missing ids are compared with nothing.
         clusters: Whom every row is of, where several rows are of one person, n rows.
-        rows: What the model reads, n rows; rows are compared by all columns.
+        rows: What the model reads, n rows, which are compared by all columns; or the hashes of such rows, shape (n,).
         images: Hash of every row's image, n rows.
         texts: Hash of every row's text, n rows.
         policy: "refuse" raises where anything is shared, "report" counts it, "ignore" looks for nothing.
@@ -117,8 +118,8 @@ def find_leakage(
         keys["id"] = _hash(ids), ids.notna().to_numpy()
     if clusters is not None:
         keys["cluster"] = _hash(clusters), clusters.notna().to_numpy()
-    if rows is not None and len(rows.columns):
-        keys["row"] = _hash(rows), np.ones(len(rows), dtype=bool)
+    if rows is not None and (isinstance(rows, np.ndarray) or len(rows.columns)):
+        keys["row"] = rows if isinstance(rows, np.ndarray) else _hash(rows), np.ones(len(rows), dtype=bool)
     files: dict[Kind, pd.Series | None] = {"image": images, "text": texts}
     for kind, hashes in files.items():
         if hashes is not None:

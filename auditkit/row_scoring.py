@@ -12,6 +12,7 @@ from auditkit._typing import FloatArray
 from auditkit.config import AuditFile
 from auditkit.errors import InputError
 from auditkit.feature_cache import Extracted, ExtractionConfig, cache_folder, current_ranks, extract_outputs
+from auditkit.feature_rows import FeatureRows
 from auditkit.images import ImageManifest
 from auditkit.models import load_model
 from auditkit.progress import Progress
@@ -50,11 +51,9 @@ class ScoredRows:
         return self.found.scores()[kept] if self.model.gives_one_score else np.full(len(kept), np.nan)
 
     @property
-    def features(self) -> FloatArray | None:
-        """Their features, shape (n, d), copied into memory; None for a model that has none."""
-        if not self.model.n_features:
-            return None
-        return np.asarray(self.found.output("features")[self.found.kept], dtype=np.float64)
+    def features(self) -> FeatureRows | None:
+        """Their features, shape (n, d), where they were computed; None for a model that has none."""
+        return self.found.feature_rows() if self.model.n_features else None
 
 
 def score_rows(
@@ -86,21 +85,30 @@ def score_rows(
             cannot use; it cannot read such rows.
     """
     ranks = current_ranks()
-    model = ranks.together(lambda: _load(config, headless=headless, needs_cache=ranks.size > 1 and not cache))
+    model = ranks.together(lambda: _load(config, headless=headless, cache=cache, processes=ranks.size))
     outputs = tuple(
         name for name, there in (("features", model.n_features), ("scores", model.gives_one_score)) if there
     )
     found = extract_outputs(
-        model, rows, cache_dir=_folder(cache), outputs=outputs, config=extraction, progress=progress
+        model, rows, cache_dir=locate_cache(cache), outputs=outputs, config=extraction, progress=progress
     )
     return ScoredRows(data if len(found.kept) == data.n_rows else data.take(found.kept), model, found)
 
 
-def _load(config: AuditFile, *, headless: bool, needs_cache: bool) -> FrozenModel:
-    if needs_cache:
+def require_cache(cache: Path | bool, processes: int) -> None:
+    """Raise for several processes without a cache.
+
+    Raises:
+        InputError: It is so.
+    """
+    if processes > 1 and not cache:
         raise InputError(
             "several processes share their work through the cache of features; let it be kept, in a folder that all see"
         )
+
+
+def _load(config: AuditFile, *, headless: bool, cache: Path | bool, processes: int) -> FrozenModel:
+    require_cache(cache, processes)
     assert config.model_spec is not None
     model = load_model(config.model_spec, **config.model_options)
     if not model.gives_one_score:  # before hours of work
@@ -120,6 +128,11 @@ def refuse_without_score(model: FrozenModel, *, headless: bool) -> None:
     """
     if headless and model.n_features:
         return
+    if not model.gives_scores:
+        raise InputError(
+            f"model {model.name!r} has no head and gives features alone; this job needs scores: use a model with a "
+            "classification head, or tune one on its features (`auditkit tune`)"
+        )
     what = "heads can be tuned without one, and it has no features" if headless else "this job needs it"
     raise InputError(
         f"model {model.name!r} is multiclass and does not give one score per row; {what}: name the output that is the "
@@ -128,7 +141,8 @@ def refuse_without_score(model: FrozenModel, *, headless: bool) -> None:
     )
 
 
-def _folder(cache: Path | bool) -> Path | None:
+def locate_cache(cache: Path | bool) -> Path | None:
+    """The folder of a cache: as it is named, the user's for True, None for False."""
     if isinstance(cache, Path):
         return cache
     return cache_folder() if cache else None

@@ -63,7 +63,7 @@ def check_leakage(config: AuditFile, subject: Subject, parts: dict[str, IntArray
     ids = None if spec.id_column is None else column(_kept(subject), spec.id_column)
     if spec.id_column == config.data.cluster:
         clusters = None  # one finding for one column
-    rows = subject.data.features
+    rows = subject.keys.get("rows", subject.data.features)
     images, texts = (None if name not in subject.keys else pd.Series(subject.keys[name]) for name in ("images", "text"))
     if spec.leakage == "refuse" and all(known is None for known in (ids, clusters, rows, images, texts)):
         raise InputError("split.leakage is refuse, and there is nothing to compare: name split.id or data.features")

@@ -9,17 +9,20 @@ import numpy as np
 
 from auditkit.auditing import AuditResult, audit
 from auditkit.baselines import Sample
-from auditkit.batch_scoring import is_scored_in_pieces, score_in_pieces
+from auditkit.batch_scoring import score_in_pieces
 from auditkit.config import AuditFile
 from auditkit.datasets import AuditData, load_table
 from auditkit.errors import InputError
-from auditkit.feature_cache import current_ranks
+from auditkit.feature_cache import Ranks, current_ranks, hash_together
+from auditkit.feature_rows import FeatureRows
+from auditkit.feature_tables import is_read_in_pieces
 from auditkit.image_scoring import read_images, score_images
 from auditkit.models import load_model
 from auditkit.predictions import describe_decisions
 from auditkit.progress import NullProgress, Progress
-from auditkit.row_scoring import ScoredRows, refuse_without_score
+from auditkit.row_scoring import ScoredRows, refuse_without_score, require_cache
 from auditkit.run_folder import Clock, describe_data
+from auditkit.table_scoring import ScoredTable, score_table
 from auditkit.text_scoring import read_text_table, score_texts
 
 if TYPE_CHECKING:
@@ -37,7 +40,8 @@ class Subject:
         has_scores: Whether the sample's scores are those of somebody's model; else they are NaN: the model has several
             outputs, and its features alone are of use.
         files: What run.json holds about the "images" or the "text" that the model reads; empty where it reads columns.
-        keys: What every row's image or text is known by, under the same name; empty where the model reads columns.
+        keys: What every row's image or text is known by, under the same name; or the hashes of the columns that the
+            model reads, as "rows"; empty where the rows are in memory.
     """
 
     data: AuditData
@@ -73,19 +77,21 @@ def load_subject(
     watch, reporter = clock or Clock(), progress or NullProgress()
     if config.reads_files:
         return _of_rows(config, _score_files(config, features, reporter, watch))
-    if config.model_spec is not None and not features and is_scored_in_pieces(config.data_path):
-        with watch.stage("score"):
-            model = load_model(config.model_spec, **config.model_options)
-            if not model.needs_all_rows:
-                _require_score(model, headless=False)
+    with watch.stage("load"):
+        model = _load_together(config) if features else _load_model(config, headless=False)
+    if _can_be_pieces(config, model):
+        if features:
+            found = score_table(config, model, progress=reporter, clock=watch)
+            assert found is not None
+            return _of_table(found, model)
+        if model is not None:
+            with watch.stage("score"):
                 return _score_in_pieces(config, model, reporter)
     with watch.stage("read"):
         data = load_table(config.data_path, **config.table_options(), name=config.name)
-    if config.model_spec is None:
+    if model is None:
         return Subject(data, _predictions_sample(data), None)
     with watch.stage("score"), reporter.stage("scoring the frozen model", 2) as advance:
-        model = load_model(config.model_spec, **config.model_options)
-        _require_score(model, headless=features)
         scores = np.full(data.n_rows, np.nan)
         if model.gives_one_score:
             scores = _flat(model.scores(data.features).double().numpy())
@@ -95,9 +101,35 @@ def load_subject(
     return Subject(data, _sample(data, scores, frozen), model, model.gives_one_score)
 
 
-def _require_score(model: FrozenModel, *, headless: bool) -> None:
+def _load_model(config: AuditFile, *, headless: bool) -> FrozenModel | None:
+    if config.model_spec is None:
+        return None
+    model = load_model(config.model_spec, **config.model_options)
     if not model.gives_one_score:
         refuse_without_score(model, headless=headless)
+    return model
+
+
+def _load_together(config: AuditFile) -> FrozenModel | None:
+    """The model where features are wanted, which every process of a group computes its share of."""
+    ranks = current_ranks() if is_read_in_pieces(config.data_path) else Ranks()
+
+    def load() -> FrozenModel | None:
+        require_cache(config.table_cache, ranks.size)
+        return _load_model(config, headless=True)
+
+    return ranks.together(load)
+
+
+def _can_be_pieces(config: AuditFile, model: FrozenModel | None) -> bool:
+    """Whether the table can be read in pieces, and the model reads it so."""
+    return is_read_in_pieces(config.data_path) and not (model is not None and model.needs_all_rows)
+
+
+def _of_table(found: ScoredTable, model: FrozenModel | None) -> Subject:
+    keys = {} if found.row_keys is None else {"rows": found.row_keys}
+    sample = _sample(found.data, _flat(found.scores), found.features)
+    return Subject(found.data, sample, model, model is None or model.gives_one_score, keys=keys)
 
 
 def _score_in_pieces(config: AuditFile, model: FrozenModel, progress: Progress) -> Subject:
@@ -107,7 +139,7 @@ def _score_in_pieces(config: AuditFile, model: FrozenModel, progress: Progress) 
 
 
 def share_features(config: AuditFile, *, features: bool = True) -> None:
-    """What every process but the first of a group does for a job: its share of the features of images or texts.
+    """What every process but the first of a group does for a job: its share of the features.
 
     Args:
         config: The audit file.
@@ -118,6 +150,11 @@ def share_features(config: AuditFile, *, features: bool = True) -> None:
     """
     if config.reads_files:
         _score_files(config, features, NullProgress(), Clock())
+        return
+    if features and is_read_in_pieces(config.data_path):
+        model = _load_together(config)
+        if _can_be_pieces(config, model):
+            score_table(config, model, progress=NullProgress(), clock=Clock())
 
 
 def _score_files(config: AuditFile, headless: bool, reporter: Progress, watch: Clock) -> ScoredRows:
@@ -125,13 +162,13 @@ def _score_files(config: AuditFile, headless: bool, reporter: Progress, watch: C
     ranks = current_ranks()
     if config.images is not None:
         with watch.stage("read"), reporter.stage("reading the manifest and hashing the images", 1) as advance:
-            manifest = ranks.together(lambda: read_images(config))
-            ranks.together(manifest.hash_images)
+            manifest = hash_together(ranks.together(lambda: read_images(config)), ranks)
+            manifest.hash_images()  # here, and not within the time of scoring
             advance()
         with watch.stage("score"):
             return score_images(config, manifest, headless=headless, progress=reporter)
     with watch.stage("read"), reporter.stage("reading the table and hashing the texts", 1) as advance:
-        table = ranks.together(lambda: read_text_table(config))
+        table = ranks.on_first(lambda: read_text_table(config))
         advance()
     with watch.stage("score"):
         return score_texts(config, table, headless=headless, progress=reporter)
@@ -174,7 +211,7 @@ def _predictions_sample(data: AuditData) -> Sample:
     return _sample(data, data.scores, features)
 
 
-def _sample(data: AuditData, scores: np.ndarray, features: np.ndarray | None) -> Sample:
+def _sample(data: AuditData, scores: np.ndarray, features: np.ndarray | FeatureRows | None) -> Sample:
     clusters = None if data.clusters is None else data.clusters.to_numpy()
     return Sample(scores, _labels(data), data.groups, features, clusters)
 

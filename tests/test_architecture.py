@@ -23,12 +23,12 @@ APP = ROOT / "app"
 
 ROWS = (
     {"errors", "_typing", "_extras", "_validation", "progress", "checks", "expressions", "_locks", "_image_checks"}
-    | {"_files"},
+    | {"_files", "feature_rows"},
     {"groups", "criteria", "affine_criteria", "cvxpy_constraints", "moments", "moment_maps", "row_sets"}
     | {"intervals", "proportions", "multiplicity", "squares", "plans", "margins", "decision_rules"},
     {"datasets", "splits", "_tables", "heads", "models", "feature_cache", "images", "table_roles", "leakage"}
     | {"expression_values", "table_limits", "array_files", "csv_export", "frames", "table_files", "texts"}
-    | {"parquet_pages", "clusters", "split_rules"}
+    | {"parquet_pages", "clusters", "split_rules", "feature_tables"}
     | {"constraints", "batches", "projection", "results", "jacobian"},
     {
         "solvers",
@@ -47,7 +47,7 @@ ROWS = (
     {"finetuning", "tuning", "estimators", "baselines", "comparison", "online_enforcer"},
     {"reporting", "config", "run_folder", "predictions", "subjects", "jobs", "splitting", "batch_scoring"}
     | {"service", "stream_job", "stream_history", "what_if", "image_scoring", "run_archive", "certificates"}
-    | {"row_scoring", "text_scoring"},
+    | {"row_scoring", "text_scoring", "table_scoring"},
     {"cli", "__main__"},
 )
 """A module imports only from the rows above its own; a folder's name stands for every file in it."""
@@ -75,7 +75,9 @@ WITHIN_ROW = {
     "table_limits": {"parquet_pages"},
     "expressions": {"errors"},
     "expression_values": {"_tables"},
-    "feature_cache": {"datasets", "images", "models", "texts"},
+    "feature_cache": {"datasets", "feature_tables", "images", "models", "texts"},
+    "feature_rows": {"_typing", "errors"},
+    "feature_tables": {"_tables", "datasets", "table_files", "table_roles"},
     "images": {"_tables", "datasets", "table_roles"},
     "models": {"_tables"},
     "layer": {"enforcement"},
@@ -100,10 +102,12 @@ WITHIN_ROW = {
         "row_scoring",
         "run_folder",
         "predictions",
+        "table_scoring",
         "text_scoring",
     },
     "row_scoring": {"config"},
     "image_scoring": {"config", "row_scoring"},
+    "table_scoring": {"config", "row_scoring", "run_folder"},
     "text_scoring": {"config", "row_scoring"},
     "predictions": {"config", "run_folder"},
     "what_if": {"config", "subjects"},

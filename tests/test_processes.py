@@ -23,6 +23,7 @@ import json, os, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
+import auditkit.images
 from auditkit.cli import main
 from auditkit.models import TransformerModel
 rows, plain = [], TransformerModel._chunk_both
@@ -30,10 +31,13 @@ def counting(self, chunk, **options):
     rows.append(len(chunk))
     return plain(self, chunk, **options)
 TransformerModel._chunk_both = counting
+hashed, plain_hash = [], auditkit.images.hash_file
+auditkit.images.hash_file = lambda path: hashed.append(path) or plain_hash(path)
 try:
     main(sys.argv[2:])
 finally:
-    Path(sys.argv[1], os.environ.get("RANK", "alone") + ".json").write_text(json.dumps(sum(rows)))
+    found = json.dumps([sum(rows), len(hashed)])
+    Path(sys.argv[1], os.environ.get("RANK", "alone") + ".json").write_text(found)
 """
 
 
@@ -70,12 +74,17 @@ def test_two_processes_share_the_features_and_one_writes_the_run(faces: Path, tm
         request = ("tune", faces / "audit.yaml", "--out", tmp_path / name, "--cache", tmp_path / f"{name}.cache")
         done = start(faces / "counted.py", tmp_path, *request, processes=processes)
         assert done.stdout.count("report: ") == 1, done.stderr[-2000:]
-    rows = {name: json.loads((tmp_path / f"{name}.json").read_text()) for name in ("alone", "0", "1")}
+    counts = {name: json.loads((tmp_path / f"{name}.json").read_text()) for name in ("alone", "0", "1")}
+    rows = {name: computed for name, (computed, _) in counts.items()}
+    assert {name: hashed for name, (_, hashed) in counts.items()} == {"alone": N, "0": N // 2, "1": N // 2}
     assert N <= rows["alone"] < N + 80  # and the first rows again, to see that the model repeats itself
     assert all(64 <= rows[rank] <= 128 + 80 for rank in ("0", "1"))
     for file in ("audit.json", "audit_after.json"):
         assert (tmp_path / "two" / file).read_bytes() == (tmp_path / "alone" / file).read_bytes()
     assert [entry.state for entry in list_entries(tmp_path / "two.cache")] == ["whole"]
+    assert list_entries(tmp_path / "two.cache")[0].key == list_entries(tmp_path / "alone.cache")[0].key
+    images = [json.loads((tmp_path / name / "run.json").read_text())["data"] for name in ("alone", "two")]
+    assert images[0] == images[1]
 
 
 @pytest.mark.slow

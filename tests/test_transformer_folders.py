@@ -175,12 +175,84 @@ def test_nothing_in_a_folder_is_run(folder: Path) -> None:
     assert not trap.exists()
 
 
+def backbone(folder: Path, made: tuple[Any, Any], name: str) -> tuple[Any, Any]:
+    """A model without its head, as transformers saves one, and its preprocessing."""
+    module = getattr(made[0], name).eval()
+    save(folder, (module, made[1]))
+    return module, made[1]
+
+
+def test_a_text_model_without_a_head_gives_its_pooled_last_hidden_state(tmp_path: Path) -> None:
+    module, tokenizer = backbone(tmp_path / "bert", bert(), "bert")
+    given, model = load_model(module, preprocess=tokenizer), load_model(tmp_path / "bert")
+    assert given.fingerprint == model.fingerprint
+    assert (model.n_features, model.gives_one_score, model.gives_scores, model.class_names) == (16, False, False, ())
+    encoded = tokenizer(TEXTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        hidden = module(**encoded).last_hidden_state
+    there = encoded["attention_mask"].unsqueeze(2)
+    expected = (hidden * there).sum(1) / there.sum(1)
+    for one in (given, model):
+        torch.testing.assert_close(one.features(TEXTS), expected, atol=1e-5, rtol=0)
+    named = load_model(tmp_path / "bert", features="encoder.layer.1.output.LayerNorm")
+    torch.testing.assert_close(named.features(TEXTS), expected, atol=1e-5, rtol=0)
+    pooler = load_model(tmp_path / "bert", features="pooler.dense").features(TEXTS)
+    with torch.no_grad():
+        torch.testing.assert_close(pooler.tanh(), module(**encoded).pooler_output, atol=1e-5, rtol=0)
+    model.check_frozen()
+    with pytest.raises(InputError, match="'bert' has no head and gives features alone; tune a head on them"):
+        model.scores(TEXTS)
+    for options in ({"task": "binary"}, {"output": 1}):
+        with pytest.raises(InputError, match="BertModel has no head.*: leave task and output out"):
+            load_model(tmp_path / "bert", **options)
+
+
+def test_image_models_without_a_head_give_the_mean_over_places(tmp_path: Path) -> None:
+    transformers = import_transformers()
+    module, processor = backbone(tmp_path / "vit", vit(), "vit")
+    images = torch.from_numpy(np.random.default_rng(0).normal(size=(5, 3, 32, 32)).astype(np.float32))
+    model = load_model(tmp_path / "vit")  # of a classifier: without the layer that pools
+    assert model.fingerprint == load_model(module, preprocess=processor).fingerprint
+    with torch.no_grad():
+        torch.testing.assert_close(model.features(images), module(images).last_hidden_state.mean(1), atol=1e-5, rtol=0)
+    config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1], layer_type="basic")
+    convolution = transformers.ResNetModel(config).eval()
+    found = load_model(convolution, preprocess=processor)
+    assert found.n_features == 12
+    with torch.no_grad():
+        expected = convolution(images).last_hidden_state.mean((2, 3))
+    torch.testing.assert_close(found.features(images), expected, atol=1e-5, rtol=0)
+
+
+def test_a_head_is_tuned_on_a_model_without_one(tmp_path: Path) -> None:
+    backbone(tmp_path / "bert", bert(), "bert")
+    rng, n = np.random.default_rng(0), 600
+    frame = pd.DataFrame({"letter": rng.choice(TEXTS[:4], n), "sex": rng.choice(["F", "M"], n)})
+    frame["y"] = (frame["letter"].str.len() + rng.normal(0, 10, n) > 15).astype(int)
+    frame.to_csv(tmp_path / "letters.csv", index=False)
+    plan = {
+        "name": "letters", "model": "bert", "tune": {"epochs": 5}, "methods": ["head", "calibrated"],
+        "data": {"path": "letters.csv", "text": "letter", "attributes": ["sex"], "label": "y"},
+        "criteria": [{"family": "ECP", "attributes": "sex", "tolerance": 0.05}],
+    }  # fmt: skip
+    config = ak.make_config(plan, folder=tmp_path).with_cache(tmp_path / "cache")
+    ak.run_tune(config, out=tmp_path / "tuned")
+    ak.run_compare(config, out=tmp_path / "compared")
+    record = json.loads((tmp_path / "tuned" / "run.json").read_text())
+    assert record["model"]["task"] == "features"
+    assert record["reference"].endswith("the model has no head and no score of its own.")
+    assert [(e.state, e.outputs) for e in list_entries(tmp_path / "cache")] == [("whole", ("features",))]
+    with pytest.raises(InputError, match="'bert' has no head and gives features alone; this job needs scores"):
+        ak.run_audit(config, out=tmp_path / "audited")
+
+
 CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
-    "base model": (
-        {"architectures": ["BertModel"]},
-        "is BertModel, which gives no scores; use a BertFor",
+    "language model": (
+        {"architectures": ["BertForMaskedLM"]},
+        "is BertForMaskedLM, which gives neither scores nor features; use a BertForSequenceClassification or a BertM",
     ),
-    "no class": ({"architectures": None}, "is of no named class, which gives no scores"),
+    "no class": ({"architectures": None}, "is of no named class, which gives neither scores nor features"),
+    "other weights": ({"architectures": ["BertModel"]}, "its weights hold 2 tensors that BertModel does not have"),
     "unknown": ({"model_type": "own"}, "model_type 'own' is unknown to transformers 5"),
     "neither": ({"model_type": None}, "neither model_type, as transformers writes it, nor architecture"),
     "quantized": ({"quantization_config": {"quant_method": "bitsandbytes"}}, "asks for code or weights from elsewhere"),
@@ -209,7 +281,7 @@ def test_folders_that_lack_something(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(tokenizer)
     headless = {name: value for name, value in stored.items() if "classifier" not in name}
     safetensors.torch.save_file(headless, folder / "model.safetensors")
-    with pytest.raises(InputError, match="lack 2 tensors .* a head that was never trained gives no scores"):
+    with pytest.raises(InputError, match="lack 2 tensors .* a layer that was never trained gives no scores"):
         load_model(folder)
     safetensors.torch.save_file({**stored, "other": torch.zeros(2)}, folder / "model.safetensors")
     with pytest.raises(InputError, match=r"hold 1 tensors that .* does not have \(other\)"):

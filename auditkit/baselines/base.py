@@ -13,6 +13,7 @@ from auditkit._typing import FloatArray, IntArray
 from auditkit.criteria import Criterion, columns_of
 from auditkit.deployment import Calibration, calibrate
 from auditkit.errors import InputError
+from auditkit.feature_rows import FeatureRows
 from auditkit.finetuning import PROBABILITY_BOUNDS, TuneConfig, tune_head
 from auditkit.groups import LABEL, Groups
 from auditkit.heads import FairHead
@@ -27,7 +28,7 @@ class Sample:
         scores: Scores of the frozen model, in the score space of the comparison, shape (n,).
         labels: 0 or 1, or any number in the score space "identity", shape (n,).
         groups: Attributes of the same rows.
-        features: Frozen features, shape (n, d); None when only scores are known.
+        features: Frozen features, shape (n, d), as an array or as rows of a file; None when only scores are known.
         clusters: Whom each row is of, shape (n,), any hashable values, where several rows are of one person; None takes
             the rows as independent.
     """
@@ -35,7 +36,7 @@ class Sample:
     scores: FloatArray
     labels: FloatArray
     groups: Groups
-    features: FloatArray | None = None
+    features: FloatArray | FeatureRows | None = None
     clusters: np.ndarray | None = None
 
     @property
@@ -156,7 +157,7 @@ def tuned_head(context: FitContext) -> FairHead:
     )  # fmt: skip
 
 
-def frozen_features(sample: Sample) -> FloatArray:
+def frozen_features(sample: Sample) -> FloatArray | FeatureRows:
     """Features of a sample that must have them."""
     if sample.features is None:
         raise InputError(

@@ -25,6 +25,7 @@ from auditkit.baselines.base import (
 from auditkit.clusters import check_clusters, deal_folds
 from auditkit.constraints import build_constraints
 from auditkit.criteria import Criterion
+from auditkit.feature_rows import FeatureRows
 from auditkit.finetuning import HeadRows, TuneConfig, check_rows, prediction_loss, train
 from auditkit.heads import FairHead
 from auditkit.progress import NullProgress
@@ -39,7 +40,7 @@ STRICT_PENALTY = 1e4
 FOLDS = 3
 """Folds of the cross-validation that chooses the weight."""
 
-Encode = Callable[[Sample], FloatArray]
+Encode = Callable[[Sample], FloatArray | FeatureRows]
 
 
 class PenalizedHead(Method):
@@ -176,8 +177,9 @@ def _encoder(context: FitContext) -> Encode:
     columns = protected_columns(context.criteria)
     known = np.unique(group_names(context.tune, columns))
 
-    def encode(sample: Sample) -> FloatArray:
-        return np.hstack([frozen_features(sample), group_names(sample, columns)[:, None] == known])
+    def encode(sample: Sample) -> FloatArray | FeatureRows:
+        features, group = frozen_features(sample), group_names(sample, columns)[:, None] == known
+        return features.with_beside(group) if isinstance(features, FeatureRows) else np.hstack([features, group])
 
     return encode
 

@@ -78,6 +78,6 @@ EngineName = Annotated[
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed, in place of the audit file's.")]
 Cache = Annotated[
     Path | None,
-    typer.Option("--cache", metavar="DIR", help="Folder that keeps features of images and texts."),
+    typer.Option("--cache", metavar="DIR", help="Folder that keeps features."),
 ]
-NoCache = Annotated[bool, typer.Option("--no-cache", help="Keep no features of images and texts.")]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Keep no features.")]

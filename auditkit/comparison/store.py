@@ -23,6 +23,7 @@ from auditkit.comparison.judging import Outcome
 from auditkit.comparison.settings import CompareConfig
 from auditkit.criteria import Criterion
 from auditkit.errors import InputError
+from auditkit.feature_rows import FeatureRows
 from auditkit.split_rules import SplitRule
 
 REQUEST = "request.json"
@@ -108,7 +109,8 @@ def describe_request(
 def _hash(dataset: Sample) -> str:
     digest = hashlib.sha256()
     for values in (dataset.scores, dataset.labels, dataset.features):
-        digest.update(b"-" if values is None else np.ascontiguousarray(values, dtype=np.float64).tobytes())
+        for block in values.blocks() if isinstance(values, FeatureRows) else (values,):
+            digest.update(b"-" if block is None else np.ascontiguousarray(block, dtype=np.float64).tobytes())
     groups = dataset.groups
     for name in groups.names:
         digest.update(repr((name, groups.categories(name))).encode())

@@ -188,10 +188,15 @@ class AuditFile(Section):
         return placed
 
     def with_cache(self, cache: Path | Literal[False]) -> AuditFile:
-        """The same file, with the features of its images or texts kept in this folder, or not at all."""
+        """The same file, with the features that are computed kept in this folder, or not at all."""
         placed = self.model_copy()
         placed._cache = cache
         return placed
+
+    @property
+    def table_cache(self) -> Path | bool:
+        """Where features of a table of columns go: a folder, True for the user's cache folder, False nowhere."""
+        return True if self._cache is None else self._cache
 
     @property
     def images(self) -> PlacedImages | None:

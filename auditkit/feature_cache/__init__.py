@@ -3,7 +3,7 @@
 from auditkit.feature_cache.entries import FeatureArray
 from auditkit.feature_cache.extraction import Extracted, ExtractionConfig, extract_features, extract_outputs
 from auditkit.feature_cache.folders import EntrySummary, cache_folder, find_key, list_entries, remove_entries
-from auditkit.feature_cache.ranks import KNOWN, Ranks, current_ranks
+from auditkit.feature_cache.ranks import KNOWN, Ranks, current_ranks, hash_together
 from auditkit.feature_cache.sources import ImagePreprocessing
 from auditkit.images import ImageManifest, read_manifest
 from auditkit.texts import TextTable, read_texts
@@ -23,6 +23,7 @@ __all__ = [
     "extract_features",
     "extract_outputs",
     "find_key",
+    "hash_together",
     "list_entries",
     "read_manifest",
     "read_texts",

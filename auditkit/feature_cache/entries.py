@@ -214,7 +214,7 @@ class Entry:
         Raises:
             InputError: The disk is full; the chunk stays unfinished, and those before it stay finished.
         """
-        data = np.ascontiguousarray(values, dtype=self.layout.dtype).tobytes()
+        data = np.ascontiguousarray(values, dtype=self.layout.dtype).reshape(-1).view(np.uint8).data  # no copy
         line = {"chunk": chunk, "sha256": checksum(chunk, data, skipped), "skipped": skipped}
         journal = self.folder / (JOURNAL if writer == 0 else f"chunks-{writer}.jsonl")
         try:
@@ -295,7 +295,7 @@ class Entry:
         return stream.read((end - start) * self.layout.shape[1] * np.dtype(self.layout.dtype).itemsize)
 
 
-def checksum(chunk: int, data: bytes, skipped: Skipped) -> str:
+def checksum(chunk: int, data: bytes | memoryview, skipped: Skipped) -> str:
     """SHA-256 over the number, the skipped rows and the bytes of a chunk."""
     digest = hashlib.sha256(json.dumps([chunk, skipped]).encode())
     digest.update(data)

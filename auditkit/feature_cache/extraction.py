@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 from auditkit._locks import hold_lock
 from auditkit._typing import FloatArray, IntArray
 from auditkit.errors import InputError
+from auditkit.feature_cache.batches import Batch, RowSource
 from auditkit.feature_cache.devices import half_precision, placed
 from auditkit.feature_cache.entries import Content, Entry, FeatureArray, Layout, Skipped, collect, disk_error
 from auditkit.feature_cache.folders import lock_path
-from auditkit.feature_cache.ranks import Ranks, current_ranks
-from auditkit.feature_cache.sources import Batch, ImagePreprocessing, RowSource, make_source, package_versions
-from auditkit.images import LARGEST_LIMIT, MAX_PIXELS
+from auditkit.feature_cache.ranks import Ranks, current_ranks, hash_together
+from auditkit.feature_cache.sources import ImagePreprocessing, make_source, package_versions
+from auditkit.feature_rows import FeatureRows
+from auditkit.images import LARGEST_LIMIT, MAX_PIXELS, ImageManifest
 from auditkit.progress import Advance, NullProgress, Progress
 
 if TYPE_CHECKING:
@@ -104,6 +106,11 @@ class Extracted:
         start = sum(self.widths[:place])
         return self.values if len(self.widths) == 1 else self.values[:, start : start + self.widths[place]]
 
+    def feature_rows(self) -> FeatureRows:
+        """The features of the rows that have values, in float64 where they are read, and nowhere copied before."""
+        rows = self.kept if self.skipped else None
+        return FeatureRows(self.output("features"), rows, folder=None if self.folder is None else self.folder.parent)
+
     def scores(self) -> FloatArray:
         """The scores, shape (n,) or (n, k), float64."""
         found = np.asarray(self.output("scores"), dtype=np.float64)
@@ -124,7 +131,7 @@ def extract_features(
 
     Args:
         model: A frozen model with features: of timm, of torch, an ONNX graph with a named value inside, a table's.
-        rows: An ImageManifest, a TextTable, an AuditData, a DataFrame, an array or a tensor.
+        rows: An ImageManifest, a TextTable, a FeatureTable, an AuditData, a DataFrame, an array or a tensor.
         cache_dir: Where entries are kept, made when missing; None keeps nothing.
         batch_size: Rows per step of the model; by default 64 images, or the model's own chunk of a table.
         workers: Processes that decode images; 0 decodes in this one.
@@ -162,7 +169,7 @@ def extract_outputs(
 
     Args:
         model: The frozen model.
-        rows: An ImageManifest, a TextTable, an AuditData, a DataFrame, an array or a tensor.
+        rows: An ImageManifest, a TextTable, a FeatureTable, an AuditData, a DataFrame, an array or a tensor.
         cache_dir: Where entries are kept, made when missing; None keeps nothing.
         outputs: ("features",), ("scores",) or ("features", "scores"), the last by one pass where the model can.
         config: How rows are read and computed.
@@ -180,6 +187,8 @@ def extract_outputs(
     if "features" in outputs:
         model.require_features()
     chosen = config or ExtractionConfig()
+    if isinstance(rows, ImageManifest):
+        rows = hash_together(rows, current_ranks())
     source = make_source(
         model, rows, preprocessing=chosen.preprocessing, batch_size=chosen.batch_size, max_pixels=chosen.max_pixels
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from auditkit.errors import InputError
+from auditkit.images import ImageManifest
 
 ResultT = TypeVar("ResultT")
 
@@ -62,30 +64,53 @@ class Ranks:
         Raises:
             InputError: The step failed in another process.
         """
+        found: list[ResultT] = []
+        self.gather(lambda: found.append(step()))
+        return found[0]
+
+    def gather(self, step: Callable[[], ResultT]) -> list[ResultT]:
+        """Run a step in every process and give the results of all to all, in their order; where one fails, all do.
+
+        Raises:
+            InputError: The step failed in another process.
+        """
         if self.size == 1:
-            return step()
+            return [step()]
         import torch.distributed as dist
 
         failure: Exception | None = None
-        found: list[ResultT] = []
+        mine: tuple[str | None, ResultT | None] = (None, None)
         try:
-            found.append(step())
+            mine = (None, step())
         except Exception as error:
-            failure = error
+            failure, mine = error, (str(error), None)
         told: list[Any] = [None] * self.size
-        dist.all_gather_object(told, None if failure is None else str(failure))
+        dist.all_gather_object(told, mine)
         if failure is not None:
             raise self._known(failure)
-        failed = [f"process {rank}: {reason}" for rank, reason in enumerate(told) if reason is not None]
+        failed = [f"process {rank}: {reason}" for rank, (reason, _) in enumerate(told) if reason is not None]
         if failed:
             raise self._known(InputError(failed[0]))
-        return found[0]
+        return [result for _, result in told]
 
     def _known(self, failure: Exception) -> Exception:
         """Mark what the first process knows of: the others need not say it again."""
         if self.rank:
             failure.add_note(KNOWN)
         return failure
+
+
+def hash_together(manifest: ImageManifest, ranks: Ranks) -> ImageManifest:
+    """A manifest that knows the hashes of its images, of which every process takes its share.
+
+    Raises:
+        InputError: An image cannot be read, by whichever process.
+    """
+    if ranks.size == 1:
+        return manifest
+    share = ranks.share(range(manifest.n_rows))
+    parts = ranks.gather(lambda: manifest.hash_some(share))
+    return manifest.with_hashes(tuple(itertools.chain.from_iterable(parts)))
 
 
 def current_ranks() -> Ranks:

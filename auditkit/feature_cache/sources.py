@@ -8,77 +8,30 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
-from auditkit.datasets import AuditData, hash_frame
+from auditkit.datasets import AuditData
 from auditkit.errors import InputError
+from auditkit.feature_cache.batches import Batch, RowSource, Span
+from auditkit.feature_cache.table_rows import TableFileRows, TableRows
+from auditkit.feature_tables import FeatureTable
 from auditkit.images import MAX_PIXELS, CorruptImageError, ImageManifest, decode_image
 from auditkit.texts import TextTable, text_key
 
 if TYPE_CHECKING:
-    import pandas as pd
     import torch
     from PIL.Image import Image
 
     from auditkit.models import FrozenModel
 
-Span: TypeAlias = tuple[int, int]
 Prepare: TypeAlias = "Callable[[Image], torch.Tensor]"
-
 
 IMAGE_BATCH = 64
 """Images per step of the model."""
 
 IMAGE_PACKAGES = ("pillow", "timm", "torchvision")
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Some consecutive rows as the model reads them.
-
-    Attributes:
-        start: The first of them.
-        end: The one behind the last.
-        values: What the model reads, one row for each of ``kept``; None where none can be read.
-        kept: Rows that can be read.
-        skipped: Rows that cannot, each with the reason.
-        fatal: Why none of it may be used: a file is no longer what was hashed. Empty otherwise.
-    """
-
-    start: int
-    end: int
-    values: Any
-    kept: tuple[int, ...]
-    skipped: tuple[tuple[int, str], ...] = ()
-    fatal: str = ""
-
-
-class RowSource(Protocol):
-    """Rows that a model can be asked about.
-
-    Attributes:
-        n_rows: Rows n.
-        batch_rows: Rows that suit one step of the model.
-        preprocessing: What is done to a row, where the model's fingerprint does not cover it.
-        packages: Packages whose versions decide what a row turns into.
-        unit: What people call the rows.
-    """
-
-    n_rows: int
-    batch_rows: int
-    preprocessing: str
-    packages: tuple[str, ...]
-    unit: str
-
-    def hash_rows(self) -> str:
-        """SHA-256 over the content of all rows, in order."""
-        ...
-
-    def batches(self, spans: Sequence[Span], *, workers: int) -> Iterator[Batch]:
-        """The rows of every span, in order."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -112,31 +65,6 @@ class ImagePreprocessing:
         values = np.asarray(resized, dtype=np.float32) / np.float32(255)
         scaled = (values - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1)))
-
-
-@dataclass(eq=False)
-class TableRows:
-    """Rows of a table or an array that is in memory."""
-
-    values: pd.DataFrame | np.ndarray[Any, Any] | torch.Tensor
-    batch_rows: int
-    preprocessing: str = "none"
-    packages: tuple[str, ...] = ()
-    unit: str = "rows"
-
-    def __post_init__(self) -> None:
-        self.n_rows = len(self.values)
-
-    def hash_rows(self) -> str:
-        """SHA-256 over the content of all rows, in order."""
-        return _hash_values(self.values)
-
-    def batches(self, spans: Sequence[Span], *, workers: int) -> Iterator[Batch]:
-        """The rows of every span, in order."""
-        del workers  # nothing has to be decoded
-        rows = cast("Any", self.values).iloc if hasattr(self.values, "iloc") else self.values
-        for start, end in spans:
-            yield Batch(start, end, rows[start:end], tuple(range(start, end)))
 
 
 @dataclass(eq=False)
@@ -268,7 +196,8 @@ def make_source(
 
     Args:
         model: The frozen model.
-        rows: An ImageManifest, an AuditData with features, a DataFrame, an array or a tensor.
+        rows: An ImageManifest, a TextTable, a FeatureTable, an AuditData with features, a DataFrame, an array or a
+            tensor.
         preprocessing: What turns an image into numbers; models of timm bring their own.
         batch_size: Rows per step of the model; by default 64 images, or the model's own chunk of a table.
         max_pixels: Largest image that is decoded.
@@ -297,6 +226,8 @@ def make_source(
         if preprocessing is not None:
             raise InputError("preprocessing is for images; a model of texts brings its tokenizer: leave it out")
         return TextRows(rows, batch_size or model.chunk_rows, model.packages)
+    if isinstance(rows, FeatureTable):
+        return TableFileRows.for_model(model, rows, batch_size)
     if isinstance(rows, AuditData):
         if rows.features is None:
             raise InputError(f"rows: the data {rows.name!r} hold no features for a model to read")
@@ -318,17 +249,6 @@ def package_versions(packages: Sequence[str]) -> Mapping[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _hash_values(values: Any) -> str:
-    if hasattr(values, "iloc"):
-        return hash_frame(values)
-    array = np.ascontiguousarray(values.detach().cpu().numpy() if hasattr(values, "detach") else values)
-    if array.dtype.kind not in "biuf":
-        raise InputError(f"rows must be numbers; got an array of {array.dtype}")
-    digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
-    digest.update(array.view(np.uint8).reshape(-1).data if array.size else b"")
-    return digest.hexdigest()
 
 
 def _lacking(row: int, column: str) -> str:

@@ -70,6 +70,11 @@ class FrozenModel(abc.ABC):
         return self.task != "multiclass"
 
     @property
+    def gives_scores(self) -> bool:
+        """Whether there are scores at all; a backbone without a head has features alone."""
+        return True
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """What the classes are called, in the order of the outputs; empty where the model does not say."""
         return ()

@@ -7,9 +7,11 @@ would fetch, quantize or replace code, and the weights are read as tensors befor
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,7 +45,7 @@ class FolderFacts(NamedTuple):
         kind: ``model_type`` of config.json.
         name: Class of the model, such as ``BertForSequenceClassification``.
         reads_text: Whether it reads text; images otherwise.
-        labels: Names of its outputs, in order.
+        labels: Names of its outputs, in order; none without a head.
     """
 
     kind: str
@@ -55,7 +57,7 @@ class FolderFacts(NamedTuple):
 def load_transformer(
     folder: Path, source: str, *, task: Task | None = None, features: str | None = None
 ) -> TransformerModel:
-    """Load a classifier or a regression that transformers saved.
+    """Load a classifier, a regression or a backbone without a head that transformers saved.
 
     Args:
         folder: Holds config.json, model.safetensors (or its shards, or pytorch_model.bin of plain tensors), and the
@@ -68,7 +70,7 @@ def load_transformer(
         The frozen model, in float32.
 
     Raises:
-        InputError: The folder is incomplete, does not fit together, or is no classifier of text or images.
+        InputError: The folder is incomplete, does not fit together, or is no classifier or backbone of text or images.
         UntrustedFileError: It could only be loaded by running code, or its weights hold more than tensors.
         MissingExtraError: transformers is not installed.
     """
@@ -86,7 +88,7 @@ def describe_folder(values: Mapping[str, Any], source: str) -> FolderFacts:
     """What config.json says, checked; the weights are not opened.
 
     Raises:
-        InputError: It is no classifier that transformers has, or needs what is not read.
+        InputError: It is no classifier or backbone that transformers has, or needs what is not read.
         UntrustedFileError: It could only be loaded by running code of its own.
         MissingExtraError: transformers is not installed.
     """
@@ -100,14 +102,17 @@ def describe_folder(values: Mapping[str, Any], source: str) -> FolderFacts:
                 "with torch.export or to ONNX where it is trusted"
             )
         raise InputError(f"model {source!r}: model_type {kind!r} is unknown to transformers {transformers.__version__}")
-    texts = auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.get(kind, ())
-    images = auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES.get(kind, ())
+    texts = _names(auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, kind)
+    images = _names(auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES, kind)
     named = values.get("architectures")
     name = str(named[0]) if isinstance(named, list) and named else ""
-    known = [*([texts] if isinstance(texts, str) else texts), *([images] if isinstance(images, str) else images)]
-    if name not in known:
-        wanted = f"a {' or a '.join(known)}" if known else "a model with a classification head"
-        raise InputError(f"model {source!r} is {name or 'of no named class'}, which gives no scores; use {wanted}")
+    heads = [*texts, *images]
+    backbones = _names(auto.MODEL_MAPPING_NAMES, kind) if heads else []
+    if name not in (*heads, *backbones):
+        wanted = f"a {' or a '.join([*heads, *backbones])}" if heads else "a model with a classification head"
+        raise InputError(
+            f"model {source!r} is {name or 'of no named class'}, which gives neither scores nor features; use {wanted}"
+        )
     if kind == "timm_wrapper":
         raise InputError(f"model {source!r} is a model of timm in a wrapper; save it with timm.models.save_for_hf")
     unread = [key for key in REFUSED if values.get(key)]
@@ -116,7 +121,15 @@ def describe_folder(values: Mapping[str, Any], source: str) -> FolderFacts:
             f"model {source!r}: {unread[0]} in its config.json asks for code or weights from elsewhere; save the model "
             "whole and without it"
         )
+    if name in backbones:
+        return FolderFacts(kind, name, bool(texts), ())
     return FolderFacts(kind, name, name in texts, _labels(values))
+
+
+def _names(mapping: Mapping[str, Any], kind: str) -> list[str]:
+    """The classes that a table of transformers lists for a model_type: none, one or several."""
+    found = mapping.get(kind, ())
+    return [found] if isinstance(found, str) else list(found)
 
 
 def _transformers() -> Any:
@@ -160,17 +173,18 @@ def _read_weights(folder: Path, source: str) -> dict[str, Tensor]:
 
 def _filled(kind: Any, config: Any, stored: Mapping[str, Tensor], source: str) -> nn.Module:
     """The architecture with its weights; every parameter comes from the file."""
-    _check_size(kind, config, stored, source)
+    options = _choose_parts(kind, stored)
+    _check_size(partial(kind, **options), config, stored, source)
     with _readable(source, "its weights do not fit its config.json"):
         module, found = kind.from_pretrained(
             None, config=config, state_dict=dict(stored), dtype=torch.float32, attn_implementation="eager",
-            output_loading_info=True,
+            output_loading_info=True, **options,
         )  # fmt: skip
     missing, unknown = sorted(found["missing_keys"]), sorted(found["unexpected_keys"])
     if missing or found["mismatched_keys"]:
         raise InputError(
             f"model {source!r}: its weights lack {len(missing)} tensors of {type(module).__name__} "
-            f"({', '.join(missing[:3])}); a head that was never trained gives no scores"
+            f"({', '.join(missing[:3])}); a layer that was never trained gives no scores or features"
         )
     if unknown:
         raise InputError(
@@ -178,6 +192,12 @@ def _filled(kind: Any, config: Any, stored: Mapping[str, Tensor], source: str) -
             f"({', '.join(unknown[:3])})"
         )
     return module
+
+
+def _choose_parts(kind: Any, stored: Mapping[str, Tensor]) -> dict[str, Any]:
+    """A backbone that was saved without its pooling layer, such as that of a classifier of images, is built without."""
+    can_lack = "add_pooling_layer" in inspect.signature(kind).parameters
+    return {"add_pooling_layer": False} if can_lack and not any("pooler." in name for name in stored) else {}
 
 
 def _check_size(kind: Any, config: Any, stored: Mapping[str, Tensor], source: str) -> None:

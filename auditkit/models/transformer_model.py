@@ -52,19 +52,23 @@ class TransformerModel(FrozenModel):
     Text models read a sequence of strings, vision models a tensor of prepared images (see ``prepare``). Nothing is
     downloaded: model and preprocessing are what the caller has loaded.
 
+    A backbone without a head, such as ``BertModel``, has features alone: the mean of its last hidden state over the
+    tokens that are there, or over the places of an image.
+
     Args:
-        module: Such as ``BertForSequenceClassification`` or ``ViTForImageClassification``.
+        module: Such as ``BertForSequenceClassification``, ``ViTForImageClassification`` or ``BertModel``.
         preprocess: Its tokenizer (text) or image processor (vision).
         task: By default read off ``module.config``: one label regression, two binary, more multiclass; labels that do
             not exclude each other (``problem_type``) are several outputs.
-        feature_layer: Name of the submodule whose output is the features; by default what the last ``nn.Linear`` reads.
-            Features of a whole sequence are averaged over the tokens that are there.
+        feature_layer: Name of the submodule whose output is the features; by default what the last ``nn.Linear`` reads,
+            or of a backbone its last hidden state. Features of a whole sequence are averaged over the tokens that are
+            there.
         max_length: Tokens after which a text is cut; by default what tokenizer and model allow, at most 512.
         name: What reports call it; by default the name of the class.
         chunk_rows: Rows computed at a time.
 
     Raises:
-        InputError: There is no preprocessing, or no such layer.
+        InputError: There is no preprocessing, or no such layer; a task for a backbone without a head.
     """
 
     def __init__(
@@ -87,10 +91,17 @@ class TransformerModel(FrozenModel):
         self._max_length = max_length or _longest(preprocess, module)
         self._module = freeze(copy.deepcopy(module))
         self._arguments = frozenset(inspect.signature(self._module.forward).parameters)
-        self._layer_name = feature_layer if feature_layer is not None else last_linear(self._module)
-        self._reads_input = feature_layer is None
+        self._is_backbone = is_backbone(module)
+        if self._is_backbone and task is not None:
+            raise InputError(
+                f"{type(module).__name__} has no head, and so no output that could be a score: leave task and output "
+                "out, or use a model with a classification head"
+            )
+        default = "" if self._is_backbone else last_linear(self._module)  # "" is the module itself
+        self._layer_name = feature_layer if feature_layer is not None else default
+        self._reads_input = feature_layer is None and not self._is_backbone
         self._layer = find_layer(self._module, self._layer_name)
-        chosen = task or _task(_config(module))
+        chosen = "multiclass" if self._is_backbone else task or _task(_config(module))
         self._description = self._describe(chosen)
         super().__init__(
             name=name or type(module).__name__,
@@ -102,8 +113,15 @@ class TransformerModel(FrozenModel):
         )
 
     @property
+    def gives_scores(self) -> bool:
+        """Whether it has a head."""
+        return not self._is_backbone
+
+    @property
     def class_names(self) -> tuple[str, ...]:
-        """The labels of its configuration."""
+        """The labels of its configuration; none without a head."""
+        if self._is_backbone:
+            return ()
         labels = _config(self._module).get("id2label") or {}
         return tuple(str(labels[key]) for key in sorted(labels, key=int))
 
@@ -145,7 +163,8 @@ class TransformerModel(FrozenModel):
     def _feature_width(self, module: nn.Module) -> int:
         if isinstance(self._layer, nn.Linear):
             return width_of(self._layer, self._layer_name, of_input=self._reads_input)
-        width = _config(module).get("hidden_size")
+        config = _config(module)
+        width = config.get("hidden_size", (config.get("hidden_sizes") or [None])[-1])
         if not isinstance(width, int):
             raise InputError(f"feature_layer {self._layer_name!r} has no known width; name an nn.Linear layer")
         return width
@@ -186,6 +205,11 @@ class TransformerModel(FrozenModel):
         return self._logits_of(self._module(**self._inputs(chunk)))
 
     def _logits_of(self, found: Any) -> Tensor:
+        if self._is_backbone:
+            raise InputError(
+                f"model {self.name!r} has no head and gives features alone; tune a head on them (`auditkit tune`), or "
+                "use a model with a classification head"
+            )
         if not isinstance(getattr(found, "logits", None), Tensor):
             raise InputError(f"model {self.name!r} gives no logits; use a model with a classification head")
         return one_per_row(found.logits, task=self.task, name=self.name)
@@ -196,12 +220,23 @@ class TransformerModel(FrozenModel):
     def _both(self, batch: Any) -> tuple[Tensor, Tensor]:
         return self._both_at_once(batch, self._chunk_both)
 
+    def _last_hidden(self, found: Any) -> Tensor:
+        hidden = getattr(found, "last_hidden_state", None)
+        if not isinstance(hidden, Tensor):
+            raise InputError(f"model {self.name!r} gives no last hidden state; name the layer of its features")
+        return hidden.flatten(2).transpose(1, 2) if hidden.ndim == 4 else hidden
+
     def _chunk_both(self, chunk: Any, *, logits: bool = True) -> tuple[Tensor, Tensor]:
         """Features and logits of one chunk by one pass."""
         inputs = self._inputs(chunk)
-        with watch_layer(self._layer, self._layer_name, reads_input=self._reads_input) as seen:
+        if self._layer is self._module:
             found = self._module(**inputs)
-        features = _pooled(seen(), inputs.get("attention_mask"))
+            hidden = self._last_hidden(found)
+        else:
+            with watch_layer(self._layer, self._layer_name, reads_input=self._reads_input) as seen:
+                found = self._module(**inputs)
+            hidden = seen()
+        features = _pooled(hidden, inputs.get("attention_mask"))
         return features, self._logits_of(found) if logits else features
 
 
@@ -227,6 +262,11 @@ def _pooled(features: Tensor, mask: Tensor | None) -> Tensor:
 def is_transformer(module: object) -> bool:
     """Whether a module comes from the transformers package."""
     return any(kind.__module__.startswith("transformers.") for kind in type(module).__mro__)
+
+
+def is_backbone(module: object) -> bool:
+    """Whether a module of transformers is one without a head, which holds no other as its base."""
+    return getattr(module, "base_model", None) is module
 
 
 def _config(module: nn.Module) -> dict[str, Any]:

@@ -18,8 +18,9 @@ from torch import Tensor
 from auditkit._files import write_whole
 from auditkit.criteria import Criterion
 from auditkit.errors import InputError
+from auditkit.feature_rows import FeatureRows
 from auditkit.tuning.config import TuneConfig
-from auditkit.tuning.rows import HeadRows
+from auditkit.tuning.rows import SourceRows
 
 SCHEMA = "auditkit.checkpoint/1"
 
@@ -55,7 +56,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def describe_task(
-    rows: HeadRows, criteria: tuple[Criterion, ...], config: TuneConfig, *, initial: Any = None
+    rows: SourceRows, criteria: tuple[Criterion, ...], config: TuneConfig, *, initial: Any = None
 ) -> dict[str, Any]:
     """What a checkpoint must agree on to be continued: hashes of the rows, the criteria and the configuration.
 
@@ -65,7 +66,8 @@ def describe_task(
     digest = hashlib.sha256()
     for part in (rows.features, rows.labels, *(() if rows.start is None else (rows.start,))):
         digest.update(str((part.dtype, tuple(part.shape))).encode())
-        digest.update(np.ascontiguousarray(part.numpy()).data)
+        for block in part.blocks() if isinstance(part, FeatureRows) else (part.numpy(),):
+            digest.update(np.ascontiguousarray(block).data)
     if rows.clusters is not None:
         digest.update(rows.clusters.data)
     for name in rows.groups.names:

@@ -26,7 +26,7 @@ from auditkit.heads import FairHead
 from auditkit.progress import NullProgress, Progress
 from auditkit.tuning.config import TuneConfig
 from auditkit.tuning.losses import PlainLoss
-from auditkit.tuning.rows import HeadRows, check_rows
+from auditkit.tuning.rows import HeadRows, SourceRows, check_rows
 from auditkit.tuning.training import make_loss, train
 
 
@@ -140,6 +140,6 @@ def _fit(rows: HeadRows, criteria: tuple[Criterion, ...], config: TuneConfig, st
     return train(rows, loss, criteria, config, NullProgress(), initial=initial)
 
 
-def _score_folds(heads: Sequence[FairHead], rows: HeadRows, fold: IntArray) -> FloatArray:
+def _score_folds(heads: Sequence[FairHead], rows: SourceRows, fold: IntArray) -> FloatArray:
     scored = [head.predict(rows.features) for head in heads]
     return np.stack(scored)[fold, np.arange(len(fold))]

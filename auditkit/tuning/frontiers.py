@@ -17,6 +17,7 @@ from torch import Tensor
 from auditkit._typing import FloatArray, VectorLike
 from auditkit.criteria import Criterion, check_criteria
 from auditkit.errors import InputError
+from auditkit.feature_rows import FeatureRows
 from auditkit.groups import Groups
 from auditkit.heads import FairHead
 from auditkit.layer import FairnessLayer
@@ -24,7 +25,7 @@ from auditkit.progress import NullProgress, Progress
 from auditkit.tuning.config import TuneConfig
 from auditkit.tuning.gaps import LargestGap
 from auditkit.tuning.losses import prediction_loss
-from auditkit.tuning.rows import HeadRows, check_rows
+from auditkit.tuning.rows import SourceRows, check_rows
 from auditkit.tuning.training import Checkpointing, make_loss, train
 
 if TYPE_CHECKING:
@@ -92,13 +93,13 @@ class Frontier:
 
 
 def sweep(
-    features: VectorLike,
+    features: VectorLike | FeatureRows,
     labels: VectorLike,
     groups: Groups,
     criteria: Criterion | Sequence[Criterion],
     tolerances: Sequence[float],
     *,
-    held_out: tuple[VectorLike, VectorLike, Groups],
+    held_out: tuple[VectorLike | FeatureRows, VectorLike, Groups],
     clusters: VectorLike | None = None,
     start: VectorLike | None = None,
     initial: FairHead | None = None,
@@ -151,7 +152,7 @@ def sweep(
     return Frontier(tuple(points), first, settings, measure)
 
 
-def _weights_of(head: FairHead, rows: HeadRows, config: TuneConfig) -> dict[str, Tensor]:
+def _weights_of(head: FairHead, rows: SourceRows, config: TuneConfig) -> dict[str, Tensor]:
     """Weights of a head that training can start from."""
     form = (head.n_features, head.hidden, head.score_space, head.outputs)
     wanted = (rows.features.shape[1], config.hidden, config.score_space, config.outputs)
@@ -178,9 +179,9 @@ def _check_tolerances(tolerances: Sequence[float]) -> list[float]:
 
 @torch.no_grad()
 def _measure(
-    head: FairHead, rows: HeadRows, criteria: Sequence[Criterion], epsilon: float, config: TuneConfig
+    head: FairHead, rows: SourceRows, criteria: Sequence[Criterion], epsilon: float, config: TuneConfig
 ) -> FrontierPoint:
-    scores = head(rows.features.double())
+    scores = torch.from_numpy(head.predict(rows.features))
     layer = FairnessLayer(criteria, **config.layer_options)
     labels = rows.labels.double()
     fair, largest = layer(scores, rows.groups, labels), LargestGap(rows, criteria, config)

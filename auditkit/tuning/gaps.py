@@ -11,7 +11,7 @@ from torch import Tensor
 from auditkit.batches import assemble_batch
 from auditkit.criteria import Criterion
 from auditkit.tuning.config import TuneConfig
-from auditkit.tuning.rows import HeadRows
+from auditkit.tuning.rows import SourceRows
 
 
 class LargestGap:
@@ -23,7 +23,7 @@ class LargestGap:
         config: Says how many columns the scores have.
     """
 
-    def __init__(self, rows: HeadRows, criteria: Sequence[Criterion], config: TuneConfig) -> None:
+    def __init__(self, rows: SourceRows, criteria: Sequence[Criterion], config: TuneConfig) -> None:
         self._parts = []
         if criteria:
             batch = assemble_batch(rows.groups, criteria, labels=rows.labels, columns=config.columns)

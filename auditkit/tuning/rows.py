@@ -17,6 +17,7 @@ from auditkit._validation import check_binary, check_vector
 from auditkit.clusters import check_clusters
 from auditkit.criteria import Criterion, columns_of
 from auditkit.errors import InputError
+from auditkit.feature_rows import FeatureRows
 from auditkit.groups import LABEL, Groups
 from auditkit.heads import check_features
 from auditkit.tuning.config import TuneConfig
@@ -30,11 +31,12 @@ MOST_CODES = 2**15
 
 
 @dataclass(frozen=True, eq=False)
-class HeadRows:
-    """Checked rows that a loss is taken over.
+class SourceRows:
+    """Checked rows, before some of them are taken to train on.
 
     Attributes:
         features: Frozen features, float32 or float64, shape (n, d); inputs of shape (n, …) where a backbone moves.
+            Those of a file stay there until rows are taken.
         labels: Labels in the dtype of the features, shape (n,).
         groups: Attributes of the same rows.
         start: Scores of the frozen model, shape (n,).
@@ -42,7 +44,7 @@ class HeadRows:
         derived: What losses computed from groups and labels, kept for the next time they see the same rows.
     """
 
-    features: Float[Tensor, "n ..."]
+    features: Float[Tensor, "n ..."] | FeatureRows
     labels: Float[Tensor, " n"]
     groups: Groups
     start: Float[Tensor, " n"] | None = None
@@ -54,21 +56,36 @@ class HeadRows:
         index = torch.as_tensor(rows)
         start = None if self.start is None else self.start[index]
         clusters = None if self.clusters is None else self.clusters[rows]
-        features = self.features.index_select(0, index)  # several times as fast as brackets
+        if isinstance(self.features, FeatureRows):
+            features = self.features.take(rows)
+        else:
+            features = self.features.index_select(0, index)  # several times as fast as brackets
         return HeadRows(features, self.labels[index], self.groups.take(rows), start, clusters)
 
 
+@dataclass(frozen=True, eq=False)
+class HeadRows(SourceRows):
+    """Rows that a loss is taken over.
+
+    Attributes:
+        features: Frozen features, float32 or float64, shape (n, d); inputs of shape (n, …) where a backbone moves. Many
+            rows of a file are a working copy in another (`auditkit.feature_rows`).
+    """
+
+    features: Float[Tensor, "n ..."]
+
+
 def check_rows(
-    features: VectorLike,
+    features: VectorLike | FeatureRows,
     labels: VectorLike,
     groups: Groups,
     config: TuneConfig,
     *,
     start: VectorLike | None = None,
     clusters: VectorLike | None = None,
-) -> HeadRows:
+) -> SourceRows:
     """Features, labels and groups of the same rows, checked; float32 features stay float32."""
-    x = check_features(features, keep_single=True)
+    x = features if isinstance(features, FeatureRows) else check_features(features, keep_single=True)
     y = check_vector("labels", labels, n_rows=groups.n_rows)
     if config.score_space != "identity":
         check_classes(y, config)
@@ -78,7 +95,7 @@ def check_rows(
     if first is not None and config.outputs > 1:
         raise InputError("start takes one score per row, which a head of several classes does not have; leave it out")
     codes = check_clusters(clusters, n_rows=groups.n_rows)
-    return HeadRows(x, torch.as_tensor(y, dtype=x.dtype), groups, first, codes)
+    return SourceRows(x, torch.as_tensor(y, dtype=x.dtype), groups, first, codes)
 
 
 def check_classes(labels: Any, config: TuneConfig) -> None:
@@ -93,7 +110,7 @@ def check_classes(labels: Any, config: TuneConfig) -> None:
 
 
 def split_rows_for_validation(
-    rows: HeadRows, rng: np.random.Generator, config: TuneConfig
+    rows: SourceRows, rng: np.random.Generator, config: TuneConfig
 ) -> tuple[HeadRows, HeadRows]:
     """Training and validation rows; all rows of a cluster are of one kind."""
     if rows.clusters is not None:
@@ -108,7 +125,7 @@ def split_rows_for_validation(
 
 
 def _split_clusters_for_validation(
-    rows: HeadRows, clusters: IntArray, rng: np.random.Generator, config: TuneConfig
+    rows: SourceRows, clusters: IntArray, rng: np.random.Generator, config: TuneConfig
 ) -> tuple[HeadRows, HeadRows]:
     """Shuffled clusters are held back until they have the share of the rows."""
     _, codes, sizes = np.unique(clusters, return_inverse=True, return_counts=True)

@@ -27,7 +27,14 @@ from auditkit.tuning.gradients import find_gradient
 from auditkit.tuning.losses import ProjectedLoss
 from auditkit.tuning.optimizers import FusedSteps
 from auditkit.tuning.primal_dual import PrimalDualLoss
-from auditkit.tuning.rows import Batches, HeadRows, measure_features, split_rows_for_validation
+from auditkit.tuning.rows import (
+    CHUNK_ROWS,
+    Batches,
+    HeadRows,
+    SourceRows,
+    measure_features,
+    split_rows_for_validation,
+)
 from auditkit.tuning.threads import share_threads, values_per_step
 
 FARTHEST = 1e3
@@ -51,7 +58,7 @@ class Checkpointing:
 
 
 def train(
-    rows: HeadRows,
+    rows: SourceRows,
     loss: Any,
     criteria: Sequence[Criterion],
     config: TuneConfig,
@@ -82,7 +89,7 @@ def train(
         SolverError: No epoch had a finite validation loss.
     """
     task = None if checkpoint is None else describe_task(rows, tuple(criteria), config, initial=initial)
-    with share_threads(rows.features.numel() if build is None else None):
+    with share_threads(math.prod(rows.features.shape) if build is None else None):
         run = _Training(rows, loss, criteria, config, initial, build)
     if checkpoint is not None and task is not None and checkpoint.path.exists():
         state = load_checkpoint(checkpoint.path)
@@ -145,7 +152,7 @@ class _Training:
 
     def __init__(
         self,
-        rows: HeadRows,
+        rows: SourceRows,
         loss: Any,
         criteria: Sequence[Criterion],
         config: TuneConfig,
@@ -211,7 +218,7 @@ class _Training:
     @torch.no_grad()
     def check_finite(self, cause: InputError) -> None:
         """Raise where the head itself made what a loss refused: its features were checked."""
-        if not bool(torch.isfinite(self.head(self.training.features)).all()):
+        if not all(torch.isfinite(self.head(part)).all() for part in self.training.features.split(CHUNK_ROWS)):
             raise SolverError(
                 f"training diverged in epoch {len(self.history)}: the head's scores are no longer finite; "
                 "lower learning_rate"
