@@ -29,6 +29,7 @@ MISSING = "(missing)"
 """Category of the rows whose attribute value is None or NaN."""
 
 MAX_SOFT_CELLS = 10_000
+FEW_CODES = 1 << 12
 SHARE_SLACK = 1e-6
 
 
@@ -272,7 +273,7 @@ class Groups:
         flat = np.zeros(self.n_rows, dtype=np.int64)
         for column, size in zip(codes, sizes, strict=True):
             flat = flat * size + column
-        occurring, index = np.unique(flat, return_inverse=True)
+        occurring, index = _number(flat, math.prod(sizes))
         table = (
             np.stack(np.unravel_index(occurring, sizes), axis=1) if names else np.zeros((len(occurring), 0), np.int64)
         )
@@ -388,3 +389,11 @@ def _sort_categories(codes: IntArray, categories: list[Any]) -> tuple[IntArray, 
 def object_array(values: Sequence[Hashable]) -> np.ndarray[Any, Any]:
     """An object array that keeps tuples whole instead of unpacking them."""
     return np.fromiter(values, dtype=object, count=len(values))
+
+
+def _number(codes: IntArray, size: int) -> tuple[IntArray, IntArray]:
+    """The codes below ``size`` that occur, in order, and which of them every row has; sorted where they may be many."""
+    if size > max(FEW_CODES, len(codes)):
+        return np.unique(codes, return_inverse=True)
+    occurs = np.bincount(codes, minlength=size) > 0
+    return np.flatnonzero(occurs), (np.cumsum(occurs) - 1).take(codes)

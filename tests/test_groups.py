@@ -4,10 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from auditkit import Groups
 from auditkit.errors import InputError, SchemaError
-from auditkit.groups import LABEL, MISSING
+from auditkit.groups import LABEL, MISSING, _number
 
 
 @pytest.mark.parametrize(
@@ -45,6 +47,14 @@ def test_values_of_several_types_are_kept_apart() -> None:
 def test_a_category_without_rows_is_remembered() -> None:
     groups = Groups({"sex": pd.Categorical(["m", "m"], categories=["f", "m"])})
     assert groups.categories("sex") == ("f", "m")
+
+
+@given(seed=st.integers(0, 2**32 - 1), n_rows=st.integers(1, 60), size=st.sampled_from([3, 50, 5_000, 10**9]))
+def test_cells_are_numbered_in_the_order_of_their_codes(seed: int, n_rows: int, size: int) -> None:
+    codes = np.random.default_rng(seed).integers(0, size, n_rows)
+    occurring, index = _number(codes, size)
+    np.testing.assert_array_equal(occurring, np.unique(codes))
+    np.testing.assert_array_equal(occurring[index], codes)
 
 
 def test_cells_cross_columns_and_cover_every_row_once() -> None:
