@@ -10,7 +10,8 @@ from typing import Any
 from auditkit._typing import VectorLike
 from auditkit._validation import check_probability
 from auditkit.accuracy import Entry, GroupErrors, GroupReliability, GroupTable, tabulate_errors, tabulate_reliability
-from auditkit.criteria import Contrasts, Criterion, Family, check_criteria, columns_of, compile_contrasts
+from auditkit.contrasts import Contrasts, compile_contrasts
+from auditkit.criteria import Criterion, Family, check_criteria, columns_of
 from auditkit.decisions import DecisionTable, tabulate_decisions
 from auditkit.errors import InputError
 from auditkit.estimates import estimate_gaps

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from auditkit._typing import BoolArray, FloatArray, IntArray, VectorLike
+from auditkit.categories import MISSING, factorize
 from auditkit.errors import InputError
-from auditkit.groups import MISSING, factorize
 
 
 def check_clusters(clusters: VectorLike | None, *, n_rows: int) -> IntArray | None:

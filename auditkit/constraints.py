@@ -17,7 +17,8 @@ from scipy.sparse import csr_array, vstack
 from auditkit._typing import FloatArray, IntArray, VectorLike
 from auditkit._validation import check_vector, check_weights
 from auditkit.affine_criteria import AffineCriterion, AnyCriterion
-from auditkit.criteria import Contrasts, Criterion, columns_of, compile_contrasts
+from auditkit.contrasts import Contrasts, compile_contrasts
+from auditkit.criteria import Criterion, columns_of
 from auditkit.errors import InputError
 from auditkit.groups import Cells, CellTable, Groups, SoftCells
 from auditkit.moment_maps import ALONE, CellMap, Collective, MatrixMap
@@ -111,6 +112,8 @@ class ConstraintSystem:
     @cached_property
     def uniform_tolerance(self) -> float | None:
         """The one tolerance that all contrasts have; None where they differ, 0 where there are none."""
+        if self.margin is None and self.relaxation == 0.0:
+            return self.contrasts.uniform_tolerance
         if not len(self.tolerance):
             return 0.0
         first = float(self.tolerance[0])
@@ -119,7 +122,8 @@ class ConstraintSystem:
     @cached_property
     def safe_weight(self) -> FloatArray:
         """Total row weight of every cell, 1 where it is zero, so that it can be divided by; shape (c,)."""
-        return np.where(self.cell_weight > 0, self.cell_weight, 1.0)
+        occurs = self.cell_weight > 0
+        return self.cell_weight if occurs.all() else np.where(occurs, self.cell_weight, 1.0)
 
     @cached_property
     def lower(self) -> FloatArray:
@@ -165,14 +169,8 @@ class ConstraintSystem:
 
         Then the projection without bounds has a closed form.
         """
-        member = self.contrasts.cell_event
         plain = len(self.criteria) == 1 and self.is_cellwise and self.columns == 1
-        if not plain or self.uniform_tolerance is None or (member.sum(axis=1) != 1).any():
-            return None
-        strata: dict[object, list[int]] = {}
-        for event, cell in zip(self.contrasts.events, member.argmax(axis=1).tolist(), strict=True):
-            strata.setdefault(event.stratum, []).append(cell)
-        return tuple(map(tuple, strata.values()))
+        return self.contrasts.strata if plain and self.uniform_tolerance is not None else None
 
     def moment_map(self, weights: FloatArray | None, device: torch.device) -> CellMap | MatrixMap:
         """B of one column for these rows, on a device."""

@@ -15,9 +15,10 @@ import numpy as np
 from auditkit._tables import column, hash_file, hashing, read_table, refuse_file
 from auditkit._typing import FloatArray, IntArray, VectorLike
 from auditkit._validation import check_vector, to_numpy
+from auditkit.categories import check_shares
 from auditkit.errors import InputError
 from auditkit.frames import to_pandas
-from auditkit.groups import Groups, check_shares
+from auditkit.groups import Groups
 from auditkit.splits import split_rows
 from auditkit.table_roles import AttributeSpec, Key, ScoreSpec, TableRoles, attribute_values, key_values
 

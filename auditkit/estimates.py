@@ -20,7 +20,7 @@ import numpy as np
 from scipy import special
 
 from auditkit._typing import BoolArray, FloatArray
-from auditkit.criteria import Contrasts
+from auditkit.contrasts import Contrasts
 from auditkit.event_estimates import EventEstimates
 from auditkit.intervals import INTERVAL_CORRECTION, TEST_CORRECTION, Limits, difference_limits, two_sided_level
 from auditkit.joint import DRAWS, JointGaps, joint_level, simulate_gaps, square_root

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from auditkit._typing import BoolArray, FloatArray
-from auditkit.criteria import Contrasts
+from auditkit.contrasts import Contrasts
 from auditkit.intervals import Limits, UnitMeans, difference_limits, fit_unit_means
 from auditkit.moments import Moments
 from auditkit.proportions import Counts

@@ -17,7 +17,8 @@ from typing import Any, Literal
 import numpy as np
 
 from auditkit._typing import FloatArray, IntArray
-from auditkit.criteria import Contrasts, Criterion, Event
+from auditkit.contrasts import Contrasts, Event
+from auditkit.criteria import Criterion
 from auditkit.estimates import MIN_ROWS, GapEstimates
 from auditkit.event_estimates import EventEstimates
 from auditkit.intervals import two_sided_level

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from scipy.sparse import csr_array, hstack
 
 from auditkit._typing import FloatArray, IntArray, VectorLike
 from auditkit._validation import to_numpy
+from auditkit.categories import check_shares, factorize, number_codes, object_array
 from auditkit.errors import InputError, SchemaError
 
 if TYPE_CHECKING:
@@ -25,12 +26,9 @@ LABEL = "@label"
 OUTPUT = "@output"
 """Name of the column that tells the outputs of a model apart, where it has several scores per row."""
 
-MISSING = "(missing)"
-"""Category of the rows whose attribute value is None or NaN."""
-
 MAX_SOFT_CELLS = 10_000
-FEW_CODES = 1 << 12
-SHARE_SLACK = 1e-6
+MOST_TABLES = 256
+"""Sets of occurring cells that are kept for the parts of the same rows."""
 
 
 def value_in_words(value: Hashable) -> str:
@@ -51,11 +49,13 @@ class CellTable:
         names: The columns that were crossed, shape (a,).
         codes: Category code of every cell in every column, shape (c, a).
         categories: The values behind the codes, one tuple per column.
+        derived: What others compute from these cells, kept for the next batch that has the same.
     """
 
     names: tuple[str, ...]
     codes: IntArray
     categories: tuple[tuple[Hashable, ...], ...]
+    derived: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
     def n_cells(self) -> int:
@@ -155,6 +155,7 @@ class Groups:
         self._categories: dict[str, tuple[Hashable, ...]] = {}
         self._shares: dict[str, FloatArray] = {}
         self._cells: dict[tuple[str, ...], Cells] = {}
+        self._tables: dict[tuple[tuple[str, ...], bytes], CellTable] = {}
         self.derived: dict[Hashable, Any] = {}  # what others computed from the groups alone, kept for the next call
         for name, values in columns.items():
             self._codes[name], self._categories[name] = factorize(name, values)
@@ -211,6 +212,7 @@ class Groups:
         part._categories = {name: known for name, known in self._categories.items() if name in kept}
         part._shares = {name: shares[chosen] for name, shares in self._shares.items() if name in kept}
         part._cells = {}
+        part._tables = self._tables
         part.derived = {}
         part.n_rows = len(next(iter((*part._codes.values(), *part._shares.values()))))
         return part
@@ -268,16 +270,25 @@ class Groups:
             codes.append(column)
             categories.append(values)
         sizes = [len(values) for values in categories]
-        if np.prod([float(size) for size in sizes]) > 2**62:
+        if (size := math.prod(sizes)) > 2**62:
             raise InputError(f"crossing {names} makes too many combinations; cross fewer attributes or bin them")
-        flat = np.zeros(self.n_rows, dtype=np.int64)
-        for column, size in zip(codes, sizes, strict=True):
-            flat = flat * size + column
-        occurring, index = _number(flat, math.prod(sizes))
-        table = (
-            np.stack(np.unravel_index(occurring, sizes), axis=1) if names else np.zeros((len(occurring), 0), np.int64)
-        )
-        return Cells(CellTable(names, table.astype(np.int64), tuple(categories)), index.astype(np.int64))
+        flat = codes[0] if codes else np.zeros(self.n_rows, dtype=np.int64)
+        for column, count in zip(codes[1:], sizes[1:], strict=True):
+            flat = flat * count + column
+        occurring, index = number_codes(flat, size)
+        if LABEL in names:  # whose values may be others in the next batch
+            return Cells(_make_table(names, occurring, tuple(categories)), index)
+        return Cells(self._table(names, occurring, tuple(categories)), index)
+
+    def _table(self, names: tuple[str, ...], occurring: IntArray, categories: Any) -> CellTable:
+        """One table for all parts of the same rows in which the same cells occur, with what was derived from it."""
+        key = names, occurring.tobytes()
+        found = self._tables.get(key)
+        if found is None:
+            if len(self._tables) >= MOST_TABLES:
+                self._tables.clear()
+            found = self._tables[key] = _make_table(names, occurring, categories)
+        return found
 
     def _label_codes(self, labels: VectorLike | None) -> tuple[IntArray, tuple[Hashable, ...]]:
         if labels is None:
@@ -300,62 +311,6 @@ class Groups:
             raise SchemaError(f"groups has no attribute {name!r}; it has {', '.join(map(repr, self.names))}")
 
 
-def factorize(name: str, values: VectorLike) -> tuple[IntArray, tuple[Hashable, ...]]:
-    """Replace values by codes into their sorted categories, ``"(missing)"`` last."""
-    import pandas as pd
-
-    if isinstance(values, pd.Series | pd.Categorical):
-        series = pd.Series(values).reset_index(drop=True)
-    else:
-        array = to_numpy(values)
-        if array.ndim != 1:
-            raise InputError(f"attribute {name!r} must have shape (n,), one value per row; got shape {array.shape}")
-        series = pd.Series(array)
-    if isinstance(series.dtype, pd.CategoricalDtype):
-        codes, categories = series.cat.codes.to_numpy().astype(np.int64), list(series.cat.categories)
-    else:
-        codes, uniques = pd.factorize(series, use_na_sentinel=True)
-        codes, categories = _sort_categories(codes.astype(np.int64), list(uniques))
-    plain = [plain_value(value) for value in categories]
-    if (codes < 0).any():
-        codes = np.where(codes < 0, len(plain), codes)
-        plain.append(MISSING)
-    return codes, tuple(plain)
-
-
-def plain_value(value: Any) -> Hashable:
-    """A value as a group is called by it: a whole number without its decimal point, however its column is stored.
-
-    A column of whole numbers with missing values is one of float64 in some kinds of table and not in others.
-    """
-    plain = value.item() if isinstance(value, np.generic) else value
-    return int(plain) if isinstance(plain, float) and plain.is_integer() else plain
-
-
-def check_shares(name: str, values: VectorLike | pd.DataFrame) -> tuple[FloatArray, tuple[Hashable, ...]]:
-    """Probabilities of an inferred attribute, shape (n, g), and the names of its groups."""
-    try:
-        shares = to_numpy(values).astype(np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"probabilities of {name!r} must be numbers; {error}") from error
-    if shares.ndim != 2 or shares.shape[1] < 1:
-        raise InputError(
-            f"probabilities of {name!r} must have shape (n, g), one column per group; got shape {shares.shape}"
-        )
-    if not np.isfinite(shares).all() or (shares < 0).any():
-        raise InputError(f"probabilities of {name!r} hold NaN, infinite or negative values; mend or drop those rows")
-    off = np.abs(shares.sum(axis=1) - 1.0)
-    if (off > SHARE_SLACK).any():
-        row = int(off.argmax())
-        raise InputError(
-            f"probabilities of {name!r} must add up to 1 in every row; row {row} adds up to {shares[row].sum():.6g}"
-        )
-    groups = list(values.columns) if hasattr(values, "columns") else list(range(shares.shape[1]))  # type: ignore[union-attr]
-    if len(set(groups)) != len(groups):
-        raise InputError(f"probabilities of {name!r} name a group twice: {groups}")
-    return shares / shares.sum(axis=1, keepdims=True), tuple(groups)
-
-
 def _spread(
     table: CellTable, shares: csr_array, name: str, categories: tuple[Hashable, ...], more: FloatArray
 ) -> tuple[CellTable, csr_array]:
@@ -375,25 +330,8 @@ def _check_names(columns: Mapping[str, Any], inferred: Mapping[str, Any]) -> Non
         raise InputError(f"attribute {both[0]!r} is given by its values and by probabilities; pass one of the two")
 
 
-def _sort_categories(codes: IntArray, categories: list[Any]) -> tuple[IntArray, list[Any]]:
-    try:
-        order = sorted(range(len(categories)), key=categories.__getitem__)
-    except TypeError:  # values of several types have no common order; their text does
-        order = sorted(range(len(categories)), key=lambda i: (type(categories[i]).__name__, str(categories[i])))
-    rank = np.empty(len(order) + 1, dtype=np.int64)
-    rank[order] = np.arange(len(order))
-    rank[-1] = -1  # the missing sentinel stays -1
-    return rank[codes], [categories[i] for i in order]
-
-
-def object_array(values: Sequence[Hashable]) -> np.ndarray[Any, Any]:
-    """An object array that keeps tuples whole instead of unpacking them."""
-    return np.fromiter(values, dtype=object, count=len(values))
-
-
-def _number(codes: IntArray, size: int) -> tuple[IntArray, IntArray]:
-    """The codes below ``size`` that occur, in order, and which of them every row has; sorted where they may be many."""
-    if size > max(FEW_CODES, len(codes)):
-        return np.unique(codes, return_inverse=True)
-    occurs = np.bincount(codes, minlength=size) > 0
-    return np.flatnonzero(occurs), (np.cumsum(occurs) - 1).take(codes)
+def _make_table(names: tuple[str, ...], occurring: IntArray, categories: Any) -> CellTable:
+    if not names:
+        return CellTable((), np.zeros((len(occurring), 0), np.int64), ())
+    codes = np.stack(np.unravel_index(occurring, [len(values) for values in categories]), axis=1)
+    return CellTable(names, codes.astype(np.int64, copy=False), categories)

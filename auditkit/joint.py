@@ -25,7 +25,7 @@ import numpy as np
 from scipy import special, stats
 
 from auditkit._typing import BoolArray, FloatArray, IntArray
-from auditkit.criteria import Contrasts
+from auditkit.contrasts import Contrasts
 from auditkit.intervals import two_sided_level
 from auditkit.proportions import Counts, score_statistic
 

@@ -36,7 +36,8 @@ from scipy import special
 
 from auditkit._typing import FloatArray
 from auditkit._validation import check_probability
-from auditkit.criteria import Contrasts, Criterion, check_criteria, compile_contrasts
+from auditkit.contrasts import Contrasts, compile_contrasts
+from auditkit.criteria import Criterion, check_criteria
 from auditkit.errors import InputError
 from auditkit.event_estimates import estimate_events
 from auditkit.findings import Verdict

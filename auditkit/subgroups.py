@@ -17,7 +17,8 @@ import numpy as np
 
 from auditkit._typing import BoolArray, VectorLike
 from auditkit._validation import check_probability
-from auditkit.criteria import Contrasts, Criterion, Event, Family
+from auditkit.contrasts import Contrasts, Event
+from auditkit.criteria import Criterion, Family
 from auditkit.errors import InputError
 from auditkit.estimates import estimate_gaps
 from auditkit.event_estimates import estimate_events

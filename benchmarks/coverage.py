@@ -26,7 +26,8 @@ from scipy.stats import binom, norm
 from scipy.stats import t as student
 
 import auditkit as ak
-from auditkit.criteria import Criterion, compile_contrasts
+from auditkit.contrasts import compile_contrasts
+from auditkit.criteria import Criterion
 from auditkit.event_estimates import shrink_correlation
 from auditkit.groups import CellTable
 from auditkit.intervals import (

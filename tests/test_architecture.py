@@ -24,7 +24,8 @@ APP = ROOT / "app"
 ROWS = (
     {"errors", "_typing", "_extras", "_validation", "progress", "checks", "expressions", "_locks", "_image_checks"}
     | {"_files", "feature_rows"},
-    {"groups", "criteria", "affine_criteria", "cvxpy_constraints", "moments", "moment_maps", "row_sets"}
+    {"categories", "groups", "criteria", "contrasts", "affine_criteria", "cvxpy_constraints", "moments"}
+    | {"moment_maps", "row_sets"}
     | {"intervals", "proportions", "multiplicity", "squares", "plans", "margins", "decision_rules"},
     {"datasets", "splits", "_tables", "heads", "models", "feature_cache", "images", "table_roles", "leakage"}
     | {"expression_values", "table_limits", "array_files", "csv_export", "frames", "table_files", "texts"}
@@ -57,7 +58,9 @@ WITHIN_ROW = {
     "_validation": {"errors", "_typing"},
     "affine_criteria": {"criteria", "cvxpy_constraints"},
     "batches": {"constraints"},
+    "contrasts": {"categories", "criteria", "groups"},
     "criteria": {"groups"},
+    "groups": {"categories"},
     "moments": {"groups", "criteria"},
     "squares": {"moments"},
     "margins": {"groups", "moments"},

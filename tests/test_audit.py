@@ -13,7 +13,7 @@ from scipy import stats
 
 import auditkit as ak
 from auditkit.auditing import SCHEMA, audit
-from auditkit.criteria import compile_contrasts
+from auditkit.contrasts import compile_contrasts
 from auditkit.errors import InputError
 from auditkit.event_estimates import estimate_events
 from auditkit.observations import take_moments

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from auditkit import ECP, EER, Criterion, Groups, demographic_parity, equal_opportunity, equalized_odds
-from auditkit.criteria import check_criteria, columns_of, compile_contrasts
+from auditkit.contrasts import compile_contrasts
+from auditkit.criteria import check_criteria, columns_of
 from auditkit.errors import InputError
 from auditkit.groups import LABEL
 

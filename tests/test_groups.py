@@ -7,9 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from auditkit import Groups
+from auditkit import ECP, Groups
+from auditkit.categories import MISSING, number_codes
+from auditkit.contrasts import compile_contrasts
 from auditkit.errors import InputError, SchemaError
-from auditkit.groups import LABEL, MISSING, _number
+from auditkit.groups import LABEL
 
 
 @pytest.mark.parametrize(
@@ -52,9 +54,47 @@ def test_a_category_without_rows_is_remembered() -> None:
 @given(seed=st.integers(0, 2**32 - 1), n_rows=st.integers(1, 60), size=st.sampled_from([3, 50, 5_000, 10**9]))
 def test_cells_are_numbered_in_the_order_of_their_codes(seed: int, n_rows: int, size: int) -> None:
     codes = np.random.default_rng(seed).integers(0, size, n_rows)
-    occurring, index = _number(codes, size)
+    occurring, index = number_codes(codes, size)
     np.testing.assert_array_equal(occurring, np.unique(codes))
     np.testing.assert_array_equal(occurring[index], codes)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.array([3, -1, 3, 0], dtype=np.int8), np.array([2**63, 2**63 + 5], dtype=np.uint64), np.array([True, False]),
+        np.array([5]), np.array([0, 10**9]), np.array([-(2**62), 2**62]),
+    ],
+)  # fmt: skip
+def test_whole_numbers_are_coded_as_pandas_codes_them(values: np.ndarray) -> None:
+    groups, as_series = Groups({"a": values}), Groups({"a": pd.Series(values)})
+    np.testing.assert_array_equal(groups.codes("a"), as_series.codes("a"))
+    assert groups.categories("a") == as_series.categories("a")
+    assert list(map(type, groups.categories("a"))) == list(map(type, as_series.categories("a")))
+
+
+def test_parts_with_the_same_cells_share_their_table_and_its_contrasts() -> None:
+    groups = Groups({"a": [0, 1, 2, 0, 1, 2], "b": list("xyxyxy")})
+    first, second = groups.take([0, 1, 3]), groups.take(np.array([3, 4, 0]))
+    assert first.cells(["a"]).table is second.cells(["a"]).table
+    assert groups.take([0, 2]).cells(["a"]).table is not first.cells(["a"]).table
+    assert first.cells(["a"]).table.codes.ravel().tolist() == [0, 1]
+    assert groups.cells(["a", "b"]).table is not groups.cells(["b", "a"]).table
+    criteria = [ECP("a", tolerance=0.1)]
+    table = first.cells(["a"]).table
+    compiled = compile_contrasts(criteria, table)
+    assert compile_contrasts(criteria, table) is compiled
+    assert compile_contrasts(criteria, table, cell_weights=np.array([1.0, 0.0])).n_contrasts == 0
+    named = compile_contrasts([ECP("a", tolerance=0.1, name="mine")], table)
+    assert named.criteria[0].name == "mine"
+
+
+def test_no_more_tables_are_kept_than_a_limit_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("auditkit.groups.MOST_TABLES", 3)
+    groups = Groups({"a": np.arange(6)})
+    for row in range(6):
+        assert groups.take([row]).cells(["a"]).table.codes.tolist() == [[row]]
+        assert len(groups._tables) <= 3
 
 
 def test_cells_cross_columns_and_cover_every_row_once() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import auditkit as ak
-from auditkit.criteria import compile_contrasts
+from auditkit.contrasts import compile_contrasts
 from auditkit.groups import CellTable
 from auditkit.joint import simulate_gaps
 from auditkit.multiplicity import adjust_benjamini_hochberg, adjust_holm

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import optimize, special, stats
 
 import auditkit as ak
-from auditkit.criteria import Contrasts, compile_contrasts
+from auditkit.contrasts import Contrasts, compile_contrasts
 from auditkit.groups import CellTable
 from auditkit.intervals import two_sided_level
 from auditkit.joint import simulate_gaps

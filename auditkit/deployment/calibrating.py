@@ -19,7 +19,8 @@ from auditkit._typing import FloatArray, VectorLike
 from auditkit._validation import check_probability, check_vector
 from auditkit.clusters import check_clusters
 from auditkit.constraints import ConstraintSystem, build_constraints, check_row_inputs, membership_of
-from auditkit.criteria import Contrasts, Criterion, check_criteria, columns_of, compile_contrasts
+from auditkit.contrasts import Contrasts, compile_contrasts
+from auditkit.criteria import Criterion, check_criteria, columns_of
 from auditkit.deployment.calibration import Calibration
 from auditkit.deployment.guarantee import ContrastGuarantee, GuaranteeSearch, OnInsufficient
 from auditkit.deployment.lookup import OnUnseen, check_choice, values_of

@@ -16,7 +16,8 @@ from auditkit._typing import FloatArray, VectorLike
 from auditkit._validation import check_binary, check_probability, check_vector, check_weights
 from auditkit.clusters import check_clusters
 from auditkit.constraints import ConstraintSystem, build_constraints
-from auditkit.criteria import Contrasts, Criterion, check_criteria, columns_of
+from auditkit.contrasts import Contrasts
+from auditkit.criteria import Criterion, check_criteria, columns_of
 from auditkit.deployment.guarantee import ContrastGuarantee, GuaranteeSearch, OnInsufficient
 from auditkit.deployment.lookup import check_choice, values_of
 from auditkit.deployment.threshold_search import build_program, trace_curve

@@ -19,7 +19,7 @@ import numpy as np
 from auditkit._typing import FloatArray, IntArray
 from auditkit.clusters import count_clusters
 from auditkit.constraints import ConstraintSystem, membership_of
-from auditkit.criteria import Contrasts
+from auditkit.contrasts import Contrasts
 from auditkit.errors import InsufficientDataError, SolverError
 from auditkit.estimates import estimate_margins
 from auditkit.event_estimates import estimate_events

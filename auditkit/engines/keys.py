@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
+from auditkit.categories import object_array
 from auditkit.engines.base import Column
-from auditkit.groups import object_array
 from auditkit.table_roles import Key, bin_titles
 
 

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from auditkit.auditing import SCHEMA, AuditResult, combine_verdicts, evaluate_moments
+from auditkit.categories import MISSING
 from auditkit.checks import Check
 from auditkit.criteria import Criterion
 from auditkit.errors import AuditkitError, InputError, SchemaError
-from auditkit.groups import MISSING, CellTable
+from auditkit.groups import CellTable
 from auditkit.moments import SUMS, Moments
 from auditkit.reporting.document import RUN_SCHEMA, Json
 from auditkit.reporting.manifest import SIGNATURE, check_manifest

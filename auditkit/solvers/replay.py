@@ -23,7 +23,8 @@ from torch.autograd import Function
 from auditkit._typing import FloatArray
 from auditkit.affine_criteria import AnyCriterion
 from auditkit.constraints import ConstraintSystem, membership_of, with_labels
-from auditkit.criteria import Contrasts, Criterion
+from auditkit.contrasts import Contrasts
+from auditkit.criteria import Criterion
 from auditkit.errors import InputError
 from auditkit.projection import ProjectionProblem, build_problem
 from auditkit.row_sets import Box, SimplexDerivative

@@ -12,8 +12,9 @@ import numpy as np
 
 from auditkit._typing import FloatArray, IntArray, VectorLike
 from auditkit._validation import check_vector
+from auditkit.categories import MISSING
 from auditkit.errors import InputError, SchemaError
-from auditkit.groups import MISSING, Groups
+from auditkit.groups import Groups
 from auditkit.streaming.state import Key
 
 LARGEST_SCORE = 1e100

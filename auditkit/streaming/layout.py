@@ -10,7 +10,8 @@ from functools import cached_property
 import numpy as np
 
 from auditkit._typing import BoolArray, FloatArray, IntArray
-from auditkit.criteria import Contrasts, Criterion, compile_contrasts
+from auditkit.contrasts import Contrasts, compile_contrasts
+from auditkit.criteria import Criterion
 from auditkit.groups import LABEL, CellTable
 from auditkit.streaming.state import CellSums, Key, LabelSums, StreamConfig, StreamState
 

@@ -27,8 +27,9 @@ from typing import Any
 import numpy as np
 
 from auditkit._typing import FloatArray
+from auditkit.categories import object_array
 from auditkit.criteria import Criterion
-from auditkit.groups import Groups, object_array
+from auditkit.groups import Groups
 from auditkit.streaming.batches import StreamBatch
 from auditkit.streaming.layout import released_layout
 from auditkit.streaming.pooled import Release, advance, clip, join_sums

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
-from auditkit.groups import MISSING, join_values
+from auditkit.categories import MISSING
+from auditkit.groups import join_values
 from auditkit.reporting.document import Json, ReportDocument
 from auditkit.reporting.facts import report_fact
 from auditkit.reporting.sections import RegulatoryItem
