@@ -161,10 +161,11 @@ def test_rows_beyond_the_limit_and_row_weights_go_another_way(taken: list[int]) 
     assert taken == [40]
 
 
-def test_a_pair_whose_gap_is_within_the_tolerance_is_left_as_it_is_and_not_shared_with_the_input() -> None:
+@pytest.mark.parametrize("bounds", [None, (None, None), (-100.0, 100.0)])
+def test_a_pair_whose_gap_is_within_the_tolerance_is_left_as_it_is_and_not_shared_with_the_input(bounds: Any) -> None:
     scores, codes, _ = _make(5, 40)
     z = torch.as_tensor(scores)
-    output = ak.FairnessLayer(ak.ECP("g", tolerance=10.0))(z, ak.Groups({"g": codes}))
+    output = ak.FairnessLayer(ak.ECP("g", tolerance=10.0), bounds=bounds)(z, ak.Groups({"g": codes}))
     assert torch.equal(output, z)
     assert output.data_ptr() != z.data_ptr()
 

@@ -168,7 +168,8 @@ def project_pair_within(
     output = clip(values, bounds)
     gap = output.dot(contrast).item() - target
     if -tolerance <= gap <= tolerance:
-        return output, np.zeros(len(pair.shift)), HeldPairJacobian(find_free(output, bounds), None, 0.0)
+        own = output.copy() if output is values else output  # without bounds on either side
+        return own, np.zeros(len(pair.shift)), HeldPairJacobian(find_free(output, bounds), None, 0.0)
     goal, slack = math.copysign(tolerance, gap), ACCURACY * max(1.0, abs(gap))
     multiplier, moved = 0.0, values
     for _ in range(MAX_STEPS):
