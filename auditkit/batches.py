@@ -142,17 +142,20 @@ def to_scores(scores: VectorLike, groups: Groups) -> Tensor:
 class CriteriaKey:
     """Criteria as a key: hashed once, for every batch is looked up by them; equal for layers of equal criteria."""
 
-    __slots__ = ("_hash", "criteria")
+    __slots__ = ("_hash", "criteria", "names")
 
     def __init__(self, criteria: tuple[AnyCriterion, ...]) -> None:
         self.criteria = criteria
+        self.names = tuple(criterion.name for criterion in criteria)  # in which equal criteria may differ
         self._hash = hash(criteria)
 
     def __hash__(self) -> int:
         return self._hash
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, CriteriaKey) and (self is other or self.criteria == other.criteria)
+        if self is other:
+            return True
+        return isinstance(other, CriteriaKey) and self.names == other.names and self.criteria == other.criteria
 
     def __reduce__(self) -> tuple[Any, ...]:
         return CriteriaKey, (self.criteria,)  # texts have other hashes in another process

@@ -202,6 +202,16 @@ def test_layers_of_equal_criteria_share_one_assembly(batch: tuple) -> None:
     assert len(groups.derived) == 2
 
 
+def test_layers_of_equal_criteria_keep_their_names(batch: tuple) -> None:
+    scores, groups = batch[0], batch[1]
+    found = []
+    for name in ("hiring", "lending"):
+        layer = ak.FairnessLayer(ak.ECP("a", tolerance=0.1, name=name))
+        layer(scores, groups)
+        found.append(layer._assemble(groups, None, None, None).systems[0].criteria[0].name)
+    assert found == ["hiring", "lending"]
+
+
 def test_what_was_assembled_in_another_process_is_found(batch: tuple, tmp_path: Path) -> None:
     """Texts, and so criteria, have other hashes there."""
     scores, groups, _ = batch
