@@ -6,16 +6,16 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
 
 from auditkit._typing import FloatArray, IntArray
 from auditkit.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 BLOCK_VALUES = 1 << 22
 """Numbers that are read at a time."""
@@ -38,7 +38,6 @@ class FeatureRows:
         beside: E of the rows picked, shape (n, e), in memory; None is none.
     """
 
-    dtype = torch.float64
     ndim = 2
 
     def __init__(
@@ -53,6 +52,13 @@ class FeatureRows:
         self._rows = rows
         self._folder = folder
         self._beside = beside
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of a tensor of them."""
+        import torch
+
+        return torch.float64
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -91,8 +97,8 @@ class FeatureRows:
         for start in range(0, len(self), step):
             yield self._read(start, min(start + step, len(self)))
 
-    def take(self, rows: IntArray | None = None) -> Float[Tensor, "n d"]:
-        """A working copy of some rows, or of all, as a tensor that may lie in a file.
+    def take(self, rows: IntArray | None = None) -> FloatArray:
+        """A working copy of some rows, or of all, shape (n, d), that may lie in a file.
 
         Raises:
             InputError: One is NaN or infinite; the disk has no room for it.
@@ -102,7 +108,7 @@ class FeatureRows:
         mapped = self._folder is not None and n_bytes >= MAPPED_BYTES
         found = map_scratch(chosen.shape, self._folder) if mapped else np.empty(chosen.shape)
         chosen._fill(found)
-        return torch.from_numpy(found)
+        return found
 
     def _fill(self, target: FloatArray) -> None:
         place = 0

@@ -191,7 +191,11 @@ BAD = {
         with_column(cluster="person"),
         "cluster names column 'person'",
     ),
-    "tuning on a cluster": ("tune", with_column(engine="spark"), "data.engine is spark; tuning and comparing hold the"),
+    "tuning on a cluster": (
+        "tune",
+        with_column(engine="spark"),
+        "data.engine is spark; tuning and comparing read the table themselves: leave it out, or say pandas",
+    ),
     "places for more than all": ("audit", plan(threshold="top 300"), "1 ≤ K ≤ 200 rows, or \"top P%\"; got 'top 300'"),
 }
 

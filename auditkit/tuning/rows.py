@@ -57,7 +57,7 @@ class SourceRows:
         start = None if self.start is None else self.start[index]
         clusters = None if self.clusters is None else self.clusters[rows]
         if isinstance(self.features, FeatureRows):
-            features = self.features.take(rows)
+            features = torch.from_numpy(self.features.take(rows))
         else:
             features = self.features.index_select(0, index)  # several times as fast as brackets
         return HeadRows(features, self.labels[index], self.groups.take(rows), start, clusters)
