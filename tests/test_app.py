@@ -155,6 +155,17 @@ def with_table(app: Any, frame: pd.DataFrame) -> Any:
     return press(app, "usual")
 
 
+def test_a_choice_that_the_browser_draws_anew_is_the_present_one(app: Any) -> None:
+    press(go(app, "audit"), "run-audit")
+    go(app, "enforce")
+    key = space_of(app).key("enforce")
+    app.multiselect(key=key).set_value([1]).run()
+    app.run()
+    drawn = app.multiselect(key=key)
+    assert (drawn.value, list(drawn.proto.default), drawn.proto.set_value) == ([1], [1], False)
+    assert_clean(app)
+
+
 def test_sample_audit_shows_what_the_library_finds(app: Any, tmp_path: Path) -> None:
     go(app, "audit")
     press(app, "run-audit")

@@ -301,6 +301,8 @@ def kept(widget: Callable[..., Any], label: str, *, key: str, default: Any, **op
     shape = (label, {name: option for name, option in options.items() if not callable(option)})
     if key not in state or possible != value or state.get(f"{key} shape") != shape:
         state[key] = possible
+    elif widget is st.multiselect:
+        options["default"] = possible  # what a browser shows that draws the widget anew, where it would show nothing
     state[f"{key} shape"] = shape
     memory[key] = widget(label, key=key, **options)
     return memory[key]
