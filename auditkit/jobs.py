@@ -219,8 +219,8 @@ def _run(command: str, config: AuditFile, *, out: str | Path, progress: Progress
 
 def _describe_reference(subject: Subject) -> str:
     """What the model as found is, in words."""
-    several = subject.model is None or subject.model.gives_scores
-    return REFERENCE_HEAD.format(has="gives several outputs" if several else "has no head")
+    headless = subject.model is not None and subject.model.task == "features"
+    return REFERENCE_HEAD.format(has="has no head" if headless else "gives several outputs")
 
 
 def _compare(

@@ -128,11 +128,7 @@ def refuse_without_score(model: FrozenModel, *, headless: bool) -> None:
     """
     if headless and model.n_features:
         return
-    if not model.gives_scores:
-        raise InputError(
-            f"model {model.name!r} has no head and gives features alone; this job needs scores: use a model with a "
-            "classification head, or tune one on its features (`auditkit tune`)"
-        )
+    model.require_scores()
     what = "heads can be tuned without one, and it has no features" if headless else "this job needs it"
     raise InputError(
         f"model {model.name!r} is multiclass and does not give one score per row; {what}: name the output that is the "

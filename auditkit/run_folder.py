@@ -172,9 +172,8 @@ def make_record(
 
 def describe_model(model: FrozenModel) -> dict[str, Any]:
     """What run.json holds about a model."""
-    task = model.task if model.gives_scores else "features"
     return {
-        "name": model.name, "task": task, "fingerprint": model.fingerprint, "n_features": model.n_features,
+        "name": model.name, "task": model.task, "fingerprint": model.fingerprint, "n_features": model.n_features,
         "weights_sha256": model.weights_sha256 or None, "trust": model.trust or None,
     }  # fmt: skip
 

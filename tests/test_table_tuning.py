@@ -333,7 +333,9 @@ def test_a_comparison_in_a_folder_knows_rows_of_a_file(rng: np.random.Generator,
 
 def test_columns_give_no_scores() -> None:
     columns = TableColumns(["a", "b"])
-    assert not columns.gives_one_score
+    assert (columns.task, columns.gives_one_score) == ("features", False)
+    with pytest.raises(InputError, match=r"'data.features' has no head and gives features alone"):
+        columns.logits(pd.DataFrame({"a": [1.0], "b": [2.0]}))
     columns.check_frozen()
     assert TableColumns(["b", "a"]).fingerprint != columns.fingerprint
 

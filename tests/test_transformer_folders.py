@@ -186,7 +186,7 @@ def test_a_text_model_without_a_head_gives_its_pooled_last_hidden_state(tmp_path
     module, tokenizer = backbone(tmp_path / "bert", bert(), "bert")
     given, model = load_model(module, preprocess=tokenizer), load_model(tmp_path / "bert")
     assert given.fingerprint == model.fingerprint
-    assert (model.n_features, model.gives_one_score, model.gives_scores, model.class_names) == (16, False, False, ())
+    assert (model.n_features, model.task, model.gives_one_score, model.class_names) == (16, "features", False, ())
     encoded = tokenizer(TEXTS, padding=True, return_tensors="pt")
     with torch.no_grad():
         hidden = module(**encoded).last_hidden_state
@@ -200,8 +200,12 @@ def test_a_text_model_without_a_head_gives_its_pooled_last_hidden_state(tmp_path
     with torch.no_grad():
         torch.testing.assert_close(pooler.tanh(), module(**encoded).pooler_output, atol=1e-5, rtol=0)
     model.check_frozen()
-    with pytest.raises(InputError, match="'bert' has no head and gives features alone; tune a head on them"):
+    with pytest.raises(InputError, match="'bert' has no head and gives features alone; where scores are needed, use"):
         model.scores(TEXTS)
+    with pytest.raises(InputError, match="'bert' has no head and gives features alone"):
+        model.features_and_scores(TEXTS)
+    with pytest.raises(InputError, match="'bert' has no head and gives features alone"):
+        model.as_module()
     for options in ({"task": "binary"}, {"output": 1}):
         with pytest.raises(InputError, match="BertModel has no head.*: leave task and output out"):
             load_model(tmp_path / "bert", **options)
@@ -242,7 +246,7 @@ def test_a_head_is_tuned_on_a_model_without_one(tmp_path: Path) -> None:
     assert record["model"]["task"] == "features"
     assert record["reference"].endswith("the model has no head and no score of its own.")
     assert [(e.state, e.outputs) for e in list_entries(tmp_path / "cache")] == [("whole", ("features",))]
-    with pytest.raises(InputError, match="'bert' has no head and gives features alone; this job needs scores"):
+    with pytest.raises(InputError, match="'bert' has no head and gives features alone; where scores are needed, use"):
         ak.run_audit(config, out=tmp_path / "audited")
 
 

@@ -6,7 +6,7 @@ import abc
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, TypeAlias, TypeVar, final
+from typing import Any, Literal, NoReturn, TypeAlias, TypeVar, final
 
 import torch
 from jaxtyping import Float
@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from auditkit.errors import InputError, ModelChangedError
 
-Task: TypeAlias = Literal["binary", "regression", "multiclass"]
+Task: TypeAlias = Literal["binary", "regression", "multiclass", "features"]
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 REPEATED_ROWS = 32
 
 TASKS: tuple[Task, ...] = ("binary", "regression", "multiclass")
+"""What a caller may say that the output of a model is."""
 
 
 class FrozenModel(abc.ABC):
@@ -28,7 +29,8 @@ class FrozenModel(abc.ABC):
 
     Attributes:
         name: What reports call it.
-        task: ``"binary"``, ``"regression"`` or ``"multiclass"``.
+        task: ``"binary"``, ``"regression"`` or ``"multiclass"``; ``"features"`` where no output could be a score, as
+            of a backbone without a head.
         fingerprint: SHA-256 over architecture, preprocessing and weights; equal in every process.
         weights_sha256: SHA-256 over the weights alone, by name; equal in every format that keeps the names of a model's
             tensors (safetensors, .pth, .pt2, a module in Python). Empty for a model that is no set of tensors.
@@ -41,17 +43,17 @@ class FrozenModel(abc.ABC):
         self,
         *,
         name: str,
-        task: Task,
+        task: Task | None,
         n_features: int,
         chunk_rows: int,
         fingerprint: str,
         weights_sha256: str = "",
         trust: str = "",
     ) -> None:
-        if task not in TASKS:
+        if task is not None and task not in TASKS:
             raise InputError(f"task must be one of {', '.join(TASKS)}; got {task!r}")
         self.name = name
-        self.task: Task = task
+        self.task: Task = task or "features"
         self.n_features = n_features
         self.chunk_rows = chunk_rows
         self.fingerprint = fingerprint
@@ -67,12 +69,7 @@ class FrozenModel(abc.ABC):
     @property
     def gives_one_score(self) -> bool:
         """Whether there is one score per row; a model of several classes has features at most that a job can use."""
-        return self.task != "multiclass"
-
-    @property
-    def gives_scores(self) -> bool:
-        """Whether there are scores at all; a backbone without a head has features alone."""
-        return True
+        return self.task in ("binary", "regression")
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -100,6 +97,7 @@ class FrozenModel(abc.ABC):
     @final
     def logits(self, batch: Any) -> Float[Tensor, " n ..."]:
         """Output before the link: shape (n,), or (n, k) for a multiclass model."""
+        self.require_scores()
         return self._run(batch, self._chunk_logits, "logits")
 
     @final
@@ -117,7 +115,24 @@ class FrozenModel(abc.ABC):
     def features_and_scores(self, batch: Any) -> tuple[Float[Tensor, "n d"], Float[Tensor, " n ..."]]:
         """`features` and `scores` of the same rows; models that can run once for both."""
         self.require_features()
+        self.require_scores()
         return self._both(batch)
+
+    @final
+    def require_scores(self) -> None:
+        """Raise for a model that has features alone.
+
+        Raises:
+            InputError: None of its outputs could be a score.
+        """
+        if self.task == "features":
+            self._refuse_scores()
+
+    def _refuse_scores(self) -> NoReturn:
+        raise InputError(
+            f"model {self.name!r} has no head and gives features alone; where scores are needed, use a model with a "
+            "classification head, or tune one on its features (`auditkit tune`)"
+        )
 
     @final
     def require_features(self) -> None:
@@ -153,6 +168,8 @@ class FrozenModel(abc.ABC):
             raise InputError(f"model {self.name!r} is no torch model, and has no form as one; export it on its own")
         if features:
             self.require_features()
+        else:
+            self.require_scores()
         return _Step(module, self._chunk_features if features else self._chunk_scores)
 
     def _chunk_scores(self, chunk: Any) -> Tensor:

@@ -29,14 +29,9 @@ class TableColumns(FrozenModel):
     def __init__(self, columns: Sequence[str]) -> None:
         self._columns = list(columns)
         super().__init__(
-            name="data.features", task="regression", n_features=len(self._columns), chunk_rows=CHUNK_ROWS,
+            name="data.features", task=None, n_features=len(self._columns), chunk_rows=CHUNK_ROWS,
             fingerprint=self._measure(),
         )  # fmt: skip
-
-    @property
-    def gives_one_score(self) -> bool:
-        """Never: the table has the scores."""
-        return False
 
     def _measure(self) -> str:
         return hash_description({"kind": "columns", "columns": self._columns})
@@ -50,7 +45,7 @@ class TableColumns(FrozenModel):
             yield frame.iloc[start : start + self.chunk_rows]
 
     def _chunk_logits(self, chunk: pd.DataFrame) -> Tensor:
-        raise AssertionError("a job asks for scores only where there is one per row")
+        self._refuse_scores()
 
     def _chunk_features(self, chunk: pd.DataFrame) -> Tensor:
         fits = np.result_type(np.float32, *chunk.dtypes) == np.float32

@@ -91,17 +91,17 @@ class TransformerModel(FrozenModel):
         self._max_length = max_length or _longest(preprocess, module)
         self._module = freeze(copy.deepcopy(module))
         self._arguments = frozenset(inspect.signature(self._module.forward).parameters)
-        self._is_backbone = is_backbone(module)
-        if self._is_backbone and task is not None:
+        headless = is_backbone(module)
+        if headless and task is not None:
             raise InputError(
                 f"{type(module).__name__} has no head, and so no output that could be a score: leave task and output "
                 "out, or use a model with a classification head"
             )
-        default = "" if self._is_backbone else last_linear(self._module)  # "" is the module itself
+        default = "" if headless else last_linear(self._module)  # "" is the module itself
         self._layer_name = feature_layer if feature_layer is not None else default
-        self._reads_input = feature_layer is None and not self._is_backbone
+        self._reads_input = feature_layer is None and not headless
         self._layer = find_layer(self._module, self._layer_name)
-        chosen = "multiclass" if self._is_backbone else task or _task(_config(module))
+        chosen = None if headless else task or _task(_config(module))
         self._description = self._describe(chosen)
         super().__init__(
             name=name or type(module).__name__,
@@ -113,14 +113,9 @@ class TransformerModel(FrozenModel):
         )
 
     @property
-    def gives_scores(self) -> bool:
-        """Whether it has a head."""
-        return not self._is_backbone
-
-    @property
     def class_names(self) -> tuple[str, ...]:
         """The labels of its configuration; none without a head."""
-        if self._is_backbone:
+        if self.task == "features":
             return ()
         labels = _config(self._module).get("id2label") or {}
         return tuple(str(labels[key]) for key in sorted(labels, key=int))
@@ -149,7 +144,7 @@ class TransformerModel(FrozenModel):
         """The module, which may be moved to another device."""
         return self._module
 
-    def _describe(self, task: Task) -> Mapping[str, Any]:
+    def _describe(self, task: Task | None) -> Mapping[str, Any]:
         return {
             "kind": "transformer",
             "class": type(self._module).__name__,
@@ -205,11 +200,6 @@ class TransformerModel(FrozenModel):
         return self._logits_of(self._module(**self._inputs(chunk)))
 
     def _logits_of(self, found: Any) -> Tensor:
-        if self._is_backbone:
-            raise InputError(
-                f"model {self.name!r} has no head and gives features alone; tune a head on them (`auditkit tune`), or "
-                "use a model with a classification head"
-            )
         if not isinstance(getattr(found, "logits", None), Tensor):
             raise InputError(f"model {self.name!r} gives no logits; use a model with a classification head")
         return one_per_row(found.logits, task=self.task, name=self.name)
