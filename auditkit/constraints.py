@@ -17,7 +17,7 @@ from scipy.sparse import csr_array, vstack
 from auditkit._typing import FloatArray, IntArray, VectorLike
 from auditkit._validation import check_vector, check_weights
 from auditkit.affine_criteria import AffineCriterion, AnyCriterion
-from auditkit.contrasts import Contrasts, compile_contrasts
+from auditkit.contrasts import Contrasts, compile_contrasts, find_common
 from auditkit.criteria import Criterion, columns_of
 from auditkit.errors import InputError
 from auditkit.groups import Cells, CellTable, Groups, SoftCells
@@ -113,11 +113,8 @@ class ConstraintSystem:
     def uniform_tolerance(self) -> float | None:
         """The one tolerance that all contrasts have; None where they differ, 0 where there are none."""
         if self.margin is None and self.relaxation == 0.0:
-            return self.contrasts.uniform_tolerance
-        if not len(self.tolerance):
-            return 0.0
-        first = float(self.tolerance[0])
-        return first if bool((self.tolerance == first).all()) else None
+            return self.contrasts.uniform_tolerance  # found once for all batches with these cells
+        return find_common(self.tolerance)
 
     @cached_property
     def safe_weight(self) -> FloatArray:

@@ -17,9 +17,6 @@ from auditkit.categories import MISSING
 from auditkit.criteria import Criterion, Form
 from auditkit.groups import LABEL, CellTable, join_values, value_in_words
 
-MOST_COMPILED = 64
-"""Lists of criteria whose contrasts are kept with the cells that they compare."""
-
 
 @dataclass(frozen=True)
 class Event:
@@ -96,8 +93,7 @@ class Contrasts:
     @cached_property
     def uniform_tolerance(self) -> float | None:
         """The one tolerance that all contrasts have; None where they differ, 0 where there are none."""
-        first = float(self.tolerance[0]) if self.n_contrasts else 0.0
-        return first if bool((self.tolerance == first).all()) else None
+        return find_common(self.tolerance)
 
     @cached_property
     def strata(self) -> tuple[tuple[int, ...], ...] | None:
@@ -136,6 +132,12 @@ class Contrasts:
         return f"{words} | {plus.stratum_name}" if plus.stratum else words
 
 
+def find_common(values: FloatArray) -> float | None:
+    """The one value that all have; None where they differ, 0 where there are none."""
+    first = float(values[0]) if len(values) else 0.0
+    return first if bool((values == first).all()) else None
+
+
 def compile_contrasts(
     criteria: Sequence[Criterion], table: CellTable, *, cell_weights: FloatArray | None = None
 ) -> Contrasts:
@@ -153,12 +155,7 @@ def compile_contrasts(
     occurs = np.ones(table.n_cells, dtype=bool) if cell_weights is None else cell_weights > 0
     names = tuple([criterion.name for criterion in criteria])  # in which equal criteria may differ
     key = tuple(criteria), names, occurs.tobytes()
-    found = table.derived.get(key)
-    if found is None:
-        if len(table.derived) >= MOST_COMPILED:
-            table.derived.clear()
-        found = table.derived[key] = _compile(criteria, table, occurs)
-    return found
+    return table.derived.get(key) or table.derived.keep(key, _compile(criteria, table, occurs))
 
 
 def _compile(criteria: Sequence[Criterion], table: CellTable, occurs: BoolArray) -> Contrasts:

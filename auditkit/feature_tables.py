@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 PIECE_ROWS = 65_536
+"""Rows that are read at a time; what a model takes at a time of a table in memory."""
 KINDS = (".csv", ".parquet", ".arrow", ".feather")
 """Suffixes of the files that can be read in pieces: of every table but arrays."""
 
@@ -167,7 +168,7 @@ class _Scan:
             # a copy: what is kept may lie in one buffer with the features, and would hold them
             self._kept.append(piece.select(self.beside).take(np.arange(piece.num_rows)))
             features = piece.select(self.columns)
-            self.gaps |= {name for name in _with_gaps(features) if name not in self.gaps}
+            self.gaps.update(_find_gaps(features))
             if self.with_keys:
                 self._keys.append(_hash_rows(features))
 
@@ -186,7 +187,8 @@ class _Scan:
         return np.concatenate(self._keys) if self._keys else None
 
 
-def _with_gaps(piece: pa.Table) -> Iterator[str]:
+def _find_gaps(piece: pa.Table) -> Iterator[str]:
+    """The columns of whole numbers or truth values of which some are missing here."""
     import pyarrow as pa
 
     for field in piece.schema:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from scipy.sparse import csr_array, hstack
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
+ValueT = TypeVar("ValueT")
+
 LABEL = "@label"
 """Name of the stratum formed by the labels, wherever a criterion is ``given`` something."""
 
@@ -29,6 +31,8 @@ OUTPUT = "@output"
 MAX_SOFT_CELLS = 10_000
 MOST_TABLES = 256
 """Sets of occurring cells that are kept for the parts of the same rows."""
+MOST_DERIVED = 64
+"""Lists of criteria whose contrasts are kept with the cells that they compare."""
 
 
 def value_in_words(value: Hashable) -> str:
@@ -39,6 +43,25 @@ def value_in_words(value: Hashable) -> str:
 def join_values(values: Iterable[Hashable]) -> str:
     """A group of crossed columns in words, e.g. ``Female × Black``."""
     return " × ".join(map(value_in_words, values))
+
+
+class Recent(dict[Any, Any]):
+    """What was computed lately, by key; full, it begins anew.
+
+    Args:
+        most: Entries that are kept at most.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+
+    def keep(self, key: Hashable, value: ValueT) -> ValueT:
+        """The value, kept under the key."""
+        if len(self) >= self.most:
+            self.clear()
+        self[key] = value
+        return value
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +78,7 @@ class CellTable:
     names: tuple[str, ...]
     codes: IntArray
     categories: tuple[tuple[Hashable, ...], ...]
-    derived: dict[Any, Any] = field(default_factory=dict, repr=False)
+    derived: Recent = field(default_factory=lambda: Recent(MOST_DERIVED), repr=False)
 
     @property
     def n_cells(self) -> int:
@@ -155,7 +178,7 @@ class Groups:
         self._categories: dict[str, tuple[Hashable, ...]] = {}
         self._shares: dict[str, FloatArray] = {}
         self._cells: dict[tuple[str, ...], Cells] = {}
-        self._tables: dict[tuple[tuple[str, ...], bytes], CellTable] = {}
+        self._tables = Recent(MOST_TABLES)
         self.derived: dict[Hashable, Any] = {}  # what others computed from the groups alone, kept for the next call
         for name, values in columns.items():
             self._codes[name], self._categories[name] = factorize(name, values)
@@ -284,11 +307,7 @@ class Groups:
         """One table for all parts of the same rows in which the same cells occur, with what was derived from it."""
         key = names, occurring.tobytes()
         found = self._tables.get(key)
-        if found is None:
-            if len(self._tables) >= MOST_TABLES:
-                self._tables.clear()
-            found = self._tables[key] = _make_table(names, occurring, categories)
-        return found
+        return found or self._tables.keep(key, _make_table(names, occurring, categories))
 
     def _label_codes(self, labels: VectorLike | None) -> tuple[IntArray, tuple[Hashable, ...]]:
         if labels is None:

@@ -73,18 +73,6 @@ class Jacobian(ABC):
         return product
 
 
-class Identity(Jacobian):
-    """J where nothing moves."""
-
-    def multiply(self, values: Tensor, *, transposed: bool) -> Tensor:
-        """The values."""
-        del transposed
-        return values.clone()
-
-
-UNMOVED = Identity()
-
-
 @dataclass(eq=False, slots=True)  # made once per batch, where a frozen one would take twice as long
 class CellJacobian(Jacobian):
     """J where every row lies in one cell, on the host.

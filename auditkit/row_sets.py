@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -62,19 +63,27 @@ class Box:
         """Which rows no bound holds; a row exactly at its bound counts as held."""
         if self.is_everything:
             return BoxDerivative(None)
-        lower, upper = (_for_comparison(bound) for bound in self._sides(values))
-        inside = _for_comparison(values)
-        if lower is None:
-            free = inside < upper
-        else:
-            free = inside > lower if upper is None else (inside > lower) & (inside < upper)
-        return BoxDerivative(torch.as_tensor(free))
+        bounds = tuple(_for_comparison(bound) for bound in self._sides(values))
+        return BoxDerivative(torch.as_tensor(find_free(_for_comparison(values), bounds)))
 
     def _sides(self, values: Tensor) -> tuple[Any, Any]:
         """The bounds, on the host as numbers where all rows have the same: torch is two to three times as fast then."""
         if not self.is_scalar or values.device.type != "cpu":
             return self.lower, self.upper
         return tuple(None if bound is None else bound.item() for bound in (self.lower, self.upper))  # type: ignore[return-value]
+
+
+def find_free(values: Any, bounds: tuple[Any, ...]) -> Any:
+    """Which rows no bound holds; a row exactly at its bound counts as held.
+
+    Args:
+        values: Within the bounds, shape (n,), of NumPy or torch.
+        bounds: (lb, ub), each a number, shape (n,), or None; of the same kind.
+    """
+    lower, upper = bounds
+    if lower is None:
+        return np.ones(len(values), dtype=bool) if upper is None else values < upper
+    return values > lower if upper is None else (values > lower) & (values < upper)
 
 
 def _for_comparison(values: Any) -> Any:

@@ -26,7 +26,8 @@ from auditkit.constraints import ConstraintSystem
 from auditkit.errors import InputError
 from auditkit.jacobian import CellJacobian, Jacobian
 from auditkit.moment_maps import ALONE, Collective, add_per_cell, sum_cells
-from auditkit.solvers.pairs import MAX_ROWS, Bound, Pair, clip, find_free, make_pair, project_pair, project_pair_within
+from auditkit.row_sets import find_free
+from auditkit.solvers.pairs import MAX_ROWS, Bound, Pair, clip, make_pair, project_pair, project_pair_within
 
 MAX_CELLS = 256
 MAX_STEPS = 40

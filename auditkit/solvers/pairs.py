@@ -21,7 +21,8 @@ from torch import Tensor
 from auditkit._typing import BoolArray, FloatArray, IntArray
 from auditkit._validation import check_vector
 from auditkit.errors import InputError
-from auditkit.jacobian import UNMOVED, GradientRecord, Jacobian, as_tensor, to_host
+from auditkit.jacobian import GradientRecord, Jacobian, as_tensor, to_host
+from auditkit.row_sets import find_free
 
 MAX_ROWS = 1 << 13
 """Up to here the calls cost more than the rows, and two vectors of their length are worth fewer of them."""
@@ -55,40 +56,20 @@ class Pair:
 
 @dataclass(eq=False, slots=True)
 class PairJacobian(Jacobian):
-    """J where the constraint is active."""
-
-    pair: Pair
-
-    def multiply(self, values: Tensor, *, transposed: bool) -> Tensor:
-        """J·v = Jᵀ·v."""
-        del transposed
-        plain, pair = to_host(values), self.pair
-        return as_tensor(plain - plain.dot(pair.contrast) * pair.step, values.dtype)
-
-    def pull_back(self, gradient: Tensor, record: GradientRecord) -> Tensor:
-        """Jᵀ·g; the record notes what is taken off."""
-        plain, pair = to_host(gradient), self.pair
-        along = plain.dot(pair.contrast)
-        record.squares = along * along / pair.square, plain.dot(plain)
-        return as_tensor(plain - along * pair.step, gradient.dtype)
-
-
-@dataclass(eq=False, slots=True)
-class HeldPairJacobian(Jacobian):
-    """J = D − D·u·uᵀ·D/(uᵀ·D·u) where bounds hold rows; D where the constraint is inactive or all its rows are held.
+    """J = D − D·u·uᵀ·D/(uᵀ·D·u); D alone where the constraint is inactive, or all its rows are held.
 
     Attributes:
-        free: D, which rows no bound holds, shape (n,).
         contrast: D·u, shape (n,); None where the constraint takes nothing off.
         square: uᵀ·D·u.
+        free: The diagonal of D, which rows no bound holds, shape (n,); None is every row.
     """
 
-    free: BoolArray
     contrast: FloatArray | None
-    square: float
+    square: float = 1.0
+    free: BoolArray | None = None
 
     def multiply(self, values: Tensor, *, transposed: bool) -> Tensor:
-        """J·v = Jᵀ·v."""
+        """J·v = Jᵀ·v, since rows have no weights."""
         del transposed
         return as_tensor(self._apply(to_host(values)), values.dtype)
 
@@ -101,8 +82,10 @@ class HeldPairJacobian(Jacobian):
         return as_tensor(product, gradient.dtype)
 
     def _apply(self, plain: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        kept = plain * self.free
-        return kept if self.contrast is None else kept - plain.dot(self.contrast) / self.square * self.contrast
+        kept = plain if self.free is None else plain * self.free
+        if self.contrast is None:
+            return kept.copy()
+        return kept - plain.dot(self.contrast) / self.square * self.contrast
 
 
 def make_pair(
@@ -141,9 +124,9 @@ def project_pair(values: np.ndarray[Any, Any], pair: Pair) -> tuple[np.ndarray[A
     """
     gap, tolerance = _find_gap(values, pair), pair.tolerance
     if -tolerance <= gap <= tolerance:
-        return values.copy(), np.zeros(len(pair.shift)), UNMOVED
+        return values.copy(), np.zeros(len(pair.shift)), PairJacobian(None)
     excess = gap - math.copysign(tolerance, gap)
-    return values - excess * pair.step, -excess * pair.shift, PairJacobian(pair)
+    return values - excess * pair.step, -excess * pair.shift, PairJacobian(pair.contrast, pair.square)
 
 
 def project_pair_within(
@@ -169,7 +152,7 @@ def project_pair_within(
     gap = output.dot(contrast).item() - target
     if -tolerance <= gap <= tolerance:
         own = output.copy() if output is values else output  # without bounds on either side
-        return own, np.zeros(len(pair.shift)), HeldPairJacobian(find_free(output, bounds), None, 0.0)
+        return own, np.zeros(len(pair.shift)), PairJacobian(None, free=find_free(output, bounds))
     goal, slack = math.copysign(tolerance, gap), ACCURACY * max(1.0, abs(gap))
     multiplier, moved = 0.0, values
     for _ in range(MAX_STEPS):
@@ -178,7 +161,7 @@ def project_pair_within(
             kept = contrast * free
             square = kept.dot(kept).item()
             shift = -multiplier * pair.square * pair.shift
-            return output, shift, HeldPairJacobian(free, kept if square else None, square)
+            return output, shift, PairJacobian(kept if square else None, square, free)
         slope = contrast.dot(contrast * (output == moved)).item()
         if slope == 0.0:
             return None
@@ -194,13 +177,6 @@ def clip(values: FloatArray, bounds: tuple[Bound, Bound]) -> FloatArray:
     lower, upper = bounds
     clipped = values if lower is None else np.maximum(values, lower)
     return clipped if upper is None else np.minimum(clipped, upper)
-
-
-def find_free(output: FloatArray, bounds: tuple[Bound, Bound]) -> BoolArray:
-    """Which rows no bound holds; a row exactly at its bound counts as held."""
-    lower, upper = bounds
-    free: BoolArray = np.ones(len(output), dtype=bool) if lower is None else output > lower
-    return free if upper is None else free & (output < upper)
 
 
 def _find_gap(values: np.ndarray[Any, Any], pair: Pair) -> float:
