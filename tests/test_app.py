@@ -158,11 +158,28 @@ def with_table(app: Any, frame: pd.DataFrame) -> Any:
 def test_a_choice_that_the_browser_draws_anew_is_the_present_one(app: Any) -> None:
     press(go(app, "audit"), "run-audit")
     go(app, "enforce")
-    key = space_of(app).key("enforce")
-    app.multiselect(key=key).set_value([1]).run()
+    space = space_of(app)
+    app.multiselect(key=space.key("enforce")).set_value([1]).run()
+    app.slider(key=space.key("epochs")).set_value(40).run()
     app.run()
-    drawn = app.multiselect(key=key)
-    assert (drawn.value, list(drawn.proto.default), drawn.proto.set_value) == ([1], [1], False)
+    chosen, epochs = app.multiselect(key=space.key("enforce")), app.slider(key=space.key("epochs"))
+    assert (chosen.value, list(chosen.proto.default), chosen.proto.set_value) == ([1], [1], False)
+    assert (epochs.value, list(epochs.proto.default), epochs.proto.set_value) == (40, [40.0], False)
+    assert_clean(app)
+
+
+def test_every_kind_of_widget_starts_from_the_present_value(app: Any) -> None:
+    space = space_of(app)
+    app.selectbox(key=space.key("rule")).set_value("top").run()
+    app.number_input(key=space.key("top")).set_value(25.0).run()
+    app.toggle(key=space.key("decide")).set_value(True).run()
+    rule, top = app.selectbox(key=space.key("rule")), app.number_input(key=space.key("top"))
+    decide, source = app.toggle(key=space.key("decide")), app.radio(key="source")
+    assert (rule.value, rule.proto.default) == ("top", rule.index)
+    assert (source.value, source.proto.default) == ("sample", source.index)
+    assert (top.value, top.proto.default) == (25.0, 25.0)
+    assert (decide.value, decide.proto.default) == (True, True)
+    assert [one.proto.set_value for one in (rule, top, decide, source)] == [False] * 4
     assert_clean(app)
 
 

@@ -293,7 +293,8 @@ def kept(widget: Callable[..., Any], label: str, *, key: str, default: Any, **op
     """A widget whose value outlives a visit to another page.
 
     A value is set where the browser has none for this very widget, or one that is no longer possible, and only there:
-    what is set is sent to the browser, where it would replace what the visitor has chosen since the rerun began.
+    what is set is sent to the browser, where it would replace what the visitor has chosen since the rerun began. At all
+    other times it is what the widget says to start from, which a browser heeds that draws the widget anew.
     """
     memory, state = workspace().memory, st.session_state
     value = state[key] if key in state else memory.get(key, default)
@@ -301,11 +302,19 @@ def kept(widget: Callable[..., Any], label: str, *, key: str, default: Any, **op
     shape = (label, {name: option for name, option in options.items() if not callable(option)})
     if key not in state or possible != value or state.get(f"{key} shape") != shape:
         state[key] = possible
-    elif widget is st.multiselect:
-        options["default"] = possible  # what a browser shows that draws the widget anew, where it would show nothing
+    else:
+        options |= _start_from(widget, possible, options)
     state[f"{key} shape"] = shape
     memory[key] = widget(label, key=key, **options)
     return memory[key]
+
+
+def _start_from(widget: Callable[..., Any], value: Any, options: Mapping[str, Any]) -> Json:
+    """The argument by which a kind of widget is told its first value."""
+    if widget in (st.selectbox, st.radio):
+        choices = list(options["options"])
+        return {"index": choices.index(value) if value in choices else None}
+    return {"default" if widget is st.multiselect else "value": value}
 
 
 def _still_possible(value: Any, default: Any, options: Sequence[Any] | None) -> Any:
