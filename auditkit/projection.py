@@ -56,7 +56,8 @@ class ProjectionProblem:
 
     def explained_by(self, duals: FloatArray) -> Float[Tensor, " n *k"]:
         """Π(z − W⁻¹·Bᵀ·Tᵀ·λ): the scores that minimise the Lagrangian at these multipliers."""
-        return self.row_set.project(self.scores - self.moments.spread(self.system.matrix.T @ duals))
+        moved = self.moments.spread(self.system.matrix.T @ duals).neg_().add_(self.scores)  # memory of its own
+        return self.row_set.project(moved, reuse=True)
 
     def objective(self, values: Float[Tensor, " n *k"]) -> float:
         """½ Σ wᵢ ‖yᵢ − zᵢ‖²."""

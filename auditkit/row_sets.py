@@ -52,12 +52,12 @@ class Box:
         """Whether all rows have the same bounds."""
         return all(bound is None or bound.ndim == 0 for bound in (self.lower, self.upper))
 
-    def project(self, values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """The values within the bounds."""
+    def project(self, values: Float[Tensor, " n"], *, reuse: bool = False) -> Float[Tensor, " n"]:
+        """The values within the bounds; in the memory of the values where that may be reused."""
         if self.is_everything:
             return values
         lower, upper = self._sides(values)
-        return torch.clamp(values, lower, upper)  # type: ignore[call-overload]
+        return torch.clamp(values, lower, upper, out=values if reuse else None)  # type: ignore[call-overload]
 
     def derivative(self, values: Float[Tensor, " n"]) -> BoxDerivative:
         """Which rows no bound holds; a row exactly at its bound counts as held."""
@@ -127,8 +127,8 @@ class Simplex:
         """Never."""
         return False
 
-    def project(self, values: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
-        """The nearest probabilities: max(x − τ, 0) with the τ that makes them add up to 1.
+    def project(self, values: Float[Tensor, "n k"], *, reuse: bool = False) -> Float[Tensor, "n k"]:
+        """The nearest probabilities: max(x − τ, 0) with the τ that makes them add up to 1; in memory of their own.
 
         Source: Held, Wolfe and Crowder (1974), Mathematical Programming 6, 62–88.
         """

@@ -15,11 +15,14 @@ does, so that the constraints are assembled each time.
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
+from pathlib import Path
 
 import cvxpy as cp
 import numpy as np
@@ -235,6 +238,43 @@ def scale(console: Console, *, seconds: float) -> None:
     console.print(table)
 
 
+def memory(console: Console) -> None:
+    """The most memory of one forward and backward pass beside the scores and what arrives from above (Linux, glibc)."""
+    rows = LARGE[-1]
+    table = Table(
+        "criteria", "bounds", "arrays of n", title=f"peak memory at {rows:,} rows, output and gradient included"
+    )
+    groups = ak.Groups({"g": np.arange(rows) % 4, "h": np.arange(rows) % 3})
+    scores = torch.as_tensor(np.random.default_rng(0).normal(size=rows) + 0.5 * (np.arange(rows) % 4 == 0))
+    upstream = torch.linspace(-1, 1, rows, dtype=torch.float64)
+    for columns, bounds in product((("g",), ("g", "h")), (None, (-1.5, 1.5))):
+        layer = ak.FairnessLayer([ak.ECP(column, tolerance=TOLERANCE) for column in columns], bounds=bounds)
+
+        def once(layer: ak.FairnessLayer = layer) -> None:
+            inputs = scores.detach().requires_grad_()
+            torch.autograd.grad(layer(inputs, groups), inputs, upstream)
+
+        once()  # constraints are assembled once
+        peak = peak_bytes(once) / (8 * rows)
+        table.add_row(" and ".join(columns), "no" if bounds is None else "yes", f"{peak:.1f}")
+    console.print(table)
+
+
+def peak_bytes(work: Callable[[], None]) -> int:
+    """How far the memory of this process rises above where it stood."""
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed before is given back, and counts when it is taken again
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = read_status("VmRSS")
+    work()
+    return read_status("VmHWM") - before
+
+
+def read_status(name: str) -> int:
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return 1024 * int(status.partition(f"{name}:")[2].split()[0])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=2.0, help="time to spend on every cell of the table")
@@ -242,6 +282,7 @@ def main() -> None:
     console = Console(width=190)
     compare(console, seconds=arguments.seconds)
     scale(console, seconds=arguments.seconds)
+    memory(console)
 
 
 if __name__ == "__main__":

@@ -176,7 +176,10 @@ def clip(values: FloatArray, bounds: tuple[Bound, Bound]) -> FloatArray:
     """The values within bounds, each a number, shape (n,), or None."""
     lower, upper = bounds
     clipped = values if lower is None else np.maximum(values, lower)
-    return clipped if upper is None else np.minimum(clipped, upper)
+    if upper is None:
+        return clipped
+    is_own = clipped is not values and clipped.dtype == np.float64  # so that nothing is rounded to fit in
+    return np.minimum(clipped, upper, out=clipped if is_own else None)
 
 
 def _find_gap(values: np.ndarray[Any, Any], pair: Pair) -> float:
