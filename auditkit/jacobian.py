@@ -1,28 +1,29 @@
-"""The derivative of a projection, applied row by row without a solver, and the autograd functions that hold it.
+"""The derivative of a projection, applied row by row without a solver.
 
     J v = D (v − W⁻¹·Bᵀ·N·B·D v)          N = Aᵀ (A·G·Aᵀ)⁺ A,   G = B·D·W⁻¹·Bᵀ
 
 with A the active rows of T and D the derivative of the row set. Without weights J is symmetric and idempotent: it takes
 off exactly what would change an active gap or a held row. J and its transpose are each other's derivative, so
-derivatives of every order and both modes are two passes over the rows.
+derivatives of every order and both modes are two passes over the rows. Where distance is log-loss the derivative is
+J·diag(σ′(z)), with a D that is no projection and changes with z: then there are first derivatives only.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from copy import copy
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from auditkit._typing import BoolArray, FloatArray, IntArray
+from auditkit.errors import SolverError
 from auditkit.moment_maps import ALONE, Collective, MomentMap, add_per_cell, sum_cells
+from auditkit.projection import ProjectionProblem, Solution
+from auditkit.row_sets import LogisticBox
 
 
 class GradientRecord:
@@ -59,6 +60,11 @@ class Jacobian(ABC):
     """J at one solution."""
 
     __slots__ = ()
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether J is the same for all scores nearby, so that it has a derivative of zero."""
+        return True
 
     @abstractmethod
     def multiply(self, values: Tensor, *, transposed: bool) -> Tensor:
@@ -157,7 +163,34 @@ class MapJacobian(Jacobian):
             removed = self.moments.spread_plain(self.matrix @ self.moments.collect_plain(kept))
         else:
             removed = self.moments.spread(self.matrix @ self.moments.collect(kept))
-        return self.derivative.apply(kept - removed).to(values.dtype)
+        return (kept - self.derivative.apply(removed)).to(values.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class LogisticJacobian(Jacobian):
+    """J of logits whose probabilities are moved.
+
+    Attributes:
+        inner: J of the probabilities.
+        slope: σ′(z), shape (n,).
+    """
+
+    inner: Jacobian
+    slope: Tensor
+
+    @property
+    def is_constant(self) -> bool:
+        """Never: σ′ changes with the scores."""
+        return False
+
+    def multiply(self, values: Tensor, *, transposed: bool) -> Tensor:
+        """J·v, or Jᵀ·v."""
+        exact = values.detach().to(torch.float64)
+        if transposed:
+            product = self.slope * self.inner.multiply(exact, transposed=True)
+        else:
+            product = self.inner.multiply(self.slope * exact, transposed=False)
+        return product.to(values.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,33 +203,51 @@ class ColumnsJacobian(Jacobian):
 
     columns: tuple[Jacobian, ...]
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether that of every column is."""
+        return all(column.is_constant for column in self.columns)
+
     def multiply(self, values: Tensor, *, transposed: bool) -> Tensor:
         """J·v, or Jᵀ·v, column by column."""
         parts = zip(values.T.contiguous(), self.columns, strict=True)
         return torch.stack([jacobian.multiply(column, transposed=transposed) for column, jacobian in parts], dim=1)
 
 
-class Request(Protocol):
-    """One forward pass: how to solve it, and what the solution left for the backward pass.
+def find_jacobian(problem: ProjectionProblem, solution: Solution) -> Any:
+    """J at a solution, from its active constraints and held rows."""
+    if solution.extra is not None:
+        return solution.extra
+    explained = solution.scores
+    if not solution.is_explained:
+        explained = problem.explained_by(solution.duals)
+        _check_explained(problem, solution, explained)
+    derivative: Any = problem.row_set.derivative(explained)
+    gram = problem.moments.gram(derivative)
+    rows = problem.system.matrix[solution.active]
+    answer = (rows * gram) @ rows.T if gram.ndim == 1 else rows @ gram @ rows.T
+    inner = rows.T @ np.linalg.pinv(answer, rcond=1e-12, hermitian=True) @ rows
+    system = problem.system
+    if isinstance(problem.row_set, LogisticBox):
+        moved = MapJacobian(problem.moments, derivative, inner)
+        return LogisticJacobian(moved, problem.scores * (1 - problem.scores))
+    if system.is_cellwise and problem.scores.ndim == 1 and problem.scores.device.type == "cpu":
+        weights = None if problem.weights is None else problem.weights.numpy()
+        free = None if derivative.free is None else derivative.free.numpy()
+        mass = system.safe_weight
+        return MatrixJacobian(system.index, mass, weights, free, system.collective, inner / np.outer(mass, mass))
+    return MapJacobian(problem.moments, derivative, inner)
 
-    Attributes:
-        record: Where the backward pass notes the suppressed share.
-        jacobian: J, after the forward pass.
-    """
 
-    record: GradientRecord
-    jacobian: Any
-
-    def solve(self, scores: Tensor) -> Tensor:
-        """The projection of the values of the scores; keeps its Jacobian."""
-        ...
-
-
-def attach(scores: Tensor, request: Request) -> Tensor:
-    """The projection of the scores as a differentiable function of them."""
-    if torch._C._are_functorch_transforms_active():
-        return _TransformedProject.apply(scores, request)  # type: ignore[return-value]
-    return _apply_project(torch._C._functorch.unwrap_if_dead(scores), request)  # type: ignore[attr-defined]
+def _check_explained(problem: ProjectionProblem, solution: Solution, explained: Tensor) -> None:
+    """Raise when multipliers and scores disagree: then there is no knowing which constraints are active."""
+    difference = float((explained - solution.scores).abs().max()) if solution.scores.numel() else 0.0
+    difference = problem.system.collective.max(difference)  # so that all processes raise, or none
+    if difference > 1e-5 * problem.scale:
+        raise SolverError(
+            f"the multipliers and the scores of the solver disagree by {difference:.2e}, so there is no reliable "
+            "gradient; use solver='newton'"
+        )
 
 
 def to_host(values: Tensor) -> np.ndarray[Any, Any]:
@@ -211,85 +262,3 @@ def as_tensor(values: np.ndarray[Any, Any], dtype: torch.dtype) -> Tensor:
     """The values as a tensor of a dtype, not copied where they have it."""
     tensor = torch.from_numpy(values)
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
-
-
-class _Project(Function):
-    """z ↦ ỹ, in the form of autograd functions that costs least per call."""
-
-    @staticmethod
-    def forward(ctx: Any, scores: Tensor, request: Request) -> Tensor:
-        ctx.request = request
-        return request.solve(scores)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None]:
-        request = ctx.request
-        if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
-            return _Multiply.apply(gradients[0], request.jacobian, True, request.record), None  # type: ignore[return-value]
-        return request.jacobian.pull_back(gradients[0], request.record), None
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        return _Multiply.apply(tangents[0], ctx.request.jacobian, False, None)  # type: ignore[return-value]
-
-
-# what `_Project.apply` comes down to outside of torch.func; finding that out takes microseconds on every call
-_apply_project: Callable[[Tensor, Request], Tensor] = super(Function, _Project).apply  # type: ignore[misc]
-
-
-class _TransformedProject(Function):
-    """z ↦ ỹ, in the form that torch.func transforms."""
-
-    @staticmethod
-    def forward(scores: Tensor, request: Request) -> Tensor:
-        return request.solve(scores)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        del output
-        ctx.jacobian, ctx.record = inputs[1].jacobian, inputs[1].record
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None]:
-        return _Multiply.apply(gradients[0], ctx.jacobian, True, ctx.record), None  # type: ignore[return-value]
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        return _Multiply.apply(tangents[0], ctx.jacobian, False, None)  # type: ignore[return-value]
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
-        del info
-        scores, request = args
-        batches = scores.movedim(in_dims[0], 0).unbind(0)
-        return torch.stack([attach(batch, copy(request)) for batch in batches]), 0
-
-
-class _Multiply(Function):
-    """v ↦ J v or Jᵀ v."""
-
-    @staticmethod
-    def forward(values: Tensor, jacobian: Any, transposed: bool, record: GradientRecord | None) -> Tensor:
-        if record is None:
-            return jacobian.multiply(values, transposed=transposed)
-        return jacobian.pull_back(values, record)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        del output
-        ctx.jacobian, ctx.transposed = inputs[1:3]
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, None, None]:
-        product = _Multiply.apply(gradients[0], ctx.jacobian, not ctx.transposed, None)
-        return product, None, None, None  # type: ignore[return-value]
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        return _Multiply.apply(tangents[0], ctx.jacobian, ctx.transposed, None)  # type: ignore[return-value]
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
-        del info
-        parts = args[0].movedim(in_dims[0], 0).unbind(0)
-        return torch.stack([_Multiply.apply(part, *args[1:]) for part in parts]), 0  # type: ignore[misc]

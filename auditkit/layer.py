@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from auditkit._typing import FloatArray, VectorLike
 from auditkit.affine_criteria import AnyCriterion, check_enforceable
+from auditkit.autograd import attach
 from auditkit.batches import (
     Batch,
     BoundBatch,
@@ -30,20 +31,12 @@ from auditkit.batches import (
     check_form,
 )
 from auditkit.constraints import ConstraintSystem
-from auditkit.enforcement import Bounds, check_simplex, solve_and_round
-from auditkit.errors import InputError, SolverError
+from auditkit.enforcement import Bounds, check_divergence, check_simplex, solve_and_round
+from auditkit.errors import InputError
 from auditkit.groups import LABEL, Groups
-from auditkit.jacobian import (
-    ColumnsJacobian,
-    GradientRecord,
-    MapJacobian,
-    MatrixJacobian,
-    as_tensor,
-    attach,
-    to_host,
-)
+from auditkit.jacobian import ColumnsJacobian, GradientRecord, as_tensor, find_jacobian, to_host
 from auditkit.moment_maps import ALONE
-from auditkit.projection import ProjectionProblem, Solution, bounds_on_host, build_problem
+from auditkit.projection import Divergence, bounds_on_host, build_problem
 from auditkit.solvers.closed_form import PreparedBatch, prepare_batch, project_prepared, recover_duals
 from auditkit.solvers.feasibility import OnInfeasible, ensure_feasible
 from auditkit.solvers.levels import LevelPlan, find_plan, project_levels, project_levels_within
@@ -63,6 +56,7 @@ class FairnessLayer(nn.Module):
         criteria: One criterion or several that must hold together.
         bounds: (lb, ub), each a number or None.
         simplex: Whether every row of (n, k) scores must be a probability distribution; not together with bounds.
+        divergence: "euclidean", or for logits "log_loss", as for `project`.
         solver: "newton", "osqp" or "cvxpy"; osqp supplies its own gradient.
         on_infeasible: "raise", or "relax" for the scores with the least violation.
         strict: Whether the output must satisfy every tolerance after rounding to its dtype, when summed in float64.
@@ -88,6 +82,7 @@ class FairnessLayer(nn.Module):
         *,
         bounds: Bounds = None,
         simplex: bool = False,
+        divergence: Divergence = "euclidean",
         solver: str = "newton",
         on_infeasible: OnInfeasible = "raise",
         strict: bool = False,
@@ -98,6 +93,7 @@ class FairnessLayer(nn.Module):
         self.criteria = check_enforceable(criteria)
         self.bounds = bounds
         self.simplex = simplex
+        self.divergence: Divergence = divergence
         self.solver = solver
         self.on_infeasible: OnInfeasible = on_infeasible
         self.strict = strict
@@ -115,6 +111,11 @@ class FairnessLayer(nn.Module):
     def suppressed_share(self) -> float | None:
         """Part of the last gradient that was taken off, between 0 and 1."""
         return self._record.suppressed_share
+
+    @property
+    def start_key(self) -> tuple[Any, ...]:
+        """Under which, with the column, `Groups` keep the multipliers that a warm start begins from."""
+        return "duals", self.criteria, self.divergence
 
     @property
     def duals(self) -> FloatArray | None:
@@ -175,6 +176,8 @@ class FairnessLayer(nn.Module):
         limits = self.bounds if bounds is None else bounds
         if self.simplex:
             check_simplex(scores, simplex=True, bounds=limits)
+        if self.divergence != "euclidean":
+            check_divergence(self.divergence, simplex=self.simplex, bounds=limits, solver=self.solver)
         if tolerances is not None or requires_grad(labels, weights, limits):
             return self._replay(scores, groups, labels, weights, limits, tolerances)
         batch = self._assemble(groups, labels, weights, columns)
@@ -231,8 +234,8 @@ class FairnessLayer(nn.Module):
             if prepared is not None:
                 return prepared
         raise InputError(
-            "prepare needs one criterion on known groups, without bounds, simplex, strict mode or process group, and "
-            "solver='newton'; call the layer with groups instead, outside of compiled code"
+            "prepare needs one criterion on known groups, without bounds, simplex, strict mode or process group, "
+            "solver='newton' and divergence='euclidean'; call the layer with groups instead, outside of compiled code"
         )
 
     def solve(self, scores: Float[Tensor, " n *k"], bound: BoundBatch) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
@@ -250,12 +253,18 @@ class FairnessLayer(nn.Module):
     def _bound_projection(self, scores: Tensor, bound: BoundBatch) -> _Projection:
         check_bound_form(scores, bound)
         check_simplex(scores, simplex=self.simplex, bounds=self.bounds)
+        check_divergence(self.divergence, simplex=self.simplex, bounds=self.bounds, solver=self.solver)
         return _Projection(self, bound.batch, self.bounds, bound.groups, self._record)
 
     @property
     def _is_plain(self) -> bool:
         """Whether no setting but the bounds keeps the closed form in torch operations from applying."""
-        return self.solver == "newton" and not self.strict and not self.simplex and self._collective is None
+        return self._is_euclidean and not self.strict and not self.simplex and self._collective is None
+
+    @property
+    def _is_euclidean(self) -> bool:
+        """Whether the default solver finds the nearest scores by squared differences."""
+        return self.solver == "newton" and self.divergence == "euclidean"
 
     def _assemble(self, groups: Groups, labels: Any, weights: Any, columns: int | None) -> Batch:
         """The constraints of the batch, kept with the groups where nothing else enters."""
@@ -276,10 +285,10 @@ class FairnessLayer(nn.Module):
         self, scores: Tensor, groups: Groups, labels: Any, weights: Any, bounds: Bounds, tolerances: Any
     ) -> Tensor:
         """Differentiable in everything, at the price of a matrix of cells by rows."""
-        if self.strict or self._collective is not None:
+        if self.strict or self._collective is not None or self.divergence != "euclidean":
             raise InputError(
                 "tolerances=, and gradients with respect to labels, weights or bounds, go with neither strict mode "
-                "nor a process group"
+                "nor a process group nor divergence='log_loss'"
             )
         columns = scores.shape[1] if scores.ndim == 2 else None
         strata = any(LABEL in getattr(criterion, "given", ()) for criterion in self.criteria)
@@ -317,7 +326,7 @@ class _Projection:
 
     def _column(self, scores: Tensor, system: ConstraintSystem, column: int) -> tuple[Tensor, Any]:
         layer = self.layer
-        if layer.solver == "newton" and not layer.strict and scores.ndim == 1 and scores.is_cpu:
+        if layer._is_euclidean and not layer.strict and scores.ndim == 1 and scores.is_cpu:
             plan = find_plan(system)
             if plan is not None and self.bounds is None:
                 found = project_levels(to_host(scores), plan, weights=self.batch.weights)
@@ -335,8 +344,10 @@ class _Projection:
         return project_levels_within(to_host(scores), plan, bounds=bounds, weights=self.batch.weights)
 
     def _general(self, scores: Tensor, system: ConstraintSystem, column: int) -> tuple[Tensor, Any]:
-        layer, key = self.layer, ("duals", self.layer.criteria, column)
-        problem = build_problem(scores, system, weights=self.batch.weights, bounds=self.bounds)
+        layer, key = self.layer, (*self.layer.start_key, column)
+        problem = build_problem(
+            scores, system, weights=self.batch.weights, bounds=self.bounds, divergence=layer.divergence
+        )
         problem = ensure_feasible(problem, on_infeasible=layer.on_infeasible)
         start = self.groups.derived.get(key) if layer.warm_start else None
         start = start if start is None or len(start) == len(system.owner) else None
@@ -344,7 +355,7 @@ class _Projection:
         if layer.warm_start:
             self.groups.derived[key] = solution.duals
         self.record.duals[column] = np.asarray, solution.duals
-        return output, _jacobian(problem, solution)
+        return output, find_jacobian(problem, solution)
 
 
 def _prepare(batch: Batch, device: torch.device, columns: int | None) -> PreparedBatch | None:
@@ -354,39 +365,6 @@ def _prepare(batch: Batch, device: torch.device, columns: int | None) -> Prepare
     means = [system.label_mean for system in batch.systems]
     target = None if columns is None or means[0] is None else np.stack(means, axis=1)  # type: ignore[arg-type]
     return prepare_batch(batch.systems[0], device, weights=batch.weights, target=target)
-
-
-def _jacobian(problem: ProjectionProblem, solution: Solution) -> Any:
-    """J at a solution, from its active constraints and held rows."""
-    if solution.extra is not None:
-        return solution.extra
-    explained = solution.scores
-    if not solution.is_explained:
-        explained = problem.explained_by(solution.duals)
-        _check_explained(problem, solution, explained)
-    derivative: Any = problem.row_set.derivative(explained)
-    gram = problem.moments.gram(derivative)
-    rows = problem.system.matrix[solution.active]
-    answer = (rows * gram) @ rows.T if gram.ndim == 1 else rows @ gram @ rows.T
-    inner = rows.T @ np.linalg.pinv(answer, rcond=1e-12, hermitian=True) @ rows
-    system = problem.system
-    if system.is_cellwise and problem.scores.ndim == 1 and problem.scores.device.type == "cpu":
-        weights = None if problem.weights is None else problem.weights.numpy()
-        free = None if derivative.free is None else derivative.free.numpy()
-        mass = system.safe_weight
-        return MatrixJacobian(system.index, mass, weights, free, system.collective, inner / np.outer(mass, mass))
-    return MapJacobian(problem.moments, derivative, inner)
-
-
-def _check_explained(problem: ProjectionProblem, solution: Solution, explained: Tensor) -> None:
-    """Raise when multipliers and scores disagree: then there is no knowing which constraints are active."""
-    difference = float((explained - solution.scores).abs().max()) if solution.scores.numel() else 0.0
-    difference = problem.system.collective.max(difference)  # so that all processes raise, or none
-    if difference > 1e-5 * problem.scale:
-        raise SolverError(
-            f"the multipliers and the scores of the solver disagree by {difference:.2e}, so there is no reliable "
-            "gradient; use solver='newton'"
-        )
 
 
 def _connect(process_group: Any) -> Any:

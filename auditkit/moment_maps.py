@@ -138,10 +138,10 @@ class CellMap(MomentMap):
         return self.spread(moments) if self.weights is None else self.spread(moments) * self.weights
 
     def gram(self, derivative: Any) -> FloatArray:
-        """Share of every cell that no bound holds, over its mass; the diagonal only."""
+        """How much of every cell no bound holds, over its mass; the diagonal only."""
         if derivative is None or derivative.free is None:
             return 1.0 / self.mass
-        if self.weights is not None or derivative.free.device.type != "cpu":
+        if self.weights is not None or derivative.free.dtype != torch.bool or derivative.free.device.type != "cpu":
             return self.collect(derivative.free.to(torch.float64)) / self.mass
         held = np.flatnonzero(~derivative.free.numpy())  # most rows are free, and whole numbers add up exactly
         count = np.bincount(self.index.numpy()[held], minlength=self.size)

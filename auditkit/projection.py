@@ -3,7 +3,9 @@
     ỹ = argmin ½ Σ wᵢ ‖yᵢ − zᵢ‖²   subject to   L ≤ T·B·y ≤ U   and   yᵢ in the row set
 
 B takes the moments of the rows (cell means, or A·y of an affine criterion), T (m × q) takes contrasts of moments, the
-row set is everything, an interval, or the probability simplex. Source: arXiv 2605.17118, the fairness layer.
+row set is everything, an interval, or the probability simplex. Source: arXiv 2605.17118, the fairness layer. For logits
+the distance may be the log-loss that is added, Σ wᵢ KL(σ(zᵢ) ‖ σ(yᵢ)), in place of half the squares: the Bregman
+projection of the softplus function (Bregman, 1967, USSR Comp. Math. 7, 200–217).
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,7 +26,10 @@ from auditkit._validation import check_vector
 from auditkit.constraints import ConstraintSystem
 from auditkit.errors import InputError
 from auditkit.moment_maps import ColumnMap, MomentMap
-from auditkit.row_sets import Box, Simplex
+from auditkit.row_sets import Box, LogisticBox, Simplex
+
+Divergence = Literal["euclidean", "log_loss"]
+"""How far scores are from where they were: half the squared differences, or the log-loss that is added."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,9 +38,10 @@ class ProjectionProblem:
 
     Attributes:
         system: The constraints.
-        scores: z in float64, shape (n,), or (n, k) for probabilities of k classes.
+        scores: What a correction is added to, in float64: z, shape (n,), or (n, k) for probabilities of k classes; σ(z)
+            where the distance is log-loss.
         moments: B of these rows.
-        row_set: Where a row may lie.
+        row_set: Where a row may lie, and how far it is from where it was.
         weights: Row weights w, shape (n,); None is one for every row.
     """
 
@@ -57,16 +63,12 @@ class ProjectionProblem:
     def explained_by(self, duals: FloatArray) -> Float[Tensor, " n *k"]:
         """Π(z − W⁻¹·Bᵀ·Tᵀ·λ): the scores that minimise the Lagrangian at these multipliers."""
         moved = self.moments.spread(self.system.matrix.T @ duals).neg_().add_(self.scores)  # memory of its own
-        return self.row_set.project(moved, reuse=True)
+        return self.row_set.answer(moved)
 
     def objective(self, values: Float[Tensor, " n *k"]) -> float:
-        """½ Σ wᵢ ‖yᵢ − zᵢ‖²."""
-        moved = values - self.scores
-        weighted = moved
-        if self.weights is not None:
-            weighted = moved * (self.weights if moved.ndim == 1 else self.weights.unsqueeze(1))
-        total = torch.dot(moved.ravel(), weighted.ravel())
-        return 0.5 * float(self.system.collective.sum(np.array([float(total)]))[0])
+        """½ Σ wᵢ ‖yᵢ − zᵢ‖², or the log-loss that is added."""
+        total = self.row_set.distance(values, self.scores, self.weights)
+        return float(self.system.collective.sum(np.array([total]))[0])
 
     def support(self, duals: FloatArray) -> float:
         """Σ max(λU, λL), where a side at infinity has no multiplier."""
@@ -76,6 +78,8 @@ class ProjectionProblem:
     @cached_property
     def scale(self) -> float:
         """Size of the largest score, at least 1: what rounding errors are relative to."""
+        if isinstance(self.row_set, LogisticBox):
+            return self.row_set.scale
         largest = float(self.scores.abs().max()) if self.scores.numel() else 0.0
         return max(1.0, self.system.collective.max(largest))
 
@@ -114,6 +118,7 @@ def build_problem(
     *,
     weights: FloatArray | None = None,
     bounds: tuple[Any, Any] | None = None,
+    divergence: Divergence = "euclidean",
 ) -> ProjectionProblem:
     """Put scores and constraints together.
 
@@ -122,6 +127,7 @@ def build_problem(
         system: The constraints of the same rows; of all k columns for (n, k) scores.
         weights: Row weights, shape (n,).
         bounds: (lb, ub), each a number, shape (n,), or None; only for scores of shape (n,).
+        divergence: What the distance is; with "log_loss" the scores are logits within two bounds.
 
     Returns:
         The problem, in float64, on the device of the scores.
@@ -129,16 +135,17 @@ def build_problem(
     Raises:
         InputError: Bounds that are not a pair, cross, or are not finite.
     """
-    device = scores.device
+    device, exact = scores.device, scores.detach().to(torch.float64)
     moments: MomentMap = system.moment_map(weights, device)
     if scores.ndim == 2:
         moments = ColumnMap(moments, scores.shape[1])  # type: ignore[arg-type]
         row_set: Box | Simplex = Simplex()
     else:
-        row_set = Box(*check_bounds(bounds, n_rows=len(scores), device=device))
+        sides = check_bounds(bounds, n_rows=len(scores), device=device)
+        row_set = Box(*sides) if divergence == "euclidean" else LogisticBox(*sides)
     return ProjectionProblem(
         system,
-        scores.detach().to(torch.float64),
+        exact if divergence == "euclidean" else torch.sigmoid(exact),
         moments,
         row_set,
         None if weights is None else torch.as_tensor(weights, device=device),

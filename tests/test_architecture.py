@@ -30,7 +30,7 @@ ROWS = (
     {"datasets", "splits", "_tables", "heads", "models", "feature_cache", "images", "table_roles", "leakage"}
     | {"expression_values", "table_limits", "array_files", "csv_export", "frames", "table_files", "texts"}
     | {"parquet_pages", "clusters", "split_rules", "feature_tables"}
-    | {"constraints", "batches", "projection", "results", "jacobian"},
+    | {"constraints", "batches", "projection", "results", "jacobian", "autograd"},
     {
         "solvers",
         "engines",
@@ -84,6 +84,8 @@ WITHIN_ROW = {
     "images": {"_tables", "datasets", "table_roles"},
     "models": {"_tables"},
     "layer": {"enforcement"},
+    "jacobian": {"projection"},
+    "autograd": {"jacobian"},
     "projection": {"constraints"},
     "results": {"projection"},
     "estimates": {"event_estimates", "joint"},

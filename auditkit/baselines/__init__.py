@@ -16,6 +16,7 @@ from auditkit.baselines.projections import (
     Calibrated,
     CalibratedProjection,
     Layer,
+    LogLossProjection,
     Projection,
     TunedHead,
     Unconstrained,
@@ -42,9 +43,9 @@ METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         Unconstrained(), Layer(), Calibrated(), TunedHead(), Projection(), CalibratedProjection(),
-        Penalty(blind=False), Penalty(blind=True), Threshold(), BatchLayer(), BatchProjection(), StrictPenalty(),
-        Threshold(relaxed=True), Reduction(), MeanRecalibration(), IsotonicRecalibration(), WassersteinRepair(),
-        FairretPenalty(), ErrorParity(), OxonFair(),
+        Penalty(blind=False), Penalty(blind=True), Threshold(), BatchLayer(), BatchProjection(),
+        LogLossProjection(), StrictPenalty(), Threshold(relaxed=True), Reduction(), MeanRecalibration(),
+        IsotonicRecalibration(), WassersteinRepair(), FairretPenalty(), ErrorParity(), OxonFair(),
     )
 }  # fmt: skip
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -48,6 +50,26 @@ class Projection(Method):
         return lambda sample: Prediction(_project(sample.scores, sample, context))
 
 
+class LogLossProjection(Method):
+    """Pooled projection of the model's logits that adds the least log-loss: of all rows at once."""
+
+    name = "projection_log_loss"
+    title = "Projection by log-loss"
+    description = (
+        "the model's logits, moved on all rows at once such that least log-loss is added; needs the whole batch"
+    )
+    needs_batch = True
+
+    def fit(self, context: FitContext) -> Callable[[Sample], Prediction]:
+        """Nothing to fit: the projection uses the rows it is applied to.
+
+        Raises:
+            InputError: The scores are no logits of two classes.
+        """
+        options = replace(context.config, divergence="log_loss").layer_options
+        return lambda sample: Prediction(_project(sample.scores, sample, context, **options))
+
+
 class BatchProjection(Method):
     """Projection of the model's scores, each batch by itself: parity of every batch, which is not that of their union.
 
@@ -79,11 +101,11 @@ class BatchLayer(BatchProjection):
 
     def fit(self, context: FitContext) -> Callable[[Sample], Prediction]:
         """Tune the head."""
-        head = tuned_head(context)
+        head, options = tuned_head(context), layer_options(context)
 
         def predict(sample: Sample) -> Prediction:
             scores = head.predict(frozen_features(sample))
-            return Prediction(_project_batches(scores, sample, context, self.rows))
+            return Prediction(_project_batches(scores, sample, context, self.rows, **options))
 
         return predict
 
@@ -126,7 +148,8 @@ class Layer(Method):
     def fit(self, context: FitContext) -> Callable[[Sample], Prediction]:
         """Tune the head."""
         head = tuned_head(context)
-        return lambda sample: Prediction(_project(head.predict(frozen_features(sample)), sample, context))
+        options = layer_options(context)
+        return lambda sample: Prediction(_project(head.predict(frozen_features(sample)), sample, context, **options))
 
 
 class Calibrated(Method):
@@ -144,12 +167,20 @@ class Calibrated(Method):
         return lambda sample: Prediction(calibration.apply(head.predict(frozen_features(sample)), sample.groups))
 
 
-def _project(scores: FloatArray, sample: Sample, context: FitContext) -> FloatArray:
-    result = project(scores, sample.groups, context.criteria, labels=sample.labels, bounds=context.score_bounds)
+def layer_options(context: FitContext) -> dict[str, Any]:
+    """Bounds and divergence of the layer that a head was tuned through; bounds that were asked for come first."""
+    options = context.config.layer_options
+    return options if context.bounds is None else {**options, "bounds": context.bounds}
+
+
+def _project(scores: FloatArray, sample: Sample, context: FitContext, **options: Any) -> FloatArray:
+    result = project(
+        scores, sample.groups, context.criteria, labels=sample.labels, **{"bounds": context.score_bounds, **options}
+    )
     return np.asarray(result.scores)
 
 
-def _project_batches(scores: FloatArray, sample: Sample, context: FitContext, size: int) -> FloatArray:
+def _project_batches(scores: FloatArray, sample: Sample, context: FitContext, size: int, **options: Any) -> FloatArray:
     """Batches of rows in a seeded order, each projected by itself; where none satisfies it, the least violation."""
     order = np.random.default_rng(context.config.seed).permutation(sample.n_rows)
     corrected = np.empty(sample.n_rows)
@@ -157,7 +188,7 @@ def _project_batches(scores: FloatArray, sample: Sample, context: FitContext, si
         rows = order[start : start + size]
         result = project(
             scores[rows], sample.groups.take(rows), context.criteria, labels=sample.labels[rows],
-            bounds=context.score_bounds, on_infeasible="relax",
+            on_infeasible="relax", **{"bounds": context.score_bounds, **options},
         )  # fmt: skip
-        corrected[rows] = np.asarray(result.scores)
+        corrected[rows] = result.scores
     return corrected

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from auditkit._validation import check_probability
 from auditkit.errors import InputError
 from auditkit.heads import ScoreSpace
+from auditkit.projection import Divergence
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "score_space": ("probability", "logit", "identity"),
     "optimizer": ("adamw", "lbfgs"),
     "mode": ("layer", "primal_dual", "affine"),
+    "divergence": get_args(Divergence),
 }
 
 
@@ -38,6 +41,8 @@ class TuneConfig:
         mode: "layer" projects every batch; "primal_dual", for small batches, moves scores by multipliers that are
             carried from batch to batch (`auditkit.tuning.primal_dual`); "affine", for criteria given the label,
             corrects a batch as `auditkit.calibrate` will, without the label of a row (`auditkit.tuning.affine`).
+        divergence: What the layer keeps small: "euclidean", half the squared differences, or "log_loss", the log-loss
+            that it adds, for logits of two classes; then logits keep to `LOGIT_BOUNDS`.
         dual_step: η₀ of the multipliers in the primal–dual mode; their t-th step has length η₀/√t in units of the
             largest step that cannot overshoot.
         validation_fraction: Share of the rows held back for early stopping.
@@ -55,6 +60,7 @@ class TuneConfig:
     anchor: float = 40.0
     batch_size: int | None = None
     mode: Literal["layer", "primal_dual", "affine"] = "layer"
+    divergence: Divergence = "euclidean"
     dual_step: float = 0.5
     validation_fraction: float = 0.2
     patience: int = 40
@@ -84,6 +90,11 @@ class TuneConfig:
             raise InputError("score_space 'identity' is regression and has no classes; use 'probability' or 'logit'")
         if self.mode != "layer" and (self.classes > 2 or self.optimizer == "lbfgs"):
             raise InputError(f"mode {self.mode!r} takes one score per row and the optimizer 'adamw'; use mode 'layer'")
+        if self.divergence != "euclidean" and (self.score_space, self.classes, self.mode) != ("logit", 2, "layer"):
+            raise InputError(
+                f"divergence {self.divergence!r} is for score_space 'logit', two classes and mode 'layer'; got "
+                f"{self.score_space!r}, {self.classes} and {self.mode!r}"
+            )
 
     @property
     def outputs(self) -> int:
@@ -97,7 +108,9 @@ class TuneConfig:
 
     @property
     def layer_options(self) -> dict[str, Any]:
-        """Bounds or simplex of the layer in this score space."""
+        """Bounds or simplex of the layer in this score space, and its divergence."""
+        if self.divergence != "euclidean":
+            return {"bounds": LOGIT_BOUNDS, "divergence": self.divergence}
         if self.score_space != "probability":
             return {}
         return {"simplex": True} if self.classes > 2 else {"bounds": PROBABILITY_BOUNDS}
@@ -105,3 +118,6 @@ class TuneConfig:
 
 PROBABILITY_BOUNDS = (1e-3, 1 - 1e-3)
 """Bounds of projected probabilities: the log-loss of a probability of exactly 0 or 1 can be infinite."""
+
+LOGIT_BOUNDS = (-math.log(999.0), math.log(999.0))
+"""The logits of these, within which log-loss is spread over rows."""

@@ -116,8 +116,8 @@ class ProjectedLoss:
     def state(self, kept: Sequence[Groups]) -> dict[str, Any]:
         """The multipliers that the next steps start from, of the row sets that stay."""
         return {
-            str(k): {str(key[2]): torch.as_tensor(duals) for key, duals in groups.derived.items()
-                     if isinstance(key, tuple) and key[0] == "duals" and key[1] == self.layer.criteria}
+            str(k): {str(key[-1]): torch.as_tensor(duals) for key, duals in groups.derived.items()
+                     if isinstance(key, tuple) and key[:-1] == self.layer.start_key}
             for k, groups in enumerate(kept)
         }  # fmt: skip
 
@@ -125,4 +125,4 @@ class ProjectedLoss:
         """Take up what `state` returned."""
         for k, groups in enumerate(kept):
             for column, duals in state[str(k)].items():
-                groups.derived["duals", self.layer.criteria, int(column)] = duals.numpy()
+                groups.derived[(*self.layer.start_key, int(column))] = duals.numpy()
