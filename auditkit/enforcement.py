@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from auditkit.affine_criteria import AnyCriterion, check_enforceable
 from auditkit.batches import Batch, assemble_batch, to_scores
 from auditkit.errors import InputError
 from auditkit.groups import Groups
-from auditkit.projection import Divergence, ProjectionProblem, Solution, build_problem
+from auditkit.projection import DIVERGENCES, Divergence, ProjectionProblem, Solution, build_problem
 from auditkit.results import Certificate, ProjectionResult, Status, certify, merge_certificates
 from auditkit.solvers import solve
 from auditkit.solvers.feasibility import OnInfeasible, ensure_feasible
@@ -29,7 +29,6 @@ from auditkit.solvers.strict import solve_strictly
 
 Bounds = tuple[Any, Any] | None
 
-DIVERGENCES = get_args(Divergence)
 LARGEST_LOGIT = 20.0
 """Beyond it the probability 1 − σ(z) has fewer than seven digits in float64."""
 
@@ -64,7 +63,8 @@ def project(
         divergence: How far scores are from where they were: "euclidean", half the squared differences, or for logits
             "log_loss", Σ w KL(σ(z) ‖ σ(y)), the log-loss that is added where the scores are calibrated. That needs
             two bounds, such as (−7, 7), and moves the rows near certainty most, so that more of the order of the rows
-            stays than under equal shifts, and more of the gap of decisions too.
+            stays than under equal shifts, and more of the gap of decisions too. Columns of (n, k) scores are logits of
+            one output each.
         weights: Row weights, shape (n,): a row of weight 2 counts as two equal rows, in the means and in the distance.
         solver: "newton" (exact), "osqp" or "cvxpy" (general solvers at their own accuracy; "cvxpy:SCS" and the like
             choose CVXPY's backend).

@@ -37,9 +37,9 @@ class EpochRecord:
             them.
         validation_gap: The same on the validation rows, after the epoch.
         multipliers: Criterion → largest multiplier |λ|/n of its constraints at the last step: the score units by which
-            ½·mean (ỹ − z)² falls per unit of tolerance.
-        suppressed_share: ‖(I − J)g‖/‖g‖, the part of the gradient that the projection took off, averaged over the
-            epoch's steps; None for a loss without a projection.
+            ½·mean (ỹ − z)² (or the mean log-loss that is added) falls per unit of tolerance.
+        suppressed_share: ‖(I − J)g‖/‖g‖, the part of the gradient that the projection took off (by log-loss, how much
+            it changed it), averaged over the epoch's steps; None for a loss without a projection.
     """
 
     epoch: int

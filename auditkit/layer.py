@@ -67,7 +67,8 @@ class FairnessLayer(nn.Module):
 
     Attributes:
         suppressed_share: ‖(I − J)g‖/‖g‖ of the last backward pass: the part of the gradient that was taken off because
-            it would have changed an active gap or a held row. None before the first backward pass, and where the
+            it would have changed an active gap or a held row; where distance is log-loss, how much the gradient
+            changes, which may be more than its length. None before the first backward pass, and where the
             layer's own gradient does not run (compiled, on a device, or with respect to more than the scores).
 
     Raises:
@@ -109,7 +110,7 @@ class FairnessLayer(nn.Module):
 
     @property
     def suppressed_share(self) -> float | None:
-        """Part of the last gradient that was taken off, between 0 and 1."""
+        """Part of the last gradient that was taken off: between 0 and 1, but where distance is log-loss."""
         return self._record.suppressed_share
 
     @property
@@ -119,7 +120,7 @@ class FairnessLayer(nn.Module):
 
     @property
     def duals(self) -> FloatArray | None:
-        """Multipliers of ½‖y − z‖² in the last forward pass, shape (m,), in the order of the constraints.
+        """Multipliers of the distance, such as ½‖y − z‖², in the last forward pass, shape (m,), one per constraint.
 
         Columns of scores follow one after the other, or, under a simplex, change fastest. None before the first
         pass, and where `prepare`, a device or another gradient than that of the scores leaves none.
@@ -176,8 +177,7 @@ class FairnessLayer(nn.Module):
         limits = self.bounds if bounds is None else bounds
         if self.simplex:
             check_simplex(scores, simplex=True, bounds=limits)
-        if self.divergence != "euclidean":
-            check_divergence(self.divergence, simplex=self.simplex, bounds=limits, solver=self.solver)
+        check_divergence(self.divergence, simplex=self.simplex, bounds=limits, solver=self.solver)
         if tolerances is not None or requires_grad(labels, weights, limits):
             return self._replay(scores, groups, labels, weights, limits, tolerances)
         batch = self._assemble(groups, labels, weights, columns)

@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from auditkit.row_sets import Box, LogisticBox, Simplex
 
 Divergence = Literal["euclidean", "log_loss"]
 """How far scores are from where they were: half the squared differences, or the log-loss that is added."""
+DIVERGENCES: tuple[Divergence, ...] = get_args(Divergence)
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,9 +33,10 @@ class Certificate:
 
     Attributes:
         max_violation: Largest amount by which a constraint or a bound is broken; 0 when none is.
-        stationarity: Largest distance of a score from Π(z − W⁻¹·Bᵀ·Tᵀ·λ), the form that optimality asks for.
-        duality_gap: Primal minus dual objective; bounds the squared distance to the optimum.
-        primal_objective: ½ Σ w (ỹ − z)².
+        stationarity: Largest distance of a score from Π(z − W⁻¹·Bᵀ·Tᵀ·λ), the form that optimality asks for (of σ(z)
+            in place of z where distance is log-loss).
+        duality_gap: Primal minus dual objective; bounds the squared distance to the optimum, or the log-loss between.
+        primal_objective: ½ Σ w (ỹ − z)², or the log-loss that is added.
         relaxation: How much every tolerance was enlarged; 0 unless the caller asked for it.
     """
 

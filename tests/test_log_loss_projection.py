@@ -59,8 +59,10 @@ def test_equals_the_exponential_cone_program(seed: int) -> None:
         means = [(w * (codes == k)) @ y / w[codes == k].sum() for k in range(codes.max() + 1)]
         inside += [cp.abs(a - b) <= criterion.tolerance for a in means for b in means if a is not b]
     problem = cp.Problem(cp.Minimize(w @ (cp.logistic(y) - cp.multiply(expit(scores), y))), inside)
-    problem.solve(solver="CLARABEL", tol_gap_abs=1e-12, tol_gap_rel=1e-12, tol_feas=1e-12)
+    problem.solve(solver="CLARABEL", tol_gap_abs=1e-10, tol_gap_rel=1e-10, tol_feas=1e-10)
     assert y.value is not None
+    for criterion, name in zip(CRITERIA, ("g", "h"), strict=True):
+        assert mean_gaps(found.scores, groups, name, weights) <= criterion.tolerance + 1e-11
     np.testing.assert_allclose(found.scores, y.value, rtol=0, atol=2e-4)
     ours, oracle = added_loss(scores, found.scores, w), added_loss(scores, np.clip(y.value, *BOUNDS), w)
     assert ours <= oracle + 1e-8  # the cone solver stops a little off
@@ -119,8 +121,8 @@ def test_first_derivatives_equal_finite_differences(weighted: bool) -> None:
     for transform in (torch.func.jacrev, torch.func.jacfwd):
         torch.testing.assert_close(transform(fair)(inputs.detach()), reverse, rtol=0, atol=1e-12)
     fair(inputs).square().sum().backward()
-    removed = 1 - reverse.T @ (2 * fair(inputs.detach())) / (2 * fair(inputs.detach()))
-    share = (removed * 2 * fair(inputs.detach())).norm() / (2 * fair(inputs.detach())).norm()
+    gradient = 2 * fair(inputs.detach())
+    share = (gradient - reverse.T @ gradient).norm() / gradient.norm()
     assert layer.suppressed_share == pytest.approx(float(share))
 
 
@@ -241,6 +243,8 @@ def test_heads_are_tuned_and_methods_compared_through_it(rng: np.random.Generato
     config = ak.TuneConfig(score_space="logit", epochs=30, learning_rate=0.05, divergence="log_loss")
     parity = ak.ECP("g", tolerance=0.01)
     context = FitContext(tune, tune, (parity,), config)
+    affine = replace(context, config=ak.TuneConfig(score_space="logit", mode="affine"))  # of heads, not of scores
+    assert METHODS["projection_log_loss"].fit(affine)(test).scores is not None
     for name in ("layer", "projection_log_loss", "layer_batched"):
         fair = METHODS[name].fit(context)(test).scores
         assert fair is not None

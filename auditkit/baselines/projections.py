@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,9 @@ from auditkit.baselines.base import (
     tuned_head,
 )
 from auditkit.enforcement import project
+from auditkit.errors import InputError
+from auditkit.projection import Divergence
+from auditkit.tuning.config import LOGIT_BOUNDS
 
 BATCH_ROWS = 256
 """Rows per batch of the methods that work batch by batch."""
@@ -66,8 +68,13 @@ class LogLossProjection(Method):
         Raises:
             InputError: The scores are no logits of two classes.
         """
-        options = replace(context.config, divergence="log_loss").layer_options
-        return lambda sample: Prediction(_project(sample.scores, sample, context, **options))
+        config = context.config
+        if (config.score_space, config.classes) != ("logit", 2):
+            raise InputError(
+                f"{self.name} is for score_space 'logit' and two classes; got {config.score_space!r} and "
+                f"{config.classes}; leave it out"
+            )
+        return lambda sample: Prediction(_project(sample.scores, sample, context, "log_loss"))
 
 
 class BatchProjection(Method):
@@ -101,11 +108,11 @@ class BatchLayer(BatchProjection):
 
     def fit(self, context: FitContext) -> Callable[[Sample], Prediction]:
         """Tune the head."""
-        head, options = tuned_head(context), layer_options(context)
+        head, divergence = tuned_head(context), context.config.divergence
 
         def predict(sample: Sample) -> Prediction:
             scores = head.predict(frozen_features(sample))
-            return Prediction(_project_batches(scores, sample, context, self.rows, **options))
+            return Prediction(_project_batches(scores, sample, context, self.rows, divergence))
 
         return predict
 
@@ -147,9 +154,8 @@ class Layer(Method):
 
     def fit(self, context: FitContext) -> Callable[[Sample], Prediction]:
         """Tune the head."""
-        head = tuned_head(context)
-        options = layer_options(context)
-        return lambda sample: Prediction(_project(head.predict(frozen_features(sample)), sample, context, **options))
+        head, divergence = tuned_head(context), context.config.divergence
+        return lambda sample: Prediction(_project(head.predict(frozen_features(sample)), sample, context, divergence))
 
 
 class Calibrated(Method):
@@ -167,28 +173,32 @@ class Calibrated(Method):
         return lambda sample: Prediction(calibration.apply(head.predict(frozen_features(sample)), sample.groups))
 
 
-def layer_options(context: FitContext) -> dict[str, Any]:
-    """Bounds and divergence of the layer that a head was tuned through; bounds that were asked for come first."""
-    options = context.config.layer_options
-    return options if context.bounds is None else {**options, "bounds": context.bounds}
+def _options(context: FitContext, divergence: Divergence) -> dict[str, Any]:
+    """How scores are projected: within the bounds that were asked for, else those of the score space."""
+    if divergence == "euclidean":
+        return {"bounds": context.score_bounds}
+    return {"bounds": context.bounds or LOGIT_BOUNDS, "divergence": divergence}
 
 
-def _project(scores: FloatArray, sample: Sample, context: FitContext, **options: Any) -> FloatArray:
-    result = project(
-        scores, sample.groups, context.criteria, labels=sample.labels, **{"bounds": context.score_bounds, **options}
-    )
+def _project(
+    scores: FloatArray, sample: Sample, context: FitContext, divergence: Divergence = "euclidean"
+) -> FloatArray:
+    options = _options(context, divergence)
+    result = project(scores, sample.groups, context.criteria, labels=sample.labels, **options)
     return np.asarray(result.scores)
 
 
-def _project_batches(scores: FloatArray, sample: Sample, context: FitContext, size: int, **options: Any) -> FloatArray:
+def _project_batches(
+    scores: FloatArray, sample: Sample, context: FitContext, size: int, divergence: Divergence = "euclidean"
+) -> FloatArray:
     """Batches of rows in a seeded order, each projected by itself; where none satisfies it, the least violation."""
     order = np.random.default_rng(context.config.seed).permutation(sample.n_rows)
-    corrected = np.empty(sample.n_rows)
+    corrected, options = np.empty(sample.n_rows), _options(context, divergence)
     for start in range(0, sample.n_rows, size):
         rows = order[start : start + size]
         result = project(
             scores[rows], sample.groups.take(rows), context.criteria, labels=sample.labels[rows],
-            on_infeasible="relax", **{"bounds": context.score_bounds, **options},
+            on_infeasible="relax", **options,
         )  # fmt: skip
-        corrected[rows] = result.scores
+        corrected[rows] = np.asarray(result.scores)
     return corrected

@@ -7,7 +7,8 @@ With bounds, or probabilities on the simplex, y(λ) = Π(z − W⁻¹·Bᵀ·T�
 
 is concave and piecewise quadratic. A step replaces u by its linearisation (G = B·D·W⁻¹·Bᵀ, D the derivative of Π; for
 cells and bounds, the share of each cell's weight that no bound holds), solves that reduced QP exactly, and searches
-along the line to the QP's multipliers. Each evaluation is one pass over the rows. Derived in docs/projection.md.
+along the line to the QP's multipliers. Each evaluation is one pass over the rows. Where distance is log-loss, y(λ) is
+logit(clip(σ(z) − …)), D its slope and q smooth in pieces; the steps are the same. Derived in docs/projection.md.
 """
 
 from __future__ import annotations

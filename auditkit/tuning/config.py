@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from auditkit._validation import check_probability
 from auditkit.errors import InputError
 from auditkit.heads import ScoreSpace
-from auditkit.projection import Divergence
+from auditkit.projection import DIVERGENCES, Divergence
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "score_space": ("probability", "logit", "identity"),
     "optimizer": ("adamw", "lbfgs"),
     "mode": ("layer", "primal_dual", "affine"),
-    "divergence": get_args(Divergence),
+    "divergence": DIVERGENCES,
 }
 
 
